@@ -1,0 +1,144 @@
+"""Settings as frozen records, strict about unknown names and wrong types. Imports no torch.
+
+Papers are rows of PRESETS, not flags: to add a recipe, add a row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from gsworkbench.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """A simulated set of particles with known truth (see simulate.py)."""
+
+    molecule: str = "ribosome"  # a name of molecules.MOLECULES
+    n_particles: int = 5000
+    box_size: int = 64  # px
+    pixel_size: float = 6.0  # A
+    snr: float = 0.1  # variance of the noise-free images / noise variance; 0 writes pure noise
+    b_factor: float = 60.0  # A^2, of every atom
+    optics: str = "empiar_10028"  # a name of simulate.OPTICS: voltage, Cs, amplitude contrast, defocus distribution
+    poses: str = "uniform"  # or the path of a .star, .cs or poses .pkl to draw from
+    shift_sd: float = 0.02  # standard deviation of in-plane shifts, fraction of the box
+    noise: str = "white"  # or the path of a radial noise power spectrum (.npy, index = shell)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StochasticConfig:
+    """The papers' trainer: Adam on mini-batches of images. Lengths are in box edges unless said otherwise."""
+
+    n_gaussians: int = 30_000  # CryoSplat's headline
+    n_epochs: int = 5
+    batch_size: int = 1
+    learning_rate: float = 1e-3
+    rate_means: float = 1.0  # multipliers of the learning rate, per parameter type
+    rate_scales: float = 1.0
+    rate_quaternions: float = 1.0
+    rate_weights: float = 1.0
+    schedule: Literal["epoch", "cosine"] = "epoch"  # multiply by gamma after each epoch, or one cosine to zero
+    gamma: float = 0.1
+    initial_spread: float = 0.075  # standard deviation of the initial means
+    initial_scale: float = 0.0075
+    floor_pixels: float = 0.5  # additive floor of the covariances; see CONVENTIONS.md
+    minimum_scale: float = 0.0  # hard clamp of the scales, as the CryoSplat release has it
+    double_after_epochs: tuple[int, ...] = ()  # split every Gaussian in two after these epochs (1 = the first)
+    boost: float = 0.0  # weight Fourier components of the residual by exp(boost k^2 / k_nyquist^2)
+    boost_epochs: float = 0.0  # the boost falls linearly to zero over this many epochs; 0 keeps it constant
+    cutoff: float = 3.5  # footprint half width in standard deviations while training
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    """What `reconstruct` does with one stack of particles."""
+
+    method: str = "stochastic"  # a name of reconstruct.METHODS
+    stochastic: StochasticConfig = field(default_factory=lambda: PRESETS["tuned"])
+    half_maps: bool = True
+    mask: str = "auto"  # auto, sphere, none, or the path of a mask
+    seed: int = 0
+    backend: str | None = None  # None takes the fastest that works here
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of the workflow: simulate, reconstruct, assess."""
+
+    dataset: SimulationConfig
+    reconstruction: ReconstructionConfig
+
+
+# fmt: off
+PRESETS: dict[str, StochasticConfig] = {
+    # CryoSplat (arXiv 2508.04929), section 4 and its release: batch 1, one rate, 5 epochs, clamp 1e-3 box, no floor,
+    # footprint 3 sigma. gamma 0.1 as printed (the release's default is 0.2).
+    "cryosplat": StochasticConfig(floor_pixels=0.0, minimum_scale=1e-3, cutoff=3.0),
+    "tuned": StochasticConfig(
+        n_epochs=2, batch_size=16, learning_rate=2e-3, rate_scales=5.0, rate_quaternions=5.0, schedule="cosine",
+        boost=2.0,
+    ),
+}
+# fmt: on
+
+
+def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
+    """Build the frozen dataclass `cls` from nested plain data (YAML, JSON, papermill parameters).
+
+    Unknown names, missing required names and values of the wrong type raise InputError naming the class and the
+    field. An int is accepted where a float is asked for; nothing else is converted.
+    """
+    if not isinstance(mapping, Mapping):
+        raise InputError(f"{cls.__name__} needs named values, got {mapping!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(mapping) - set(fields))
+    if unknown:
+        raise InputError(f"{cls.__name__} has no parameter {', '.join(map(repr, unknown))}", remedy=f"it has {', '.join(fields)}")
+    values = {name: _checked(hints[name], value, f"{cls.__name__}.{name}") for name, value in mapping.items()}
+    nothing = dataclasses.MISSING
+    missing = [n for n, f in fields.items() if n not in values and f.default is nothing and f.default_factory is nothing]
+    if missing:
+        raise InputError(f"{cls.__name__} needs a value for {', '.join(missing)}")
+    return cls(**values)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Return a config as nested plain data that `from_mapping` reads back."""
+    return {
+        f.name: to_mapping(v) if dataclasses.is_dataclass(v := getattr(config, f.name)) else list(v) if isinstance(v, tuple) else v
+        for f in dataclasses.fields(config)
+    }
+
+
+def _checked(kind: Any, value: Any, name: str) -> Any:
+    """Return `value` if it is of type `kind`, else raise InputError."""
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(kind)
+        if value is None and type(None) in options:
+            return None
+        return _checked(next(o for o in options if o is not type(None)), value, name)
+    if origin is Literal:
+        if value in typing.get_args(kind):
+            return value
+        raise InputError(f"{name} must be one of {', '.join(map(str, typing.get_args(kind)))}, not {value!r}")
+    if origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_checked(typing.get_args(kind)[0], v, name) for v in value)
+    elif dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else from_mapping(kind, value)  # type: ignore[arg-type]
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    raise InputError(f"{name} must be {getattr(kind, '__name__', kind)}, not {value!r}")

@@ -1,0 +1,36 @@
+"""The one error a user's input can cause: a sentence that names file, row and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Input that cannot be used, said in one sentence.
+
+    Parameters
+    ----------
+    problem : what is wrong, in plain words, without a full stop.
+    file : the file it is in, if any.
+    row : the row or particle in it, counted from 1, if any.
+    remedy : what the user can do about it.
+
+    The command line prints the sentence and exits with code 2; nothing has been written by then.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | Path | None = None,
+        row: int | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem, self.file, self.row, self.remedy = problem, file, row, remedy
+        where = [] if file is None else [str(file)]
+        if row is not None:
+            where.append(f"row {row}")
+        sentence = f"{', '.join(where)}: {problem}" if where else problem
+        if remedy:
+            sentence += f"; {remedy}"
+        super().__init__(sentence + ".")

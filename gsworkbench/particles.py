@@ -1,0 +1,144 @@
+"""ParticleStack: where the images of a data set lie, and what is known about each of them.
+
+Every reader ends here, in the units and conventions of CONVENTIONS.md, and everything else starts here. Images stay
+on disk until asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.errors import InputError
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CtfParameters:
+    """Contrast transfer function of each particle, every field of shape (n,), float64 (see ctf.py)."""
+
+    defocus_u: Float64  # A, positive is underfocus
+    defocus_v: Float64  # A
+    defocus_angle: Float64  # degrees, from x to U
+    voltage_kv: Float64
+    spherical_aberration_mm: Float64
+    amplitude_contrast: Float64  # fraction
+    phase_shift: Float64  # degrees
+    b_factor: Float64  # A^2
+    scale: Float64
+
+    def __getitem__(self, indices: NDArray[np.integer] | slice) -> CtfParameters:
+        return CtfParameters(*(getattr(self, f.name)[indices] for f in dataclasses.fields(self)))
+
+
+@dataclass(frozen=True)
+class ParticleStack:
+    """n particles, keyed by (stack file, index in it).
+
+    Attributes
+    ----------
+    files : the image files, each once.
+    file_index : (n,) int, which of `files` holds the particle.
+    image_index : (n,) int, its index in that file, counted from 0.
+    box_size : px, even.
+    pixel_size : A.
+    ctf : CtfParameters of n rows.
+    rotations : (n, 3, 3) float64, left-multiply column xyz, map frame to microscope frame; None if not known.
+    shifts_angstrom : (n, 2) float64 x, y; shifting an image by +shift centres it. Zero if not known.
+    half_set : (n,) int8, 1 or 2; 0 where the file assigns none.
+    data_sign : (n,) int8, +1 or -1: the factor that makes protein white. Applied by `images`.
+    source : the metadata file that was read, for messages and for writing rows back; None for one made in memory.
+    source_row : (n,) int, the row in `source`, counted from 0.
+    """
+
+    files: tuple[Path, ...]
+    file_index: NDArray[np.int64]
+    image_index: NDArray[np.int64]
+    box_size: int
+    pixel_size: float
+    ctf: CtfParameters
+    rotations: Float64 | None
+    shifts_angstrom: Float64
+    half_set: NDArray[np.int8]
+    data_sign: NDArray[np.int8]
+    source: Path | None
+    source_row: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    def __getitem__(self, indices: NDArray[np.integer] | NDArray[np.bool_] | slice) -> ParticleStack:
+        """Return the stack of the chosen particles, in the order asked for."""
+        return dataclasses.replace(
+            self,
+            file_index=self.file_index[indices],
+            image_index=self.image_index[indices],
+            ctf=self.ctf[indices],
+            rotations=None if self.rotations is None else self.rotations[indices],
+            shifts_angstrom=self.shifts_angstrom[indices],
+            half_set=self.half_set[indices],
+            data_sign=self.data_sign[indices],
+            source_row=self.source_row[indices],
+        )
+
+    def images(self, indices: NDArray[np.integer] | slice | None = None) -> NDArray[np.float32]:
+        """Read images, (m, box_size, box_size) float32, white protein, in the order asked for.
+
+        Pixels that are NaN or infinite raise InputError naming the file and the image.
+        """
+        from gsworkbench.readers.mrc import read_images
+
+        rows = np.arange(len(self))[slice(None) if indices is None else indices]
+        result = np.empty((len(rows), self.box_size, self.box_size), np.float32)
+        for file in np.unique(self.file_index[rows]):
+            here = np.flatnonzero(self.file_index[rows] == file)
+            result[here] = read_images(self.files[file], self.image_index[rows[here]])
+        result *= self.data_sign[rows, None, None]
+        return result
+
+    def chunks(self, max_bytes: int = 2**28) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Yield (indices, images) over all particles once, at most `max_bytes` of images at a time.
+
+        Particles come sorted by file and by place in the file, so that disks read forwards; `indices` are their rows
+        in this stack.
+        """
+        order = np.lexsort((self.image_index, self.file_index))
+        step = max(1, max_bytes // (4 * self.box_size**2))
+        for start in range(0, len(order), step):
+            indices = order[start : start + step]
+            yield indices, self.images(indices)
+
+    def with_half_sets(self, seed: int = 0) -> ParticleStack:
+        """Return the stack with every particle in half set 1 or 2.
+
+        Half sets of the file are used as they are. Where it has none, particles are dealt at random in equal numbers.
+        Some assigned and some not, or one half empty, raises InputError.
+        """
+        counts = np.bincount(self.half_set, minlength=3)
+        if counts[0] == len(self):
+            if len(self) < 2:
+                raise InputError("one particle cannot be split into two half sets", file=self.source)
+            dealt = np.arange(len(self)) % 2 + 1
+            return dataclasses.replace(self, half_set=np.random.default_rng(seed).permutation(dealt).astype(np.int8))
+        if counts[0] or not counts[1] or not counts[2]:
+            raise InputError(
+                f"half sets are unusable: {counts[1]} particles in 1, {counts[2]} in 2, {counts[0]} in neither",
+                file=self.source,
+                row=int(self.source_row[np.flatnonzero(self.half_set == 0)[0]]) + 1 if counts[0] else None,
+                remedy="assign every particle to 1 or 2, or remove the column to have them dealt at random",
+            )
+        return self
+
+    def require_poses(self) -> Float64:
+        """Return `rotations`, or raise InputError if the poses are not known."""
+        if self.rotations is None:
+            raise InputError(
+                "there are no orientations", file=self.source, remedy="reconstruction needs poses from a refinement"
+            )
+        return self.rotations

@@ -1,0 +1,1 @@
+"""A vectorised CPU backend in plain torch: each Gaussian is evaluated in a window around it only."""
