@@ -63,9 +63,13 @@ def project(
     if rotations.shape[-2:] != (3, 3):
         raise ValueError(f"rotations must be (..., 3, 3), not {tuple(rotations.shape)}")
     flat = rotations.reshape(-1, 3, 3)
-    centres, variances = reference.image_moments(means.detach().double(), covariances.detach().double(), flat.detach().double())
+    centres, variances = reference.image_moments(
+        means.detach().double(), covariances.detach().double(), flat.detach().double()
+    )
     bounds = footprints(centres, variances.diagonal(dim1=-2, dim2=-1), box_size, pixel_size, cutoff)
-    images = _backend(backend).project(means, covariances, weights, flat, bounds, box_size=box_size, pixel_size=pixel_size)
+    images = _backend(backend).project(
+        means, covariances, weights, flat, bounds, box_size=box_size, pixel_size=pixel_size
+    )
     return images.reshape(*rotations.shape[:-2], box_size, box_size)
 
 

@@ -22,7 +22,14 @@ def image_moments(means: Tensor, covariances: Tensor, rotations: Tensor) -> tupl
 
 
 def project(
-    means: Tensor, covariances: Tensor, weights: Tensor, rotations: Tensor, bounds: Tensor, *, box_size: int, pixel_size: float
+    means: Tensor,
+    covariances: Tensor,
+    weights: Tensor,
+    rotations: Tensor,
+    bounds: Tensor,
+    *,
+    box_size: int,
+    pixel_size: float,
 ) -> Tensor:
     """(b, box_size, box_size); `rotations` are (b, 3, 3), `bounds` (b, n, 2, 2)."""
     centres, variances = image_moments(means, covariances, rotations)
@@ -39,7 +46,9 @@ def voxelize(
     return _sample(means, covariances, weights, bounds, box_size, voxel_size)
 
 
-def _sample(means: Tensor, covariances: Tensor, weights: Tensor, bounds: Tensor, box_size: int, spacing: float) -> Tensor:
+def _sample(
+    means: Tensor, covariances: Tensor, weights: Tensor, bounds: Tensor, box_size: int, spacing: float
+) -> Tensor:
     """Sum of w N(x; m, S) over Gaussians at the samples of a d-dimensional grid; the last array axis is x."""
     d = means.shape[-1]
     axis = torch.arange(box_size, device=means.device)
