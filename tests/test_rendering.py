@@ -83,9 +83,9 @@ def test_a_projection_is_the_line_integral_of_the_volume():
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("cutoff", [2.0, 3.5, None])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
 def test_backends_equal_the_reference_values_and_gradients(backend, cutoff, dtype, tolerance):
-    """Against the reference in float64 on the same numbers; covariance gradients in float32 to 5e-5."""
+    """Against the reference in float64 on the same numbers; covariance gradients five times looser."""
     inputs = [*mixture(40, dtype, spread=9.0), rotations(3, dtype)]
     for render, arguments, keywords in (
         (project, inputs, {"pixel_size": PIXEL}),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gsworkbench.rendering import reference, windowed
-from gsworkbench.rendering.footprints import footprints
+from gsworkbench.rendering.footprints import footprints, image_extents
 
 # Fastest first. A backend is a module with project(), voxelize() and unavailable_because().
 _BACKENDS: dict[str, ModuleType] = {"windowed": windowed, "reference": reference}
@@ -63,10 +63,8 @@ def project(
     if rotations.shape[-2:] != (3, 3):
         raise ValueError(f"rotations must be (..., 3, 3), not {tuple(rotations.shape)}")
     flat = rotations.reshape(-1, 3, 3)
-    centres, variances = reference.image_moments(
-        means.detach().double(), covariances.detach().double(), flat.detach().double()
-    )
-    bounds = footprints(centres, variances.diagonal(dim1=-2, dim2=-1), box_size, pixel_size, cutoff)
+    centres, variances = image_extents(*(t.detach().double() for t in (means, covariances, flat)))
+    bounds = footprints(centres, variances, box_size, pixel_size, cutoff)
     images = _backend(backend).project(
         means, covariances, weights, flat, bounds, box_size=box_size, pixel_size=pixel_size
     )

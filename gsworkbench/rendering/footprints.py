@@ -8,6 +8,13 @@ import torch
 from torch import Tensor
 
 
+def image_extents(means: Tensor, covariances: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres and variances along x and y, both (b, n, 2), of projections: (A m)_i and (A S A^T)_ii."""
+    rows = rotations[:, :2, :]
+    outer = (rows[..., :, None] * rows[..., None, :]).flatten(2)  # (b, 2, 9)
+    return (rows @ means.mT).mT, (outer @ covariances.flatten(1).mT).mT
+
+
 def footprints(centres: Tensor, variances: Tensor, box_size: int, spacing: float, cutoff: float | None) -> Tensor:
     """Integer bounds of the tight boxes of `cutoff` standard deviations around Gaussians.
 

@@ -8,15 +8,24 @@ left to torch's autograd.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-_WINDOWS = (2, 4, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
+_WINDOWS = (4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)  # sizes offered
 _BLOCK = 2**19  # window samples evaluated at a time: a few MB, which stay in cache
+
+
+class _Grid(NamedTuple):
+    box_size: int
+    d: int
+    spacing: float
+    size: int  # samples in all
 
 
 def unavailable_because() -> str | None:
@@ -75,23 +84,14 @@ def _splat(
 ) -> Tensor:
     """Flat samples of n_grids grids of d axes; m Gaussians, each on the grid that begins at index `start`."""
     d = centres.shape[-1]
-    widths = bounds[..., 1] - bounds[..., 0]  # (m, d)
-    kinds = torch.bucketize(widths.amax(-1), torch.tensor(_WINDOWS, device=widths.device))
-    total = centres.new_zeros(n_grids * box_size**d)
-    strides = box_size ** torch.arange(d, device=start.device)
-    for kind in torch.unique(kinds).tolist():
-        window = min(_WINDOWS[kind], box_size)
-        chosen = ((kinds == kind) & (widths[:, 0] > 0)).nonzero()[:, 0]
-        if len(chosen) == 0:
-            continue
-        first = bounds[chosen, :, 0]
-        middle = (first + (window - 1) / 2 - box_size // 2).to(centres.dtype) * spacing
-        coefficients, amplitudes = _polynomial(middle - centres[chosen], variances[chosen], weights[chosen])
-        corner = start[chosen] + first @ strides
-        total = total + _Window.apply(
-            coefficients, amplitudes, corner, widths[chosen], window, box_size, spacing, len(total)
-        )
-    return total
+    first, widths = bounds[..., 0], bounds[..., 1] - bounds[..., 0]  # (m, d)
+    sizes = torch.tensor([min(w, box_size) for w in _WINDOWS], device=widths.device)
+    windows = sizes[torch.bucketize(widths.amax(-1), sizes)]
+    middle = (first - box_size // 2 + (windows[:, None] - 1).double() / 2) * spacing
+    coefficients, amplitudes = _polynomial(middle.to(centres.dtype) - centres, variances, weights)
+    corner = start + (first * box_size ** torch.arange(d, device=start.device)).sum(-1)
+    grid = _Grid(box_size, d, spacing, n_grids * box_size**d)
+    return _Sum.apply(coefficients, amplitudes, corner, widths, windows, grid)
 
 
 def _polynomial(offset: Tensor, variances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ def _polynomial(offset: Tensor, variances: Tensor, weights: Tensor) -> tuple[Ten
 
 
 def _inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse and determinant of symmetric 2 x 2 or 3 x 3 matrices (m, d, d), written out: LAPACK is slow on small ones."""
+    """Inverse and determinant of symmetric 2 x 2 or 3 x 3 matrices (m, d, d), written out (LAPACK is slow on these)."""
     if matrices.shape[-1] == 2:
         a, b, c = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 1]
         determinant = a * c - b * b
@@ -128,60 +128,73 @@ def _pairs(d: int) -> list[tuple[int, int]]:
     return list(itertools.combinations_with_replacement(range(d), 2))
 
 
-def _monomials(window: int, d: int, spacing: float, like: Tensor) -> Tensor:
-    """(1 + d + d (d + 1) / 2, window^d): 1, u_i, u_i u_j at the samples of a window, last array axis x."""
-    axis = (torch.arange(window, dtype=like.dtype, device=like.device) - (window - 1) / 2) * spacing
-    u = torch.cartesian_prod(*[axis] * d).reshape(-1, d).flip(-1).unbind(-1)
-    return torch.stack([torch.ones_like(u[0]), *u, *(u[i] * u[j] for i, j in _pairs(d))])
+class _Sum(torch.autograd.Function):
+    """sum over Gaussians of amplitude * exp(polynomial) inside the footprint, added to a flat grid.
 
-
-class _Window(torch.autograd.Function):
-    """sum over Gaussians of amplitude * exp(polynomial) inside the footprint, added to a flat grid of `size` samples."""
+    Gaussians with windows of the same size are evaluated together, a block at a time.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        coefficients: Tensor,
-        amplitudes: Tensor,
-        corner: Tensor,
-        widths: Tensor,
-        window: int,
-        box_size: int,
-        spacing: float,
-        size: int,
+        ctx: Any, coefficients: Tensor, amplitudes: Tensor, corner: Tensor, widths: Tensor, windows: Tensor, grid: _Grid
     ) -> Tensor:
-        d = widths.shape[-1]
-        basis = _monomials(window, d, spacing, coefficients)
-        strides = [box_size ** (d - 1 - axis) for axis in range(d)]
-        lane = torch.arange(window, device=corner.device)
-        offsets = sum(
-            lane.reshape([-1 if a == axis else 1 for a in range(d)]) * s for axis, s in enumerate(strides)
-        ).flatten()
-        # Lanes beyond a footprint may fall beyond the last grid: they add zero there, and the room is dropped.
-        grid = coefficients.new_zeros(size + int(offsets[-1]))
-        block = max(1, _BLOCK // window**d)
+        blocks = list(_blocks(widths, windows, grid.d))
+        # Lanes beyond a footprint may fall beyond the last sample: they add zero, and the room for them is dropped.
+        room = max((int(_offsets(window, grid.box_size, grid.d)[-1]) for window, _ in blocks), default=0)
+        total = coefficients.new_zeros(grid.size + room)
         values = []
-        for part in range(0, len(corner), block):
-            here = slice(part, part + block)
-            value = (coefficients[here] @ basis).exp_().unflatten(-1, [window] * d)
-            for axis in range(d):  # array axis; widths are in x, y(, z) order
-                inside = (lane < widths[here, d - 1 - axis, None]).to(value.dtype)
-                value *= inside.reshape(len(inside), *[window if a == axis else 1 for a in range(d)])
-            value = value.flatten(1)
-            index = corner[here, None] + offsets
-            grid.scatter_add_(0, index.flatten(), (value * amplitudes[here, None]).flatten())
+        for window, members in blocks:
+            value = (coefficients[members] @ _monomials(window, grid.d, grid.spacing, coefficients.dtype)).exp_()
+            _clip(value, widths[members], window)
+            index = corner[members, None] + _offsets(window, grid.box_size, grid.d)
+            total.scatter_add_(0, index.flatten(), (value * amplitudes[members, None]).flatten())
             values.append(value)
-        ctx.save_for_backward(amplitudes, corner, offsets, basis, *values)
-        ctx.block = block
-        return grid[:size]
+        ctx.blocks, ctx.grid, ctx.room = blocks, grid, room
+        ctx.save_for_backward(amplitudes, corner, *values)
+        return total[: grid.size]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        amplitudes, corner, offsets, basis, *values = ctx.saved_tensors
-        gradient = torch.nn.functional.pad(gradients[0], (0, int(offsets[-1])))
-        moments = []
-        for part, value in zip(range(0, len(corner), ctx.block), values, strict=True):
-            index = corner[part : part + ctx.block, None] + offsets
-            moments.append((gradient.index_select(0, index.flatten()).reshape(value.shape) * value) @ basis.mT)
-        moment = torch.cat(moments)
-        return moment * amplitudes[:, None], moment[:, 0], None, None, None, None, None, None
+        amplitudes, corner, *values = ctx.saved_tensors
+        gradient = torch.nn.functional.pad(gradients[0], (0, ctx.room))
+        moments = amplitudes.new_zeros(len(amplitudes), 1 + ctx.grid.d + len(_pairs(ctx.grid.d)))
+        for (window, members), value in zip(ctx.blocks, values, strict=True):
+            index = corner[members, None] + _offsets(window, ctx.grid.box_size, ctx.grid.d)
+            weighted = gradient.index_select(0, index.flatten()).reshape(value.shape).mul_(value)
+            moments[members] = weighted @ _monomials(window, ctx.grid.d, ctx.grid.spacing, value.dtype).mT
+        return moments * amplitudes[:, None], moments[:, 0], None, None, None, None
+
+
+def _blocks(widths: Tensor, windows: Tensor, d: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield (window size, indices of Gaussians) over all that reach a sample, in blocks that stay in cache."""
+    for window in torch.unique(windows).tolist():
+        members = ((windows == window) & (widths[:, 0] > 0)).nonzero()[:, 0]
+        yield from ((window, part) for part in members.split(max(1, _BLOCK // window**d)) if len(part))
+
+
+def _clip(values: Tensor, widths: Tensor, window: int) -> None:
+    """Set values (m, window^d) outside footprints of `widths` (m, d) to zero, in place."""
+    d = widths.shape[-1]
+    cube = values.view(len(values), *[window] * d)
+    lane = torch.arange(window, device=widths.device)
+    for axis in range(d):  # array axis; widths come in x, y(, z) order
+        inside = (lane < widths[:, d - 1 - axis, None]).to(values.dtype)
+        cube *= inside.view(len(inside), *[window if a == axis else 1 for a in range(d)])
+
+
+@functools.lru_cache(maxsize=64)
+def _offsets(window: int, box_size: int, d: int) -> Tensor:
+    """(window^d,) flat grid offsets of the samples of a window from its first corner."""
+    lane = torch.arange(window)
+    offsets = torch.zeros(1, dtype=torch.int64)
+    for _ in range(d):
+        offsets = (box_size * offsets[:, None] + lane).flatten()
+    return offsets
+
+
+@functools.lru_cache(maxsize=64)
+def _monomials(window: int, d: int, spacing: float, dtype: torch.dtype) -> Tensor:
+    """(1 + d + d (d + 1) / 2, window^d): 1, u_i, u_i u_j at the samples of a window, last array axis x."""
+    axis = (torch.arange(window, dtype=torch.float64) - (window - 1) / 2) * spacing
+    u = torch.stack(torch.meshgrid(*[axis] * d, indexing="ij")).flatten(1).flip(0)
+    return torch.stack([torch.ones_like(u[0]), *u, *(u[i] * u[j] for i, j in _pairs(d))]).to(dtype)
