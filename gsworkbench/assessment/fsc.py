@@ -7,6 +7,7 @@ van Heel 1986; shells as RELION's). A number never travels alone: curve and reso
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,13 @@ def shell_indices(box_size: int) -> NDArray[np.int64]:
 
 
 def fourier_shell_correlation(
-    map_1: Map, map_2: Map, *, voxel_size: float, mask: Map | None = None, mask_name: str = "none", name: str | None = None
+    map_1: Map,
+    map_2: Map,
+    *,
+    voxel_size: float,
+    mask: Map | None = None,
+    mask_name: str = "none",
+    name: str | None = None,
 ) -> FscCurve:
     """Correlate two (D, D, D) maps shell by shell, after multiplying both by `mask` if one is given."""
     if map_1.shape != map_2.shape or map_1.ndim != 3 or len(set(map_1.shape)) != 1:
@@ -138,3 +145,17 @@ def write_fsc_csv(path: str | Path, curves: Sequence[FscCurve]) -> None:
             angstrom = "" if shell == 0 else f"{1 / frequency:.4f}"
             cells = ("" if np.isnan(c.values[shell]) else f"{c.values[shell]:.6f}" for c in curves)
             table.writerow([shell, f"{frequency:.8f}", angstrom, *cells])
+
+
+def read_fsc_csv(path: str | Path) -> list[FscCurve]:
+    """Read the curves that `write_fsc_csv` wrote; anything else raises InputError."""
+    with open(path, newline="", encoding="utf-8") as file:
+        header = re.fullmatch(r"# box_size (\d+), voxel_size (\S+) A, masks: (.*)\n", file.readline())
+        if header is None:
+            raise InputError("not an fsc.csv", file=path, remedy="give one that this program wrote")
+        rows = list(csv.DictReader(file))
+    masks = dict(item.split(": ", 1) for item in re.split("; (?=fsc_)", header[3]))
+    return [
+        FscCurve(name, np.array([float(row[name] or "nan") for row in rows]), int(header[1]), float(header[2]), mask)
+        for name, mask in masks.items()
+    ]
