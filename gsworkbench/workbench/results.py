@@ -1,11 +1,29 @@
 """The tidy results table: one row per number, with everything needed to read it alone.
 
-Every run ends in a metrics.json of such rows; `collect` stacks them; tables and plots read nothing else.
+Every run ends in a metrics.json of measurements, which know nothing of experiments; `collect` says what each run was
+and stacks them into results.csv; tables and plots read nothing else but saved curves and maps.
 """
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gsworkbench.config import from_mapping
+from gsworkbench.files import atomic_path, write_json
+from gsworkbench.workbench.registry import Registry, read_registry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gsworkbench.assessment.fsc import FscCurve, Resolution
+    from gsworkbench.reconstruct import Reconstruction
 
 COLUMNS = (
     "run", "experiment", "dataset", "method", "preset", "n_gaussians", "seed", "metric", "value", "unit", "definition",
@@ -13,13 +31,25 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Result:
-    """One number. `value` None means that there is no such number, and `definition` says why ("no crossing ...").
+class Measurement:
+    """One number of one run. `value` None means that there is no such number, and `definition` says why.
 
-    run : id of the run, the folder below results/runs. experiment, dataset : their ids in experiments.yaml.
-    method, preset, n_gaussians, seed : the factors; None where the method has no such thing.
     metric : fsc_truth_mean, resolution_half_0.143, train_cpu_seconds, ...
-    unit : A, s, images/s, bytes, or 1. definition : mask, threshold, rule, box and voxel size, or what was timed.
+    unit : A, s, bytes, or 1. definition : mask, threshold, rule, box and voxel size, or what was timed and where.
+    """
+
+    metric: str
+    value: float | None
+    unit: str
+    definition: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measurement with the run it belongs to: a row of results.csv.
+
+    run : id of the run, the folder below results/SCALE/runs. experiment, dataset, method : their names in
+    experiments.yaml. preset, n_gaussians : None where the method has no such thing.
     """
 
     run: str
@@ -33,3 +63,83 @@ class Result:
     value: float | None
     unit: str
     definition: str
+
+
+def measure(reconstruction: Reconstruction) -> list[Measurement]:
+    """Return the numbers of a reconstruction: mean FSC and resolution of every curve, time, memory."""
+    record = reconstruction.record
+    where = f"{record.threads} thread{'s' if record.threads > 1 else ''}, {record.machine}"
+    timed = [
+        Measurement("train_seconds", record.seconds["train"], "s", f"wall time, map of all particles, {where}"),
+        Measurement("train_cpu_seconds", record.cpu_seconds["train"], "s", f"CPU time, map of all particles, {where}"),
+        Measurement("peak_memory_bytes", float(record.peak_memory_bytes), "bytes", "resident, whole process"),
+    ]
+    means = [_mean(curve) for curve in reconstruction.curves]
+    return [*means, *(_resolution(r) for r in reconstruction.resolutions), *timed]
+
+
+def _mean(curve: FscCurve) -> Measurement:
+    grid = f"box {curve.box_size}, {curve.voxel_size:g} A/voxel"
+    definition = f"mean over shells 1 to Nyquist - 1, mask: {curve.mask}, {grid}"
+    return Measurement(f"fsc_{subject(curve.name)}_mean", curve.mean(), "1", definition)
+
+
+def _resolution(resolution: Resolution) -> Measurement:
+    metric = f"resolution_{subject(resolution.curve)}_{resolution.threshold:g}"
+    return Measurement(metric, resolution.angstrom, "A", str(resolution))
+
+
+def subject(curve: str) -> str:
+    """Return what a curve compares, for names of metrics: half or truth, then the treatment unless it is "unmasked".
+
+    fsc_unmasked -> half, fsc_masked -> half_masked, fsc_unmasked_truth -> truth.
+    """
+    treatment = curve.removeprefix("fsc_").removesuffix("_truth")
+    against = "truth" if curve.endswith("_truth") else "half"
+    return against if treatment == "unmasked" else f"{against}_{treatment}"
+
+
+def write_measurements(path: str | Path, measurements: Sequence[Measurement]) -> None:
+    """Write metrics.json."""
+    write_json(path, [dataclasses.asdict(m) for m in measurements])
+
+
+def read_measurements(path: str | Path) -> list[Measurement]:
+    """Read metrics.json, strictly."""
+    return [from_mapping(Measurement, row) for row in json.loads(Path(path).read_text(encoding="utf-8"))]
+
+
+def collect(registry: Registry, folder: str | Path) -> list[Result]:
+    """Stack the metrics.json of all runs below `folder`/runs; a run of two experiments has rows for both."""
+    results = []
+    for name, experiment in registry.experiments.items():
+        for run in experiment.runs:
+            for m in read_measurements(Path(folder) / "runs" / run.name / "metrics.json"):
+                factors = (run.name, name, run.dataset, run.method, run.preset, run.n_gaussians, run.seed)
+                results.append(Result(*factors, *dataclasses.astuple(m)))
+    return results
+
+
+def write_results(path: str | Path, results: Sequence[Result]) -> None:
+    """Write results.csv; None is an empty field."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table: Any = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows(dataclasses.astuple(result) for result in results)
+
+
+def read_results(path: str | Path) -> pd.DataFrame:
+    """Read results.csv; numbers that are not there are NaN or <NA>."""
+    import pandas as pd
+
+    return pd.read_csv(path, dtype={"n_gaussians": "Int64", "value": float})
+
+
+def main() -> None:
+    """Write results.csv: python -m gsworkbench.workbench.results SCALE FOLDER OUTPUT."""
+    scale, folder, output = sys.argv[1:]
+    write_results(output, collect(read_registry(scale), folder))
+
+
+if __name__ == "__main__":
+    main()

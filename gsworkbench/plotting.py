@@ -1,0 +1,112 @@
+"""The plot of FSC curves and that of central sections.
+
+Figures are made without pyplot, so they need no screen and leave no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.assessment.fsc import FscCurve, Resolution
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+
+# Okabe and Ito's palette, told apart by colour-blind readers; black first.
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+THRESHOLDS = (0.143, 0.5)
+
+
+def fsc_figure(curves: Sequence[FscCurve], resolutions: Sequence[Resolution], title: str = "") -> Figure:
+    """Draw FSC curves of one box and where they cross; save the figure with `figure.savefig(path)`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    for curve, colour in zip(curves, COLOURS, strict=False):
+        draw_curve(axes, curve, resolutions, colour=colour, label=_in_words(curve.name))
+    draw_frame(axes, curves[0])
+    axes.legend(fontsize="small", frameon=False, loc="best")
+    axes.set_title(title, fontsize="medium")
+    return figure
+
+
+def draw_curve(axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *, colour: str, label: str) -> None:
+    """Draw one curve, a mark where each of its `resolutions` was read, and say them in the label."""
+    own = [r for r in resolutions if r.curve == curve.name]
+    said = [f"{r.angstrom:.1f} Å" if r.angstrom is not None else "no crossing" for r in own]
+    said = [f"{text} at {r.threshold:g}" for text, r in zip(said, own, strict=True)]
+    axes.plot(
+        curve.frequencies,
+        curve.values,
+        color=colour,
+        lw=1.5,
+        label=": ".join([label, ", ".join(said)] if said else [label]),
+    )
+    for r in own:
+        if r.shell is not None:
+            axes.plot(curve.frequencies[r.shell], curve.values[r.shell], "o", color=colour, ms=5, mfc="white", mew=1.5)
+
+
+def draw_frame(axes: Axes, curve: FscCurve) -> None:
+    """Draw what every FSC plot has: the lines at 0.143 and 0.5, Nyquist, and a frequency axis that says A."""
+    nyquist = 1 / curve.nyquist_angstrom
+    for threshold in THRESHOLDS:
+        axes.axhline(threshold, color="0.6", lw=0.8, ls="--", zorder=0)
+        axes.annotate(
+            f"{threshold:g}", (0, threshold), (2, 1.5), textcoords="offset points", color="0.45", fontsize="x-small"
+        )
+    axes.axhline(0, color="0.8", lw=0.8, zorder=0)
+    axes.axvline(nyquist, color="0.6", lw=0.8, ls=":", zorder=0)
+    axes.annotate(
+        f"Nyquist {curve.nyquist_angstrom:.1f} Å", (nyquist, 1), (-2, -3), textcoords="offset points",
+        color="0.45", fontsize="x-small", rotation=90, ha="right", va="top",
+    )  # fmt: skip
+    # Ticks at quarters of Nyquist, so that the last one is Nyquist itself.
+    axes.set_xticks(ticks := nyquist * np.array([0.25, 0.5, 0.75, 1.0]), [f"{t:.3f}\n({1 / t:.1f} Å)" for t in ticks])
+    axes.set_xlim(0, nyquist * 1.02)
+    axes.set_ylim(min(-0.05, np.nanmin(curve.values) - 0.02), 1.03)
+    axes.set_xlabel("spatial frequency, 1/Å (resolution)")
+    axes.set_ylabel("Fourier shell correlation")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def slices_figure(maps: Mapping[str, tuple[NDArray[np.floating], float]]) -> Figure:
+    """Draw the central section of maps {label: (volume, voxel size in A)} side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.4 * len(maps), 2.6), layout="constrained")
+    draw_slices(figure, maps)
+    return figure
+
+
+def draw_slices(page: FigureBase, maps: Mapping[str, tuple[NDArray[np.floating], float]]) -> None:
+    """Draw the central section z = 0 of maps (volume, voxel size in A), all in the grey scale of the first."""
+    panels = np.atleast_1d(page.subplots(1, len(maps)))
+    first, voxel_size = next(iter(maps.values()))
+    low, high = np.percentile(first[len(first) // 2], [0.5, 99.8])
+    low = min(low, -0.15 * high)  # so that noise around the particle is seen on both sides of zero
+    for axes, (label, (volume, _)) in zip(panels, maps.items(), strict=True):
+        axes.imshow(volume[len(volume) // 2], cmap="gray", vmin=low, vmax=high, origin="lower")
+        axes.set_title(label, fontsize="small")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    _draw_scale_bar(panels[0], len(first), voxel_size)
+
+
+def _draw_scale_bar(axes: Axes, box_size: int, voxel_size: float, length: float = 100.0) -> None:
+    """Draw a bar of `length` A in the lower left corner of an image of box_size pixels."""
+    margin = 0.06 * box_size
+    axes.plot([margin, margin + length / voxel_size], [margin, margin], color="white", lw=2, solid_capstyle="butt")
+    axes.text(margin, 1.4 * margin, f"{length:g} Å", color="white", fontsize="x-small", va="bottom")
+
+
+def _in_words(name: str) -> str:
+    """fsc_masked -> half maps, masked; fsc_unmasked_truth -> map and truth, no mask."""
+    pair = "map and truth" if name.endswith("_truth") else "half maps"
+    treatment = name.removeprefix("fsc_").removesuffix("_truth").replace("_", " ")
+    return f"{pair}, {'no mask' if treatment == 'unmasked' else treatment}"

@@ -1,0 +1,98 @@
+"""Digests of what a rule depends on beyond its files: the code it runs.
+
+Snakemake compares them between calls, so that a corrected fsc.py re-runs every assessment, while comments, docstrings
+and saved notebook outputs re-run nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def source_digest(*modules: str) -> str:
+    """Return a digest of modules of gsworkbench ("gsworkbench.simulate") and of all they import from it, at any depth.
+
+    Imports inside functions count. What counts of a module is its syntax without comments and docstrings; data files
+    in a package's folder count byte for byte.
+    """
+    digest = hashlib.sha256()
+    for module in sorted(reached(*modules)):
+        path = module_file(module)
+        digest.update(module.encode() + b"\0" + _syntax(path.read_text(encoding="utf-8")).encode())
+        if path.name == "__init__.py" and path.parent != PACKAGE:
+            for data in sorted(p for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc")):
+                digest.update(data.name.encode() + b"\0" + data.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def notebook_digest(path: str | Path) -> str:
+    """Return a digest of a notebook's cells and of the modules of gsworkbench they import.
+
+    Of a cell its kind, source and tags count, and neither outputs nor other metadata.
+    """
+    cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+    kept = [[c["cell_type"], "".join(c["source"]), c["metadata"].get("tags", [])] for c in cells]
+    code = "\n".join(source for kind, source, _ in kept if kind == "code")
+    modules = imports_of(re.sub(r"(?m)^[%!].*$", "", code))  # magics are not Python
+    return hashlib.sha256(json.dumps([kept, source_digest(*modules)]).encode()).hexdigest()[:16]
+
+
+def reached(*modules: str) -> set[str]:
+    """Return `modules` and every module of gsworkbench that they import, at any depth."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += imports(module)
+    return found
+
+
+def imports(module: str) -> set[str]:
+    """Return the modules of gsworkbench that `module` itself names in import statements, inside functions too.
+
+    Imports for type checking alone are not among them.
+    """
+    return imports_of(module_file(module).read_text(encoding="utf-8"))
+
+
+def imports_of(source: str) -> set[str]:
+    """Return the modules of gsworkbench that Python source names in import statements."""
+    tree = ast.parse(source)
+    guarded = {n for branch in ast.walk(tree) if _for_types_only(branch) for n in ast.walk(branch)}
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if node in guarded:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from package import name`: the name may be a module of the package.
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in names if name.split(".")[0] == PACKAGE.name and module_file(name).is_file()}
+
+
+def module_file(module: str) -> Path:
+    """Return the file of a module of gsworkbench; it need not exist."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _syntax(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return ast.dump(tree)

@@ -1,0 +1,117 @@
+"""The figures of experiments.yaml, drawn from results.csv, saved curves and saved maps; nothing is fitted here.
+
+To add a kind of figure, write a function (registry, figure, folder) -> matplotlib Figure and name it in KINDS. `folder`
+is results/SCALE.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gsworkbench.assessment.fsc import read_fsc_csv, resolution
+from gsworkbench.files import atomic_path
+from gsworkbench.plotting import COLOURS, draw_curve, draw_frame, draw_slices
+from gsworkbench.readers.mrc import read_map
+from gsworkbench.workbench.registry import Figure, Registry, Run, read_registry
+from gsworkbench.workbench.results import read_results
+
+if TYPE_CHECKING:
+    from matplotlib import figure as mpl
+    from matplotlib.axes import Axes
+
+FORMATS = ("png", "svg")
+METRIC_NAMES = {"fsc_truth_mean": "map and truth", "fsc_half_mean": "half maps"}
+
+
+def maps_and_curves(registry: Registry, figure: Figure, folder: Path) -> mpl.Figure:
+    """Central slices of the truth and of the map of every run; below, their FSC to the truth and between half maps."""
+    from matplotlib.figure import Figure
+
+    runs = registry.experiments[figure.experiment].runs
+    page = Figure(figsize=(7.2, 5.2), layout="constrained")
+    top, bottom = page.subfigures(2, 1, height_ratios=[1, 1.55])
+    maps = {"truth": read_map(folder / "datasets" / runs[0].dataset / "truth.mrc")}
+    maps |= {_label(registry, run): read_map(folder / "runs" / run.name / "run_class001.mrc") for run in runs}
+    draw_slices(top, maps)
+    for axes, name, threshold, title in zip(
+        bottom.subplots(1, 2),
+        ("fsc_unmasked_truth", "fsc_unmasked"),
+        (0.5, 0.143),
+        ("map and truth, no mask", "half maps, no mask"),
+        strict=True,
+    ):
+        _draw_runs(axes, registry, runs, folder, name, threshold)
+        axes.set_title(title, fontsize="small")
+    return page
+
+
+def metrics_against_number(registry: Registry, figure: Figure, folder: Path) -> mpl.Figure:
+    """The figure's metrics against the number of Gaussians."""
+    from matplotlib.figure import Figure
+
+    results = read_results(folder / "results.csv")
+    rows = results[results.experiment == figure.experiment]
+    page = Figure(figsize=(4.5, 3.2), layout="constrained")
+    axes = page.add_subplot()
+    for metric, colour, marker in zip(figure.metrics, COLOURS[1:], "osD^", strict=False):
+        points = rows[rows.metric == metric].sort_values("n_gaussians")
+        label = METRIC_NAMES.get(metric, metric)
+        axes.plot(points.n_gaussians.astype(int), points.value, marker=marker, color=colour, label=label)
+    numbers = sorted(set(rows.n_gaussians.astype(int)))
+    axes.set_xscale("log")
+    axes.set_xticks(numbers, [f"{n:,}" for n in numbers], fontsize="small")
+    axes.minorticks_off()
+    axes.set_xlabel("number of Gaussians")
+    axes.set_ylabel("FSC, mean over shells, no mask")
+    axes.grid(axis="y", color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+    return page
+
+
+KINDS: dict[str, Callable[[Registry, Figure, Path], mpl.Figure]] = {
+    "maps_and_curves": maps_and_curves,
+    "metrics_against_number": metrics_against_number,
+}
+
+
+def _label(registry: Registry, run: Run) -> str:
+    return registry.methods[run.method].label
+
+
+def _draw_runs(axes: Axes, registry: Registry, runs: Sequence[Run], folder: Path, name: str, threshold: float) -> None:
+    """Draw the curve `name` of every run with its crossing of `threshold`."""
+    curves = [next(c for c in read_fsc_csv(folder / "runs" / run.name / "fsc.csv") if c.name == name) for run in runs]
+    for run, curve, colour in zip(runs, curves, COLOURS[1:], strict=False):
+        draw_curve(axes, curve, [resolution(curve, threshold)], colour=colour, label=_label(registry, run))
+    draw_frame(axes, curves[0])
+    axes.legend(fontsize="x-small", frameon=False, loc="lower left", bbox_to_anchor=(0, 0.16))
+
+
+def save(figure: mpl.Figure, path: Path) -> None:
+    """Write a figure without dates and versions, so that the same picture is the same file."""
+    import matplotlib
+
+    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[path.suffix[1:]]
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}), atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=200, metadata=metadata)
+
+
+def main() -> None:
+    """Draw one figure: python -m gsworkbench.workbench.plots SCALE NAME FOLDER OUTPUT_FOLDER."""
+    parser = argparse.ArgumentParser(description="Draw one figure of experiments.yaml.")
+    for name in ("scale", "figure", "folder", "output"):
+        parser.add_argument(name)
+    given = parser.parse_args()
+    registry = read_registry(given.scale)
+    figure = registry.figures[given.figure]
+    page = KINDS[figure.kind](registry, figure, Path(given.folder))
+    for suffix in FORMATS:
+        save(page, Path(given.output) / f"{given.figure}.{suffix}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Execute a notebook with parameters, as the workflow does:
+
+    python -m gsworkbench.workbench.run_notebook notebooks/01_reconstruct.ipynb executed.ipynb \\
+        --parameters parameters.yaml --set output_dir=results/mine
+
+The executed notebook is written as it goes, so after an error it shows how far it came. The notebook's own files are
+the notebook's business.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gsworkbench.errors import InputError
+
+
+def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping[str, Any]) -> None:
+    """Run `notebook` in a fresh kernel with `parameters`, in the current directory, saving it to `executed`.
+
+    What its cells print goes to stdout and stderr, without progress bars. A parameter that the notebook does not have
+    raises InputError before it starts; an error in a cell raises papermill's PapermillExecutionError.
+    """
+    import papermill
+    from traitlets.config import Config
+
+    known = papermill.inspect_notebook(str(notebook))
+    if unknown := sorted(set(parameters) - set(known)):
+        problem = f"the notebook has no parameter {', '.join(map(repr, unknown))}"
+        raise InputError(problem, file=notebook, remedy=f"it has {', '.join(known)}")
+    Path(executed).parent.mkdir(parents=True, exist_ok=True)
+    os.environ["TQDM_DISABLE"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        # Sockets in files need no open port. Their default place is the working directory, where kernels that run at
+        # once would hear each other.
+        sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/k"}})
+        papermill.execute_notebook(
+            str(notebook),
+            str(executed),
+            parameters=dict(parameters),
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=False,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+            start_timeout=120,
+            config=sockets,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    from papermill.exceptions import PapermillExecutionError
+
+    parser = argparse.ArgumentParser(description="Execute a notebook with parameters.")
+    parser.add_argument("notebook")
+    parser.add_argument("executed", help="where the executed notebook goes")
+    parser.add_argument("--parameters", required=True, help="YAML file of parameters by name")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=TEXT", help="further parameters, always text")
+    given = parser.parse_args(arguments)
+    parameters = yaml.safe_load(Path(given.parameters).read_text(encoding="utf-8"))
+    parameters |= dict(item.split("=", 1) for item in given.set)
+    try:
+        run_notebook(given.notebook, given.executed, parameters)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except PapermillExecutionError as error:
+        print(re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback)), file=sys.stderr)
+        print(f"Cell {error.exec_count} failed; {given.executed} shows how far the notebook came.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
