@@ -54,7 +54,6 @@ class StochasticConfig:
     minimum_scale: float = 0.0  # hard clamp of the scales, as the CryoSplat release has it
     double_after_epochs: tuple[int, ...] = ()  # split every Gaussian in two after these epochs (1 = the first)
     boost: float = 0.0  # weight Fourier components of the residual by exp(boost k^2 / k_nyquist^2)
-    boost_epochs: float = 0.0  # the boost falls linearly to zero over this many epochs; 0 keeps it constant
     cutoff: float = 3.5  # footprint half width in standard deviations while training
 
 
@@ -103,10 +102,14 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(mapping) - set(fields))
     if unknown:
-        raise InputError(f"{cls.__name__} has no parameter {', '.join(map(repr, unknown))}", remedy=f"it has {', '.join(fields)}")
+        raise InputError(
+            f"{cls.__name__} has no parameter {', '.join(map(repr, unknown))}", remedy=f"it has {', '.join(fields)}"
+        )
     values = {name: _checked(hints[name], value, f"{cls.__name__}.{name}") for name, value in mapping.items()}
     nothing = dataclasses.MISSING
-    missing = [n for n, f in fields.items() if n not in values and f.default is nothing and f.default_factory is nothing]
+    missing = [
+        n for n, f in fields.items() if n not in values and f.default is nothing and f.default_factory is nothing
+    ]
     if missing:
         raise InputError(f"{cls.__name__} needs a value for {', '.join(missing)}")
     return cls(**values)
@@ -115,7 +118,11 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
 def to_mapping(config: Any) -> dict[str, Any]:
     """Return a config as nested plain data that `from_mapping` reads back."""
     return {
-        f.name: to_mapping(v) if dataclasses.is_dataclass(v := getattr(config, f.name)) else list(v) if isinstance(v, tuple) else v
+        f.name: to_mapping(v)
+        if dataclasses.is_dataclass(v := getattr(config, f.name))
+        else list(v)
+        if isinstance(v, tuple)
+        else v
         for f in dataclasses.fields(config)
     }
 

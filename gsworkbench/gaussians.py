@@ -42,7 +42,9 @@ class Gaussians:
 
     def save(self, path: str | Path, *, box_size: int, pixel_size: float) -> None:
         """Write `gaussians.npz`: named arrays in natural units, with the box they were fitted in."""
-        arrays = {name: getattr(self, name).detach().cpu().numpy() for name in ("means", "scales", "quaternions", "weights")}
+        arrays = {
+            name: getattr(self, name).detach().cpu().numpy() for name in ("means", "scales", "quaternions", "weights")
+        }
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(
                 file,
@@ -60,16 +62,18 @@ class Gaussians:
             with np.load(path, allow_pickle=False) as file:
                 if int(file["format_version"]) != FORMAT_VERSION:
                     raise InputError(f"Gaussians of format {file['format_version']}, not {FORMAT_VERSION}", file=path)
-                tensors = (torch.from_numpy(file[name]) for name in ("means", "scales", "quaternions", "weights"))
-                return Gaussians(*tensors, floor_angstrom=float(file["floor_angstrom"]))
+                tensors = {name: torch.from_numpy(file[name]) for name in ("means", "scales", "quaternions", "weights")}
+                return Gaussians(**tensors, floor_angstrom=float(file["floor_angstrom"]))
         except (OSError, KeyError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError("not a Gaussians file", file=path, remedy="give a gaussians.npz of this program") from error
+            raise InputError(
+                "not a Gaussians file", file=path, remedy="give a gaussians.npz of this program"
+            ) from error
 
 
 def covariances(scales: Tensor, quaternions: Tensor, floor: float = 0.0) -> Tensor:
-    """(..., 3, 3) covariances R diag(scales^2) R^T + floor^2 I of scales (..., 3) and quaternions (..., 4), same units."""
+    """(..., 3, 3) covariances R diag(scales^2) R^T + floor^2 I of scales (..., 3), quaternions (..., 4)."""
     axes = quaternions_to_matrices(quaternions) * scales[..., None, :]
     return axes @ axes.mT + floor**2 * torch.eye(3, dtype=scales.dtype, device=scales.device)
 
@@ -77,7 +81,7 @@ def covariances(scales: Tensor, quaternions: Tensor, floor: float = 0.0) -> Tens
 def random_gaussians(
     n: int, *, spread: float, scale: float, total_weight: float, seed: int, floor_angstrom: float = 0.0
 ) -> Gaussians:
-    """Draw n isotropic float32 Gaussians, means from N(0, spread^2 I), equal weights (CryoSplat's start). Lengths in A."""
+    """Draw n isotropic float32 Gaussians, means from N(0, spread^2 I), equal weights. Lengths in A."""
     generator = torch.Generator().manual_seed(seed)
     return Gaussians(
         means=spread * torch.randn(n, 3, generator=generator),

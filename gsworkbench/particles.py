@@ -33,7 +33,7 @@ class CtfParameters:
     b_factor: Float64  # A^2
     scale: Float64
 
-    def __getitem__(self, indices: NDArray[np.integer] | slice) -> CtfParameters:
+    def __getitem__(self, indices: NDArray[np.integer] | NDArray[np.bool_] | slice) -> CtfParameters:
         return CtfParameters(*(getattr(self, f.name)[indices] for f in dataclasses.fields(self)))
 
 

@@ -1,1 +1,1 @@
-"""The judge: masks, Fourier shell correlation, resolution. Shares no code with rendering, training or backprojection."""
+"""The judge: masks, Fourier shell correlation, resolution. It shares no code with what it judges."""

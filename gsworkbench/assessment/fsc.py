@@ -105,7 +105,7 @@ def fourier_shell_correlation(
     weights = np.broadcast_to(weight, first.shape).ravel()
 
     def shell_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(shells, values.ravel() * weights)[: box_size // 2 + 1]
+        return np.bincount(shells, values.ravel() * weights)[: box_size // 2 + 1].astype(np.float64)
 
     cross = shell_sum((first * second.conj()).real)
     power_1, power_2 = (shell_sum(np.abs(f) ** 2) for f in (first, second))

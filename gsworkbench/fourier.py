@@ -1,0 +1,54 @@
+"""Centred Fourier transforms of images and maps whose origin is index D // 2, in torch. Numpy's sign and scaling.
+
+Everything a data term sees is inside the strict disc |k| < D / 2: neither the Nyquist row nor the corners, where a
+rotated image would wrap. Half planes kx >= 0 are as torch.fft.rfft2 lays them out, row 0 is ky = 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+
+def half_plane_frequencies(box_size: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """(ky, kx), both (D, D // 2 + 1) float64, in cycles per box, of an rfft2."""
+    ky = torch.fft.fftfreq(box_size, 1 / box_size, dtype=torch.float64, device=device)
+    kx = torch.arange(box_size // 2 + 1, dtype=torch.float64, device=device)
+    return tuple(torch.meshgrid(ky, kx, indexing="ij"))  # type: ignore[return-value]
+
+
+def disc(box_size: int, *, device: torch.device | str = "cpu") -> Tensor:
+    """(D, D // 2 + 1) bool, |k| < D / 2."""
+    ky, kx = half_plane_frequencies(box_size, device=device)
+    return ky**2 + kx**2 < (box_size / 2) ** 2
+
+
+def friedel_weights(box_size: int, *, device: torch.device | str = "cpu") -> Tensor:
+    """(D // 2 + 1,) how often a column of a half plane counts in the whole plane: 1 for kx = 0 and Nyquist, else 2."""
+    weights = torch.full((box_size // 2 + 1,), 2.0, device=device)
+    weights[0] = weights[-1] = 1.0
+    return weights
+
+
+def shift_phases(shifts_angstrom: ArrayLike, box_size: int, pixel_size: float) -> Tensor:
+    """(n, D, D // 2 + 1) complex64 factors that shift images (n) by +shifts_angstrom (n, 2) x, y in A.
+
+    An observed image times its factor is centred; a model image times the conjugate lies where it was observed.
+    """
+    ky, kx = half_plane_frequencies(box_size)
+    x, y = torch.from_numpy(np.asarray(shifts_angstrom, np.float64) / (pixel_size * box_size)).unbind(-1)
+    turns = x[:, None, None] * kx + y[:, None, None] * ky
+    return torch.polar(torch.ones((), dtype=torch.float64), -2 * np.pi * turns).to(torch.complex64)
+
+
+def centred_rfft2(images: Tensor) -> Tensor:
+    """(..., D, D // 2 + 1) transform of images (..., D, D) about their origin D // 2."""
+    return torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)))
+
+
+def centred_irfftn(transform: Tensor) -> Tensor:
+    """Inverse of a centred rfftn of a (D, D, D) map, origin at D // 2."""
+    box_size = transform.shape[0]
+    return torch.fft.fftshift(torch.fft.irfftn(transform, s=(box_size,) * 3))

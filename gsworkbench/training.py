@@ -1,0 +1,262 @@
+"""The papers' fit: Adam on mini-batches of particle images (CryoSplat and its kin).
+
+Lengths are in box edges inside this file, so that the papers' rates and starts apply as printed, and images are
+divided by one scale, chosen such that the map's integral is 1/2, as CryoSplat's start A = 1/(2N) assumes. Gaussians
+come back in A and image units.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from gsworkbench.config import StochasticConfig, to_mapping
+from gsworkbench.errors import InputError
+from gsworkbench.files import atomic_path
+from gsworkbench.gaussians import Gaussians, random_gaussians, split
+from gsworkbench.imaging import DataTerm, data_term, squared_error, total_weight
+from gsworkbench.particles import ParticleStack
+from gsworkbench.rendering import project
+
+Parameters = dict[str, Tensor]  # means, scales, quaternions, weights; scales and weights before softplus
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted mixture in A and image units, and how it went.
+
+    image_scale : what the images were divided by. losses : mean squared error per pixel of each epoch, image units^2.
+    """
+
+    gaussians: Gaussians
+    image_scale: float
+    losses: tuple[float, ...]
+
+
+def fit(
+    stack: ParticleStack,
+    config: StochasticConfig,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    backend: str | None = None,
+    label: str = "fit",
+) -> Fit:
+    """Fit Gaussians to all particles of a stack.
+
+    `checkpoint` names a file written after each epoch. With `resume`, a fit that was interrupted goes on from it and
+    ends, on the CPU with the same number of threads, at the same bits; a checkpoint of other settings or other
+    particles raises InputError.
+    """
+    rotations = torch.from_numpy(stack.require_poses()).float()
+    term = data_term(stack, boost=config.boost)
+    state = _restore(checkpoint, stack, config, seed) if resume and checkpoint and checkpoint.exists() else None
+    if state is None:
+        image_scale = _image_scale(stack)
+        state = {
+            "epoch": 0,
+            "parameters": _start(config, seed),
+            "optimizer": None,
+            "losses": [],
+            "image_scale": image_scale,
+        }
+    parameters = {name: p.requires_grad_() for name, p in state["parameters"].items()}
+    optimizer = _optimizer(parameters, config)
+    if state["optimizer"]:
+        optimizer.load_state_dict(state["optimizer"])
+    losses = list(state["losses"])
+    for epoch in range(state["epoch"], config.n_epochs):
+        description = f"{label}: epoch {epoch + 1}/{config.n_epochs}"
+        losses.append(
+            _epoch(
+                parameters, optimizer, term, rotations, state["image_scale"], config, seed, epoch, backend, description
+            )
+        )
+        if epoch + 1 in config.double_after_epochs:
+            parameters = _raw(split(_gaussians(parameters, config, term.stack.box_size), seed=seed + epoch))
+            parameters = {name: p.requires_grad_() for name, p in parameters.items()}
+            optimizer = _optimizer(parameters, config)
+        if checkpoint:
+            done = {"epoch": epoch + 1, "losses": losses, "image_scale": state["image_scale"]}
+            _save(checkpoint, parameters, optimizer, done, stack, config, seed)
+    edge = stack.box_size * stack.pixel_size
+    scale = state["image_scale"]
+    return Fit(_in_angstrom(_gaussians(parameters, config, stack.box_size), edge, scale), scale, tuple(losses))
+
+
+def _epoch(
+    parameters: Parameters,
+    optimizer: torch.optim.Optimizer,
+    term: DataTerm,
+    rotations: Tensor,
+    image_scale: float,
+    config: StochasticConfig,
+    seed: int,
+    epoch: int,
+    backend: str | None,
+    description: str,
+) -> float:
+    """Go over all particles once, in an order that (seed, epoch) decides. Return the mean loss in image units^2."""
+    n, box_size = len(term.stack), term.stack.box_size
+    order = np.random.default_rng((seed, epoch)).permutation(n)
+    steps = math.ceil(n / config.batch_size)
+    total = 0.0
+    with tqdm(total=n, desc=description, unit="img", mininterval=0.5) as bar:
+        for step in range(steps):
+            indices = order[step * config.batch_size : (step + 1) * config.batch_size]
+            _set_rates(optimizer, config, epoch, step / steps)
+            kernel, filtered, energy = term.batch(indices)
+            projections = _project(parameters, rotations[indices], config, box_size, backend)
+            loss, gradient = squared_error(projections, kernel, filtered / image_scale, energy / image_scale**2)
+            optimizer.zero_grad()
+            projections.backward(gradient)
+            optimizer.step()
+            total += float(loss) * len(indices)
+            bar.update(len(indices))
+            if step % 50 == 49:
+                bar.set_postfix_str(f"loss {total / bar.n * image_scale**2:.5g}", refresh=False)
+    return total / n * image_scale**2
+
+
+def _project(
+    parameters: Parameters, rotations: Tensor, config: StochasticConfig, box_size: int, backend: str | None
+) -> Tensor:
+    model = _gaussians(parameters, config, box_size)
+    return project(
+        model.means,
+        model.covariances(),
+        model.weights,
+        rotations,
+        box_size=box_size,
+        pixel_size=1 / box_size,
+        cutoff=config.cutoff,
+        backend=backend,
+    )
+
+
+def _start(config: StochasticConfig, seed: int) -> Parameters:
+    model = random_gaussians(
+        config.n_gaussians, spread=config.initial_spread, scale=config.initial_scale, total_weight=0.5, seed=seed
+    )
+    return _raw(model)
+
+
+def _raw(model: Gaussians) -> Parameters:
+    """Parameters as the optimiser sees them, detached."""
+    return {
+        "means": model.means.detach().clone(),
+        "scales": _inverse_softplus(model.scales.detach()),
+        "quaternions": model.quaternions.detach().clone(),
+        "weights": _inverse_softplus(model.weights.detach()),
+    }
+
+
+def _gaussians(parameters: Parameters, config: StochasticConfig, box_size: int) -> Gaussians:
+    """The mixture in box edges that parameters stand for."""
+    scales = torch.nn.functional.softplus(parameters["scales"])
+    if config.minimum_scale:
+        scales = scales.clamp_min(config.minimum_scale)
+    weights = torch.nn.functional.softplus(parameters["weights"])
+    floor = config.floor_pixels / box_size
+    return Gaussians(parameters["means"], scales, parameters["quaternions"], weights, floor)
+
+
+def _in_angstrom(model: Gaussians, edge: float, image_scale: float) -> Gaussians:
+    """From box edges and divided images to A and image units: a projection's weight per area grows by 1/edge^2."""
+    model = replace(
+        model, **{name: getattr(model, name).detach() for name in ("means", "scales", "quaternions", "weights")}
+    )
+    return replace(
+        model,
+        means=model.means * edge,
+        scales=model.scales * edge,
+        weights=model.weights * (image_scale * edge**2),
+        floor_angstrom=model.floor_angstrom * edge,
+    )
+
+
+def _inverse_softplus(values: Tensor) -> Tensor:
+    return values + torch.log(-torch.expm1(-values))
+
+
+def _image_scale(stack: ParticleStack) -> float:
+    """What to divide images by, so that the map's integral is 1/2 in box units; refuse data whose protein is dark."""
+    weight, error = total_weight(stack)
+    if weight <= -3 * error:
+        raise InputError(
+            "protein is dark in these images (their lowest frequencies anticorrelate with a blob of density)",
+            file=stack.source,
+            remedy="give --sign -1 if the images are not inverted yet",
+        )
+    weight = max(abs(weight), error)  # below the noise its error is the best guess of its size
+    return 2 * weight / (stack.box_size * stack.pixel_size) ** 2
+
+
+def _optimizer(parameters: Parameters, config: StochasticConfig) -> torch.optim.Adam:
+    groups = [{"params": [p], "rate": getattr(config, f"rate_{name}")} for name, p in parameters.items()]
+    return torch.optim.Adam(groups, lr=config.learning_rate, eps=1e-15, fused=True)
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, config: StochasticConfig, epoch: int, done: float) -> None:
+    """Set learning rates; `done` is the fraction of this epoch behind us."""
+    if config.schedule == "epoch":
+        factor = config.gamma**epoch
+    else:
+        factor = 0.5 * (1 + math.cos(math.pi * (epoch + done) / config.n_epochs))
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * group["rate"] * factor
+
+
+def _fingerprint(stack: ParticleStack, config: StochasticConfig, seed: int) -> dict[str, Any]:
+    """What a checkpoint must agree with: settings, seed, and which particles."""
+    particles = np.stack([stack.file_index, stack.image_index])
+    return {
+        "config": to_mapping(config),
+        "seed": seed,
+        "particles": [len(stack), int(particles.sum()), float(np.abs(stack.shifts_angstrom).sum())],
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _save(
+    path: Path,
+    parameters: Parameters,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    stack: ParticleStack,
+    config: StochasticConfig,
+    seed: int,
+) -> None:
+    state = {
+        **progress,
+        "parameters": {name: p.detach() for name, p in parameters.items()},
+        "optimizer": optimizer.state_dict(),
+        "fingerprint": _fingerprint(stack, config, seed),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _restore(path: Path, stack: ParticleStack, config: StochasticConfig, seed: int) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        saved = state["fingerprint"]
+    except Exception as error:  # whatever a damaged file makes the unpickler say
+        raise InputError("not a readable checkpoint", file=path, remedy="remove it to start anew") from error
+    expected = _fingerprint(stack, config, seed)
+    different = [name for name in expected if saved.get(name) != expected[name]]
+    if different:
+        raise InputError(
+            f"the checkpoint was made with other {', '.join(different)}",
+            file=path,
+            remedy="repeat the first command's settings, or leave out --resume to start anew",
+        )
+    return state
