@@ -36,7 +36,8 @@ def dataset_of(wildcards):
 
 def folders_of(experiment):
     runs = registry.experiments[experiment].runs
-    return [f"{results}/runs/{run.name}" for run in runs] + [f"{results}/datasets/{run.dataset}" for run in runs]
+    datasets = dict.fromkeys(run.dataset for run in runs)
+    return [f"{results}/runs/{run.name}" for run in runs] + [f"{results}/datasets/{name}" for name in datasets]
 
 
 def figure_files(name):

@@ -25,12 +25,12 @@ def fsc_figure(curves: Sequence[FscCurve], resolutions: Sequence[Resolution], ti
     """Draw FSC curves of one box and where they cross; save the figure with `figure.savefig(path)`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    figure = Figure(figsize=(5.5, 4.4), layout="constrained")
     axes = figure.add_subplot()
     for curve, colour in zip(curves, COLOURS, strict=False):
         draw_curve(axes, curve, resolutions, colour=colour, label=_in_words(curve.name))
     draw_frame(axes, curves[0])
-    axes.legend(fontsize="small", frameon=False, loc="best")
+    draw_legend(axes)
     axes.set_title(title, fontsize="medium")
     return figure
 
@@ -75,6 +75,11 @@ def draw_frame(axes: Axes, curve: FscCurve) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def draw_legend(axes: Axes) -> None:
+    """Draw the legend below the axes, where no curve passes."""
+    axes.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), borderaxespad=0)
+
+
 def slices_figure(maps: Mapping[str, tuple[NDArray[np.floating], float]]) -> Figure:
     """Draw the central section of maps {label: (volume, voxel size in A)} side by side."""
     from matplotlib.figure import Figure
@@ -92,7 +97,7 @@ def draw_slices(page: FigureBase, maps: Mapping[str, tuple[NDArray[np.floating],
     low = min(low, -0.15 * high)  # so that noise around the particle is seen on both sides of zero
     for axes, (label, (volume, _)) in zip(panels, maps.items(), strict=True):
         axes.imshow(volume[len(volume) // 2], cmap="gray", vmin=low, vmax=high, origin="lower")
-        axes.set_title(label, fontsize="small")
+        axes.set_title(label, fontsize="medium")
         axes.set_xticks([])
         axes.set_yticks([])
     _draw_scale_bar(panels[0], len(first), voxel_size)

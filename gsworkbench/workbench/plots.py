@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gsworkbench.assessment.fsc import read_fsc_csv, resolution
 from gsworkbench.files import atomic_path
-from gsworkbench.plotting import COLOURS, draw_curve, draw_frame, draw_slices
+from gsworkbench.plotting import COLOURS, draw_curve, draw_frame, draw_legend, draw_slices
 from gsworkbench.readers.mrc import read_map
 from gsworkbench.workbench.registry import Figure, Registry, Run, read_registry
 from gsworkbench.workbench.results import read_results
@@ -31,8 +31,9 @@ def maps_and_curves(registry: Registry, figure: Figure, folder: Path) -> mpl.Fig
     from matplotlib.figure import Figure
 
     runs = registry.experiments[figure.experiment].runs
-    page = Figure(figsize=(7.2, 5.2), layout="constrained")
-    top, bottom = page.subfigures(2, 1, height_ratios=[1, 1.55])
+    page = Figure(figsize=(7.2, 5.4), layout="constrained")
+    grid = page.add_gridspec(2, 1, height_ratios=[1, 1.6])
+    top, bottom = page.add_subfigure(grid[0]), page.add_subfigure(grid[1])
     maps = {"truth": read_map(folder / "datasets" / runs[0].dataset / "truth.mrc")}
     maps |= {_label(registry, run): read_map(folder / "runs" / run.name / "run_class001.mrc") for run in runs}
     draw_slices(top, maps)
@@ -44,7 +45,7 @@ def maps_and_curves(registry: Registry, figure: Figure, folder: Path) -> mpl.Fig
         strict=True,
     ):
         _draw_runs(axes, registry, runs, folder, name, threshold)
-        axes.set_title(title, fontsize="small")
+        axes.set_title(title, fontsize="medium")
     return page
 
 
@@ -88,7 +89,16 @@ def _draw_runs(axes: Axes, registry: Registry, runs: Sequence[Run], folder: Path
     for run, curve, colour in zip(runs, curves, COLOURS[1:], strict=False):
         draw_curve(axes, curve, [resolution(curve, threshold)], colour=colour, label=_label(registry, run))
     draw_frame(axes, curves[0])
-    axes.legend(fontsize="x-small", frameon=False, loc="lower left", bbox_to_anchor=(0, 0.16))
+    draw_legend(axes)
+
+
+def draw(registry: Registry, name: str, folder: Path) -> mpl.Figure:
+    """Draw the figure `name` of experiments.yaml from what lies in `folder`, results/SCALE."""
+    import matplotlib
+
+    figure = registry.figures[name]
+    with matplotlib.rc_context({"font.size": 8}):
+        return KINDS[figure.kind](registry, figure, folder)
 
 
 def save(figure: mpl.Figure, path: Path) -> None:
@@ -106,9 +116,7 @@ def main() -> None:
     for name in ("scale", "figure", "folder", "output"):
         parser.add_argument(name)
     given = parser.parse_args()
-    registry = read_registry(given.scale)
-    figure = registry.figures[given.figure]
-    page = KINDS[figure.kind](registry, figure, Path(given.folder))
+    page = draw(read_registry(given.scale), given.figure, Path(given.folder))
     for suffix in FORMATS:
         save(page, Path(given.output) / f"{given.figure}.{suffix}")
 

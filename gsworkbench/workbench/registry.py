@@ -123,8 +123,8 @@ def _resolve(content: Any, scale: str) -> Registry:
     experiments = {name: _experiment(row, scale, datasets, methods) for name, row in content["experiments"].items()}
     figures = {name: from_mapping(Figure, row) for name, row in content["figures"].items()}
     tables = {name: from_mapping(Table, row) for name, row in content["tables"].items()}
-    for view in (*figures.values(), *tables.values()):
-        _named(experiments, view.experiment, "experiment")
+    for experiment in [view.experiment for view in figures.values()] + [view.experiment for view in tables.values()]:
+        _named(experiments, experiment, "experiment")
     if twice := set(figures) & set(tables):
         raise InputError(f"{twice.pop()!r} is both a figure and a table", remedy="targets need names of their own")
     runs = {run.name: run for experiment in experiments.values() for run in experiment.runs}
