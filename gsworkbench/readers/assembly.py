@@ -1,0 +1,123 @@
+"""From metadata to a ParticleStack: find the image files, ask them for their box, and check that all fits together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.errors import InputError
+from gsworkbench.particles import ParticleStack
+from gsworkbench.readers import cryodrgn, mrc
+from gsworkbench.readers.metadata import Metadata
+from gsworkbench.readers.paths import resolve_stacks
+
+
+def to_stack(
+    metadata: Metadata,
+    source: Path,
+    *,
+    stack: str | Path | None = None,
+    datadir: str | Path | None = None,
+    poses: str | Path | None = None,
+    ctf: str | Path | None = None,
+    indices: str | Path | None = None,
+    data_sign: int | None = None,
+    pixel_size: float | None = None,
+) -> ParticleStack:
+    """Make the ParticleStack of the rows that `indices` selects (all by default); see readers.read_particles."""
+    n = len(metadata.image_index)
+    if not n:
+        raise InputError("there are no particles", file=source)
+    pose_rows = cryodrgn.read_poses(poses) if poses else None
+    ctf_rows = cryodrgn.read_ctf(ctf) if ctf else None
+    _check_counts(n, source, poses, pose_rows, ctf, ctf_rows)
+    rows = np.arange(n) if indices is None else cryodrgn.read_indices(indices, n)
+
+    files, file_index = _locate(metadata, rows, source, stack, datadir)
+    box_size = _common_box(files, file_index, metadata.image_index[rows], rows, source)
+    if metadata.box_size not in (None, box_size):
+        raise InputError(f"{metadata.box_size} px here but {files[0]} has images of {box_size} px", file=source)
+    pixel_size = pixel_size or (ctf_rows.pixel_size_at(box_size) if ctf_rows else metadata.pixel_size)
+    if pixel_size is None:
+        raise InputError("the pixel size is not given", file=source, remedy="give --pixel-size in A")
+
+    ctf_parameters = ctf_rows.ctf if ctf_rows else metadata.ctf
+    if ctf_parameters is None:
+        raise InputError("there is no CTF", file=source, remedy="give --ctf FILE with a cryoDRGN ctf.pkl")
+    rotations, shifts = metadata.rotations, metadata.shifts_angstrom
+    if pose_rows:
+        rotations, shifts = pose_rows.rotations, pose_rows.shifts * box_size * pixel_size
+    return ParticleStack(
+        files=files,
+        file_index=file_index,
+        image_index=metadata.image_index[rows],
+        box_size=box_size,
+        pixel_size=pixel_size,
+        ctf=ctf_parameters[rows],
+        rotations=None if rotations is None else rotations[rows],
+        shifts_angstrom=shifts[rows],
+        half_set=metadata.half_set[rows],
+        data_sign=metadata.data_sign[rows] if data_sign is None else np.full(len(rows), data_sign, np.int8),
+        source=source,
+        source_row=rows,
+    )
+
+
+def _check_counts(
+    n: int,
+    source: Path,
+    poses: str | Path | None,
+    pose_rows: cryodrgn.PoseRows | None,
+    ctf: str | Path | None,
+    ctf_rows: cryodrgn.CtfRows | None,
+) -> None:
+    counts = {str(poses): len(pose_rows.rotations)} if pose_rows else {}
+    counts |= {str(ctf): len(ctf_rows.ctf.defocus_u)} if ctf_rows else {}
+    if any(count != n for count in counts.values()):
+        listed = ", ".join(f"{count} in {file}" for file, count in counts.items())
+        raise InputError(f"{n} particles here but {listed}", file=source, remedy="one of the files is stale")
+
+
+def _locate(
+    metadata: Metadata, rows: NDArray[np.int64], source: Path, stack: str | Path | None, datadir: str | Path | None
+) -> tuple[tuple[Path, ...], NDArray[np.int64]]:
+    """Return the image files of the chosen rows and each row's place among them."""
+    if stack is not None:
+        if not Path(stack).is_file():
+            raise InputError("there is no such image stack", file=stack, remedy="give --stack FILE")
+        if len(metadata.stacks) > 1 and len(np.unique(metadata.image_index)) < len(metadata.image_index):
+            raise InputError(
+                f"image numbers repeat over {len(metadata.stacks)} stacks, so that one stack cannot stand in for them",
+                file=source,
+                remedy="give --datadir FOLDER instead of --stack",
+            )
+        return (Path(stack).absolute(),), np.zeros(len(rows), np.int64)
+    used, file_index = np.unique(metadata.stack_index[rows], return_inverse=True)
+    return resolve_stacks([metadata.stacks[i] for i in used], source, datadir), file_index.astype(np.int64)
+
+
+def _common_box(
+    files: tuple[Path, ...],
+    file_index: NDArray[np.int64],
+    image_index: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    source: Path,
+) -> int:
+    """Return the box size that all files share; every image index must lie within its file."""
+    shapes = [mrc.stack_shape(file) for file in files]
+    boxes = [box for _, box, _ in shapes]
+    if len(set(boxes)) > 1:
+        other = next(i for i, box in enumerate(boxes) if box != boxes[0])
+        raise InputError(f"{files[0]} has images of {boxes[0]} px, {files[other]} of {boxes[other]} px", file=source)
+    sizes = np.array([n for n, _, _ in shapes])[file_index]
+    beyond = image_index >= sizes
+    if beyond.any():
+        k = int(np.flatnonzero(beyond)[0])
+        raise InputError(
+            f"there is no image {image_index[k] + 1} in {files[file_index[k]]}, which holds {sizes[k]}",
+            file=source,
+            row=int(rows[k]) + 1,
+        )
+    return boxes[0]

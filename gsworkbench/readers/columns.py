@@ -1,0 +1,79 @@
+"""Checks that every column of every format goes through: numbers are numbers, and possible ones.
+
+Each returns what it was given in the type asked for, or raises InputError naming the file, the column and the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.errors import InputError
+from gsworkbench.particles import CtfParameters, Float64
+
+
+def numbers(values: Any, column: str, file: Path) -> Float64:
+    """Return a column, strings or numbers, as finite float64, or raise InputError naming column and row."""
+    try:
+        result = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        result = np.array([_number(value) for value in values])
+    bad = ~np.isfinite(result.reshape(len(result), -1)).all(axis=1)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise InputError(f"{column} is not a number: {values[row]}", file=file, row=row + 1)
+    return result
+
+
+def integers(values: Any, column: str, file: Path, allowed: Sequence[int] | None = None) -> NDArray[np.int64]:
+    """Return a column as int64, or raise InputError naming column and row; `allowed` lists the values it may take."""
+    result = numbers(values, column, file)
+    bad = result != np.round(result)
+    if allowed is not None:
+        bad |= ~np.isin(result, allowed)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        wanted = "a whole number" if allowed is None else " or ".join(map(str, allowed))
+        raise InputError(f"{column} must be {wanted}, not {values[row]}", file=file, row=row + 1)
+    return result.astype(np.int64)
+
+
+def check_ctf(ctf: CtfParameters, columns: Mapping[str, str], file: Path) -> CtfParameters:
+    """Return `ctf` if voltage and amplitude contrast are possible, else raise InputError with the column's own name."""
+    for name, good, wanted in (
+        ("voltage_kv", (ctf.voltage_kv >= 10) & (ctf.voltage_kv <= 2000), "between 10 and 2000 kV"),
+        ("amplitude_contrast", (ctf.amplitude_contrast >= 0) & (ctf.amplitude_contrast <= 1), "a fraction from 0 to 1"),
+    ):
+        if not good.all():
+            row = int(np.flatnonzero(~good)[0])
+            value = getattr(ctf, name)[row]
+            raise InputError(f"{columns[name]} must be {wanted}, not {value:g}", file=file, row=row + 1)
+    return ctf
+
+
+def common_value(values: Float64, column: str, file: Path) -> float:
+    """Return the positive value that all rows share, to 1e-4, or raise InputError."""
+    if not (values > 0).all():
+        row = int(np.flatnonzero(~(values > 0))[0])
+        raise InputError(f"{column} must be positive, not {values[row]:g}", file=file, row=row + 1)
+    different = np.abs(values - values[0]) > 1e-4 * values[0]
+    if different.any():
+        row = int(np.flatnonzero(different)[0])
+        raise InputError(
+            f"{column} is {values[0]:g} in row 1 and {values[row]:g} here",
+            file=file,
+            row=row + 1,
+            remedy="bring all particles to one box and pixel size first",
+        )
+    return float(values[0])
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return np.nan

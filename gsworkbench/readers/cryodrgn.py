@@ -1,0 +1,155 @@
+"""cryoDRGN's files: poses, CTF and index pickles, lists of stacks.
+
+poses.pkl: (rotations (N, 3, 3), shifts (N, 2) as fractions of the box), or rotations alone. ctf.pkl: (N, 9) rows of
+D, pixel size, defocus U and V, angle, kV, Cs, amplitude contrast, phase shift. The rows follow the images as they lie
+in the stack; nothing in these files can prove that they do. cryoDRGN's CTF is the negative of ours, which its files
+do not show.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.errors import InputError
+from gsworkbench.files import atomic_path
+from gsworkbench.geometry import is_rotation
+from gsworkbench.particles import CtfParameters, Float64, ParticleStack
+from gsworkbench.readers import mrc
+from gsworkbench.readers.columns import check_ctf, common_value, numbers
+from gsworkbench.readers.metadata import Metadata
+from gsworkbench.readers.paths import resolve_stacks
+from gsworkbench.readers.pickles import load_arrays
+
+CTF_COLUMNS = {  # of ctf.pkl after D and pixel size, by our name for them
+    "defocus_u": "defocus U",
+    "defocus_v": "defocus V",
+    "defocus_angle": "defocus angle",
+    "voltage_kv": "voltage",
+    "spherical_aberration_mm": "Cs",
+    "amplitude_contrast": "amplitude contrast",
+    "phase_shift": "phase shift",
+}
+
+
+@dataclass(frozen=True)
+class PoseRows:
+    """poses.pkl: rotations (n, 3, 3) and shifts (n, 2) in fractions of the box."""
+
+    rotations: Float64
+    shifts: Float64
+
+
+@dataclass(frozen=True)
+class CtfRows:
+    """ctf.pkl: the CTF of n particles, and the box (px) and pixel size (A) of the images it was made for."""
+
+    ctf: CtfParameters
+    box_size: float
+    pixel_size: float
+
+    def pixel_size_at(self, box_size: int) -> float:
+        """Return the pixel size of the same images Fourier-cropped or padded to `box_size`."""
+        return self.pixel_size * self.box_size / box_size
+
+
+def read_poses(path: str | Path) -> PoseRows:
+    """Read a poses.pkl; matrices that are no rotations, and shifts beyond the box, raise InputError."""
+    value = load_arrays(path)
+    rotations, *rest = value if isinstance(value, tuple) else (value,)
+    rotations = np.asarray(rotations)
+    shifts = np.asarray(rest[0]) if rest else np.zeros((len(rotations) if rotations.ndim else 0, 2))
+    if rotations.ndim != 3 or rotations.shape[1:] != (3, 3) or shifts.shape != (len(rotations), 2) or len(rest) > 1:
+        shapes = f"{rotations.shape} and {shifts.shape}"
+        raise InputError(f"poses of shapes {shapes} are not (N, 3, 3) and (N, 2)", file=path)
+    rotations, shifts = numbers(rotations, "rotation", Path(path)), numbers(shifts, "shift", Path(path))
+    _refuse_row(~is_rotation(rotations), "the matrix is not a rotation", path)
+    too_far = np.abs(shifts).max(axis=1, initial=0) > 1
+    _refuse_row(too_far, "the shift exceeds the box", path, "shifts must be fractions of the box")
+    return PoseRows(rotations, shifts)
+
+
+def read_ctf(path: str | Path) -> CtfRows:
+    """Read a ctf.pkl; NaN (which cryoDRGN writes for a column that its source lacked) raises InputError."""
+    table = np.asarray(load_arrays(path))
+    if table.ndim != 2 or table.shape[1] != 9:
+        raise InputError(f"a CTF table of shape {table.shape} is not (N, 9)", file=path)
+    names = ["box size", "pixel size", *CTF_COLUMNS.values()]
+    box_sizes, pixel_sizes, *columns = (numbers(table[:, k], name, Path(path)) for k, name in enumerate(names))
+    n = len(table)
+    ctf = CtfParameters(**dict(zip(CTF_COLUMNS, columns, strict=True)), b_factor=np.zeros(n), scale=np.ones(n))
+    return CtfRows(
+        check_ctf(ctf, CTF_COLUMNS, Path(path)),
+        common_value(box_sizes, "box size", Path(path)),
+        common_value(pixel_sizes, "pixel size", Path(path)),
+    )
+
+
+def read_indices(path: str | Path, n: int) -> NDArray[np.int64]:
+    """Read an ind.pkl, array or list, in its own order; each index once and within n particles."""
+    indices = np.asarray(load_arrays(path))
+    if indices.ndim != 1 or not len(indices) or indices.dtype.kind not in "iu":
+        raise InputError(f"{indices.dtype} of shape {indices.shape} is not a list of particle indices", file=path)
+    _refuse_row((indices < 0) | (indices >= n), f"the index is not one of {n} particles (counted from 0)", path)
+    repeated = np.ones(len(indices), bool)
+    repeated[np.unique(indices, return_index=True)[1]] = False
+    _refuse_row(repeated, "the index stands here for the second time", path)
+    return indices.astype(np.int64)
+
+
+def read_stack_list(path: Path, datadir: str | Path | None = None) -> Metadata:
+    """Read an image stack, or a .txt of stacks one a line (relative to the .txt), as particles in file order."""
+    names = [str(path.absolute())]
+    if path.suffix == ".txt":
+        names = [line.strip() for line in _text(path).splitlines() if line.strip()]
+        _refuse_row(np.array([name in names[:k] for k, name in enumerate(names)]), "the stack is listed twice", path)
+    sizes = [mrc.stack_shape(file)[0] for file in resolve_stacks(names, path, datadir)]
+    n = sum(sizes)
+    return Metadata(
+        stacks=tuple(names),
+        stack_index=np.repeat(np.arange(len(names)), sizes),
+        image_index=np.concatenate([np.arange(size) for size in sizes]) if sizes else np.zeros(0, np.int64),
+        box_size=None,
+        pixel_size=None,
+        ctf=None,
+        rotations=None,
+        shifts_angstrom=np.zeros((n, 2)),
+        half_set=np.zeros(n, np.int8),
+        data_sign=np.ones(n, np.int8),
+    )
+
+
+def write_cryodrgn_pickles(poses_path: str | Path, ctf_path: str | Path, stack: ParticleStack) -> None:
+    """Write a stack's poses and CTF as cryoDRGN's poses.pkl and ctf.pkl (float32), each atomically.
+
+    Raises InputError where there are no poses, or B factors or scales, for which those files have no place.
+    """
+    rotations, ctf = stack.require_poses(), stack.ctf
+    if ctf.b_factor.any() or (ctf.scale != 1).any():
+        raise InputError("cryoDRGN's ctf.pkl cannot hold the CTF's B factors or scales", file=stack.source)
+    shifts = stack.shifts_angstrom / (stack.box_size * stack.pixel_size)
+    sizes = np.broadcast_to([stack.box_size, stack.pixel_size], (len(stack), 2))
+    table = np.column_stack([sizes, *(getattr(ctf, name) for name in CTF_COLUMNS)])
+    _write_pickle(poses_path, (rotations.astype(np.float32), shifts.astype(np.float32)))
+    _write_pickle(ctf_path, table.astype(np.float32))
+
+
+def _write_pickle(path: str | Path, value: object) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        pickle.dump(value, file)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the list of stacks cannot be read ({error})", file=path) from error
+
+
+def _refuse_row(bad: NDArray[np.bool_], problem: str, path: str | Path, remedy: str | None = None) -> None:
+    if bad.any():
+        raise InputError(problem, file=path, row=int(np.flatnonzero(bad)[0]) + 1, remedy=remedy)

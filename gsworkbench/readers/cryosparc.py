@@ -1,0 +1,199 @@
+"""cryoSPARC .cs files: one NumPy structured array each, passthrough files joined on uid.
+
+Poses are read from alignments3D alone: rotation vectors of A^T, shifts in pixels of alignments3D/psize_A. Not read:
+ab-initio classes, multi-class poses (both refused), beam tilt and higher aberrations (ignored with a warning), the
+compressed CSDAT format (refused).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.errors import InputError
+from gsworkbench.geometry import rotation_vectors_to_matrices
+from gsworkbench.particles import CtfParameters, Float64
+from gsworkbench.readers.columns import check_ctf, common_value, integers, numbers
+from gsworkbench.readers.metadata import Metadata, unique_names
+
+HEADER_BYTES = 2**24  # of the list of fields; NumPy's own limit of 10,000 is less than 100 classes need
+CTF_COLUMNS = {
+    "defocus_u": "ctf/df1_A",
+    "defocus_v": "ctf/df2_A",
+    "defocus_angle": "ctf/df_angle_rad",
+    "voltage_kv": "ctf/accel_kv",
+    "spherical_aberration_mm": "ctf/cs_mm",
+    "amplitude_contrast": "ctf/amp_contrast",
+    "phase_shift": "ctf/phase_shift_rad",
+    "b_factor": "ctf/bfactor",
+    "scale": "ctf/scale",
+}
+IN_RADIANS = ("defocus_angle", "phase_shift")
+IGNORED = ("ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The columns of a .cs file, with those of its passthrough files in the same row order."""
+
+    file: Path
+    columns: dict[str, NDArray[Any]]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.columns:
+            raise InputError(
+                f"there is no field {name}", file=self.file, remedy="give the job's passthrough file with --passthrough"
+            )
+        return self.columns[name]
+
+    def numbers(self, name: str, default: Float64 | float | None = None) -> Float64:
+        """Return a field as float64, finite, (n,) or (n, k); `default` where it is absent, else InputError."""
+        if name in self or default is None:
+            return numbers(self[name], name, self.file)
+        return np.broadcast_to(np.asarray(default, float), len(self["uid"])).copy()
+
+
+def read_cryosparc(path: Path, passthrough: Sequence[str | Path] = (), *, needs_ctf: bool = True) -> Metadata:
+    """Read the particles of a .cs file, with the fields it lacks from `passthrough` files."""
+    fields = Fields(path, _joined(path, passthrough))
+    stacks, stack_index = unique_names(_stack_names(fields))
+    n = len(stack_index)
+    rotations, shifts = _poses(fields)
+    return Metadata(
+        stacks=stacks,
+        stack_index=stack_index,
+        image_index=integers(fields["blob/idx"], "blob/idx", path),
+        box_size=_box_size(fields),
+        pixel_size=common_value(fields.numbers("blob/psize_A"), "blob/psize_A", path)
+        if "blob/psize_A" in fields
+        else None,
+        ctf=_ctf(fields) if needs_ctf else None,
+        rotations=rotations,
+        shifts_angstrom=shifts,
+        half_set=_half_sets(fields),
+        data_sign=integers(fields.numbers("blob/sign", np.ones(n)), "blob/sign", path, allowed=(-1, 1)).astype(np.int8),
+    )
+
+
+def read_array(path: str | Path) -> NDArray[Any]:
+    """Return the structured array of a .cs file as a read-only memory map; nothing in the file is run.
+
+    A memory map cannot be longer than its file, so a forged shape costs no memory.
+    """
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(6)
+    except OSError as error:
+        raise InputError(f"the file cannot be read ({error.strerror})", file=path) from error
+    if magic == b"\x95CSDAT":
+        raise InputError(
+            "the file is in cryoSPARC's compressed CSDAT format, which is not read",
+            file=path,
+            remedy="load it with cryosparc-tools (Dataset.load) and save it in the NumPy format",
+        )
+    if magic != b"\x93NUMPY":
+        raise InputError("not a .cs file, it does not begin as a NumPy array does", file=path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=HEADER_BYTES)
+    except Exception as error:  # a forged header can fail in many ways; say NumPy's reason without its advice
+        if "object" in str(error).lower():
+            raise InputError("the file holds Python objects, which are not read", file=path) from error
+        raise InputError(f"the file is truncated or damaged ({type(error).__name__})", file=path) from error
+    if array.ndim != 1 or not len(array) or array.dtype.names is None or "uid" not in array.dtype.names:
+        raise InputError("not a .cs file, it holds no rows with a field uid", file=path)
+    if array.offset + array.nbytes != Path(path).stat().st_size:
+        raise InputError(f"the header says {len(array)} rows but the file is longer", file=path)
+    return array
+
+
+def _joined(path: Path, passthrough: Sequence[str | Path]) -> dict[str, NDArray[Any]]:
+    """Return all fields by name, those of the passthrough files in the row order of the first file."""
+    main = read_array(path)
+    columns = {name: main[name] for name in main.dtype.names or ()}
+    for other in passthrough:
+        array = read_array(other)
+        order = _matching_rows(main["uid"], array["uid"], path, other)
+        columns |= {name: array[name][order] for name in array.dtype.names or () if name not in columns}
+    return columns
+
+
+def _matching_rows(wanted: NDArray[Any], uids: NDArray[Any], path: Path, other: str | Path) -> NDArray[np.int64]:
+    order = np.argsort(uids, kind="stable")
+    if (np.diff(uids[order]) == 0).any():
+        raise InputError("a uid stands in two rows", file=other)
+    place = np.minimum(np.searchsorted(uids[order], wanted), len(uids) - 1)
+    absent = uids[order[place]] != wanted
+    if absent.any():
+        row = int(np.flatnonzero(absent)[0])
+        raise InputError(
+            f"uid {wanted[row]} is not in {other} ({np.count_nonzero(absent)} of {len(wanted)} are not)",
+            file=path,
+            row=row + 1,
+        )
+    return order[place]
+
+
+def _stack_names(fields: Fields) -> list[str]:
+    """Return blob/path as text, without the '>' that exports put before it."""
+    paths = fields["blob/path"].tolist()
+    texts = [p.decode("utf-8", "surrogateescape") if isinstance(p, bytes) else str(p) for p in paths]
+    return [text.removeprefix(">") for text in texts]
+
+
+def _box_size(fields: Fields) -> int | None:
+    if "blob/shape" not in fields:
+        return None
+    return int(common_value(fields.numbers("blob/shape").reshape(-1), "blob/shape", fields.file))
+
+
+def _poses(fields: Fields) -> tuple[Float64 | None, Float64]:
+    """Return rotations (n, 3, 3), None without alignments3D, and shifts (n, 2) in A."""
+    if "alignments3D/pose" not in fields:
+        others = sorted(
+            {n.split("/")[0] for n in fields.columns if n.startswith(("alignments3D_", "alignments_class"))}
+        )
+        if others:
+            raise InputError(
+                f"poses only as {', '.join(others)}, and alignments3D alone is read",
+                file=fields.file,
+                remedy="run a homogeneous refinement and give its particles",
+            )
+        return None, np.zeros((len(fields["uid"]), 2))
+    pixel_sizes = fields.numbers("alignments3D/psize_A")
+    common_value(pixel_sizes, "alignments3D/psize_A", fields.file)
+    shifts = fields.numbers("alignments3D/shift") * pixel_sizes[:, None]
+    return rotation_vectors_to_matrices(fields.numbers("alignments3D/pose")), shifts
+
+
+def _half_sets(fields: Fields) -> NDArray[np.int8]:
+    """Return split + 1; a split of one value is no split."""
+    split = fields.numbers("alignments3D/split", 0)
+    if np.ptp(split) == 0:
+        return np.zeros(len(split), np.int8)
+    return (integers(split, "alignments3D/split", fields.file, allowed=(0, 1)) + 1).astype(np.int8)
+
+
+def _ctf(fields: Fields) -> CtfParameters:
+    for name in IGNORED:
+        if name in fields and fields[name].any():
+            warnings.warn(f"{fields.file}: {name} is not modelled and will be ignored", stacklevel=4)
+    defocus_u = fields.numbers(CTF_COLUMNS["defocus_u"])
+    defaults: dict[str, Float64 | float] = {
+        "defocus_v": defocus_u,
+        "defocus_angle": 0.0,
+        "phase_shift": 0.0,
+        "b_factor": 0.0,
+        "scale": 1.0,
+    }
+    columns = {name: fields.numbers(field, defaults.get(name)) for name, field in CTF_COLUMNS.items()}
+    columns |= {name: np.degrees(columns[name]) for name in IN_RADIANS}
+    return check_ctf(CtfParameters(**columns), CTF_COLUMNS, fields.file)

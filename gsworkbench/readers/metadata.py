@@ -1,0 +1,38 @@
+"""What one metadata file says, before anything is looked up: the common language of the readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.particles import CtfParameters, Float64
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a metadata file says about its n particles, row by row.
+
+    `stacks` are names as written, each once; `stack_index` (n,) points into them; `image_index` (n,) counts from 0.
+    `box_size` (px) and `pixel_size` (A) are None where the file does not say; `ctf` is None where it was not asked for.
+    """
+
+    stacks: tuple[str, ...]
+    stack_index: NDArray[np.int64]
+    image_index: NDArray[np.int64]
+    box_size: int | None
+    pixel_size: float | None
+    ctf: CtfParameters | None
+    rotations: Float64 | None
+    shifts_angstrom: Float64
+    half_set: NDArray[np.int8]
+    data_sign: NDArray[np.int8]
+
+
+def unique_names(names: Iterable[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the distinct names in order of appearance and, for each name, its place among them."""
+    places: dict[str, int] = {}
+    index = [places.setdefault(name, len(places)) for name in names]
+    return tuple(places), np.array(index, np.int64)

@@ -1,0 +1,238 @@
+"""MRC files: image stacks read through memory maps, maps read and written whole.
+
+A stack is n square images, whatever its header calls itself (RELION's have space group 0, many others 1), and its
+pixel size is taken from x alone (relion_project leaves the cell's z at zero). Origins (nxstart, origin) are ignored:
+the centre is voxel D/2. Modes 0, 1, 2, 6 and 12, either byte order, .gz and .bz2. Not read: complex transforms,
+4-bit images, volume stacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench import __version__
+from gsworkbench.errors import InputError
+from gsworkbench.files import atomic_path
+
+ITEM_BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}  # of the modes we read
+COMPRESSED = (b"\x1f\x8b", b"BZ")  # first bytes of .gz and .bz2
+
+
+@dataclass(frozen=True)
+class Header:
+    """What we use of an MRC header.
+
+    shape (sections, rows, columns); voxel_sizes (x, y, z) in A, 0 where the header has none; axes: which of x, y, z
+    (1, 2, 3) the sections, rows and columns run along; unsigned_bytes: mode 0 as IMOD once wrote it.
+    """
+
+    shape: tuple[int, int, int]
+    voxel_sizes: tuple[float, float, float]
+    axes: tuple[int, int, int]
+    unsigned_bytes: bool
+
+
+def read_images(path: str | Path, indices: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Read the images at `indices` (m,), counted from 0, as (m, D, D) float32, in the order asked for.
+
+    Raises InputError for a file that is unsound, an index beyond its end, and pixels that are NaN or infinite.
+    """
+    stack, indices = _open(path), np.asarray(indices)
+    outside = (indices < 0) | (indices >= len(stack))
+    if outside.any():
+        raise InputError(f"there is no image {indices[outside][0] + 1}, the stack holds {len(stack)}", file=path)
+    images = stack[indices].astype(np.float32)
+    broken = ~np.isfinite(images).all(axis=(1, 2))
+    if broken.any():
+        raise InputError(f"image {indices[broken][0] + 1} has pixels that are NaN or infinite", file=path)
+    return images
+
+
+def stack_shape(path: str | Path) -> tuple[int, int, float | None]:
+    """Return (number of images, box size in px, pixel size in A or None if the header has none).
+
+    Reads the header and compares it with the size of the file. Images must be square with an even side, because the
+    centre of an odd box lies half a pixel elsewhere.
+    """
+    header = read_header(path)
+    n, height, width = header.shape
+    if height != width:
+        raise InputError(f"the images are {width} x {height} px, not square", file=path)
+    if width % 2:
+        raise InputError(
+            f"the images have an odd side of {width} px",
+            file=path,
+            remedy="crop or pad them to an even box with the program that extracted them",
+        )
+    return n, width, header.voxel_sizes[0] or None
+
+
+def read_map(path: str | Path) -> tuple[NDArray[np.float32], float]:
+    """Read a map as ((D, D, D) float32 in z, y, x order, voxel size in A).
+
+    The header's axis order (mapc, mapr, maps) is applied. Raises InputError for anything but a cube of even side, a
+    voxel size that is absent or differs between axes, and voxels that are NaN or infinite.
+    """
+    header = read_header(path)
+    if len(set(header.shape)) > 1 or header.shape[0] % 2:
+        voxels = " x ".join(map(str, header.shape[::-1]))
+        raise InputError(f"the map has {voxels} voxels, not a cube of even side", file=path)
+    x, y, z = header.voxel_sizes
+    if not (x and y and z):
+        raise InputError("the header has no voxel size", file=path, remedy="relion_image_handler --angpix can set it")
+    if not np.allclose([y, z], x, rtol=1e-3):
+        raise InputError(f"the voxels are {x:.5g} x {y:.5g} x {z:.5g} A, not cubes", file=path)
+    volume = np.transpose(_open(path), [header.axes.index(axis) for axis in (3, 2, 1)])
+    volume = np.ascontiguousarray(volume, np.float32)
+    broken = np.count_nonzero(~np.isfinite(volume))
+    if broken:
+        raise InputError(f"{broken} voxels are NaN or infinite", file=path)
+    return volume, x
+
+
+def write_map(path: str | Path, volume: NDArray[np.floating], voxel_size: float, label: str = "map") -> None:
+    """Write a map (z, y, x) as float32 with space group 1, axes x, y, z and right statistics, atomically.
+
+    `label` follows the program's version in the header's only label; both are cut at 80 characters. The same map
+    gives the same bytes.
+    """
+    import mrcfile
+
+    if not np.isfinite(volume).all():
+        raise ValueError(f"{path}: the map to write has voxels that are NaN or infinite")
+    with atomic_path(path) as temporary, mrcfile.new(temporary, np.asarray(volume, np.float32), overwrite=True) as mrc:
+        mrc.set_volume()
+        mrc.voxel_size = voxel_size
+        _set_label(mrc, label)
+
+
+@contextlib.contextmanager
+def new_image_stack(path: str | Path, n: int, box_size: int, pixel_size: float) -> Iterator[NDArray[np.float32]]:
+    """Yield a writable memory map (n, box_size, box_size) float32; on success it becomes the stack `path`."""
+    import mrcfile
+
+    shape = (n, box_size, box_size)
+    with atomic_path(path) as temporary, mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as mrc:
+        mrc.set_image_stack()
+        mrc.voxel_size = pixel_size
+        yield mrc.data
+        _set_statistics(mrc.header, mrc.data)
+        _set_label(mrc, "particles")
+
+
+def read_header(path: str | Path) -> Header:
+    """Read and check a header: a size we can read, and a file as long as it says (compressed files aside)."""
+    raw = _raw_header(path)
+    shape = (int(raw.nz), int(raw.ny), int(raw.nx))
+    axes = (int(raw.maps), int(raw.mapr), int(raw.mapc))
+    if int(raw.mode) not in ITEM_BYTES:
+        raise InputError(f"data of mode {raw.mode} are not read, only modes 0, 1, 2, 6 and 12", file=path)
+    if min(shape) < 1 or raw.nsymbt < 0:
+        raise InputError(f"the header is damaged: {shape[2]} x {shape[1]} x {shape[0]} pixels", file=path)
+    if sorted(axes) != [1, 2, 3]:
+        raise InputError(f"the header is damaged: axis order {axes[::-1]}", file=path)
+    if 401 <= raw.ispg <= 630:
+        raise InputError("the file is a stack of volumes", file=path, remedy="give one volume or a stack of images")
+    if not _is_compressed(path):
+        _check_length(path, shape, int(raw.nsymbt), ITEM_BYTES[int(raw.mode)])
+    voxel_sizes = [_voxel_size(float(raw.cella[a]), int(raw[f"m{a}"])) for a in "xyz"]
+    imod_stamp, imod_flags = np.frombuffer(raw.extra2.tobytes()[40:48], raw.nx.dtype)
+    unsigned = raw.mode == 0 and imod_stamp == 1146047817 and not imod_flags & 1
+    return Header(shape, (voxel_sizes[0], voxel_sizes[1], voxel_sizes[2]), axes, bool(unsigned))
+
+
+def _raw_header(path: str | Path) -> Any:
+    import mrcfile
+
+    with _mrc_errors(path), mrcfile.open(path, header_only=True) as mrc:
+        return mrc.header.copy()
+
+
+def _check_length(path: str | Path, shape: tuple[int, int, int], extended: int, item_bytes: int) -> None:
+    """A file shorter than its header says, or longer by whole images, is refused; a few stray bytes are not."""
+    n, height, width = shape
+    image_bytes = height * width * item_bytes
+    found = (Path(path).stat().st_size - 1024 - extended) / image_bytes
+    if found < n:
+        raise InputError(f"the file is truncated: its header says {n} images, it holds {max(found, 0):.4g}", file=path)
+    if found >= n + 1:
+        raise InputError(f"the header says {n} images, the file holds {found:.4g}", file=path, remedy="correct nz")
+
+
+def _voxel_size(cell: float, intervals: int) -> float:
+    size = cell / intervals if intervals > 0 else 0.0
+    return size if np.isfinite(size) and size > 0 else 0.0
+
+
+def _open(path: str | Path) -> NDArray[Any]:
+    """Return the file's data (sections, rows, columns), kept open for the next call while the file is unchanged."""
+    try:
+        state = Path(path).stat()
+    except OSError as error:
+        raise InputError(f"the file cannot be read ({error.strerror})", file=path) from error
+    opened = _decompressed if _is_compressed(path) else _memory_map
+    return opened(str(path), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _memory_map(path: str, modified: int, size: int) -> NDArray[Any]:
+    import mrcfile
+
+    header = read_header(path)
+    with _mrc_errors(path):
+        warnings.filterwarnings("ignore", message="MRC file is .* larger than expected")  # judged by _check_length
+        data = mrcfile.mmap(path).data
+    return data.view(np.uint8 if header.unsigned_bytes else data.dtype).reshape(header.shape)
+
+
+@functools.lru_cache(maxsize=1)
+def _decompressed(path: str, modified: int, size: int) -> NDArray[Any]:
+    import mrcfile
+
+    header = read_header(path)
+    with _mrc_errors(path), mrcfile.open(path) as mrc:
+        return mrc.data.view(np.uint8 if header.unsigned_bytes else mrc.data.dtype).reshape(header.shape)
+
+
+def _is_compressed(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) in COMPRESSED
+
+
+@contextlib.contextmanager
+def _mrc_errors(path: str | Path) -> Iterator[None]:
+    """Turn what mrcfile says about an unsound file, its warnings included, into an InputError."""
+    import zlib
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            yield
+    except FileNotFoundError as error:
+        raise InputError("there is no such file", file=path) from error
+    except (ValueError, OSError, EOFError, RuntimeWarning, zlib.error, MemoryError) as error:
+        raise InputError(f"not a readable MRC file ({str(error).rstrip('.')})", file=path) from error
+
+
+def _set_label(mrc: Any, label: str) -> None:
+    mrc.header.label[:] = b""
+    mrc.header.label[0] = f"gsworkbench {__version__}: {label}".encode("ascii", "replace")[:80]
+    mrc.header.nlabl = 1
+
+
+def _set_statistics(header: Any, images: NDArray[np.float32]) -> None:
+    """Set minimum, maximum, mean and standard deviation image by image; mrcfile's own would hold all in memory."""
+    mean = np.mean([image.mean(dtype=np.float64) for image in images])
+    header.dmin = np.min([image.min() for image in images])
+    header.dmax = np.max([image.max() for image in images])
+    header.dmean = mean
+    header.rms = np.sqrt(np.mean([np.square(image - mean).mean(dtype=np.float64) for image in images]))

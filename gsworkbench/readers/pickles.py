@@ -1,0 +1,138 @@
+"""Pickles of numbers, read without running anything in them.
+
+A pickle is a program. This reader admits plain numeric NumPy arrays and scalars, numbers, strings, and tuples, lists
+or dictionaries of them, and hands the program no callable of NumPy's: small stand-ins take the place of the few
+names that array pickles mention (numpy.core and numpy._core alike), so that neither a foreign function nor a forged
+array can be made. Object and structured arrays are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.errors import InputError
+
+
+def load_arrays(path: str | Path) -> Any:
+    """Return the pickled value: an array, a number, or a tuple or list of these, one level deep.
+
+    Raises InputError for anything else, for a damaged file, and for lengths beyond the file's own.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"the file cannot be read ({error.strerror})", file=path) from error
+    try:
+        _check_program(data)
+        value = _NumbersOnly(io.BytesIO(data), encoding="latin1").load()
+        return type(value)(map(_unwrap, value)) if type(value) in (tuple, list) else _unwrap(value)
+    except _Refused as error:
+        problem = f"the pickle {error}, and only plain NumPy arrays are read; nothing in it was run"
+        raise InputError(problem, file=path) from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise InputError(f"not a readable pickle ({type(error).__name__}: {error})", file=path) from error
+
+
+class _Refused(Exception):
+    """What the pickle does that we do not admit."""
+
+
+def _check_program(data: bytes) -> None:
+    """Read the opcodes without running them: lengths and memo places must lie within the file."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
+            raise _Refused("asks for more memory than its size explains")
+
+
+class _Dtype:
+    """Stands in for numpy.dtype: one plain kind of number."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not (isinstance(code, str) and re.fullmatch(r"[<>=|]?(b1|[iu][1248]|f[248])", code)):
+            raise _Refused(f"holds values of type {code!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(">" if state[1] == ">" else "<" if state[1] == "<" else "=")
+
+
+class _Array:
+    """Stands in for numpy.ndarray; `value` is the array once its state has been set."""
+
+    value: NDArray[Any]
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, fortran, data = state
+        self.value = _array(data, kind, shape, "F" if fortran else "C")
+
+
+def _array(data: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
+    """Make an array over `data`, which must be as long as shape and type say."""
+    if type(kind) is not _Dtype or isinstance(data, list):
+        raise _Refused("holds an array of Python objects")
+    data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+    if min(shape, default=0) < 0 or math.prod(shape) * kind.dtype.itemsize != len(data):
+        raise _Refused(f"holds {len(data)} bytes for an array of shape {shape}")
+    return np.ndarray(shape, kind.dtype, data, order=order)
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+def _frombuffer(data: Any, kind: Any, shape: Any, order: Any) -> _Array:
+    array = _Array()
+    array.value = _array(data, kind, shape, order)
+    return array
+
+
+def _scalar(kind: Any, data: Any) -> _Array:
+    return _frombuffer(data, kind, (), "C")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Stands in for _codecs.encode, with which protocol 2 writes bytes."""
+    if encoding != "latin1":
+        raise _Refused(f"asks for the codec {encoding!r}")
+    return text.encode("latin1")
+
+
+_STAND_INS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+    **{
+        (f"numpy.{core}.{module}", name): stand_in
+        for core in ("core", "_core")
+        for module, name, stand_in in (
+            ("multiarray", "_reconstruct", _reconstruct),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _frombuffer),
+        )
+    },
+}
+
+
+class _NumbersOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _STAND_INS:
+            raise _Refused(f"asks for {module}.{name}")
+        return _STAND_INS[module, name]
+
+
+def _unwrap(value: Any) -> Any:
+    """Return the array behind a stand-in; numbers pass, anything else is refused."""
+    if type(value) is _Array:
+        return value.value[()]
+    if type(value) in (int, float, bool):
+        return value
+    raise _Refused(f"holds a {type(value).__name__} where an array belongs")

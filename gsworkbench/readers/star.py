@@ -1,0 +1,356 @@
+"""RELION STAR files of 3.0 (one table), 3.1, 4 and 5 (optics groups): particles in, particles out.
+
+A value is looked for in the particle's row, then in its optics group's, then among RELION's defaults; there is no
+default for voltage, Cs, amplitude contrast and defocus. Not read: tomography and helices (refused), images that were
+multiplied by their CTF (refused), beam tilt and higher aberrations (warned of).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench import __version__
+from gsworkbench.errors import InputError
+from gsworkbench.files import write_text
+from gsworkbench.geometry import euler_to_matrices, matrices_to_euler
+from gsworkbench.particles import CtfParameters, Float64, ParticleStack
+from gsworkbench.readers import star_tables
+from gsworkbench.readers.columns import check_ctf, common_value, integers, numbers
+from gsworkbench.readers.metadata import Metadata, unique_names
+
+PARTICLE_BLOCKS = ("particles", "images", "")
+EULER_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+DATA_SIGN = "gsworkbenchDataSign"  # our own column, only where a sign is -1; RELION passes over names it does not know
+CTF_COLUMNS = {
+    "defocus_u": "rlnDefocusU",
+    "defocus_v": "rlnDefocusV",
+    "defocus_angle": "rlnDefocusAngle",
+    "voltage_kv": "rlnVoltage",
+    "spherical_aberration_mm": "rlnSphericalAberration",
+    "amplitude_contrast": "rlnAmplitudeContrast",
+    "phase_shift": "rlnPhaseShift",
+    "b_factor": "rlnCtfBfactor",
+    "scale": "rlnCtfScalefactor",
+}
+REFUSED = {  # columns that make the data something else than single particles with a plain CTF
+    "rlnTomoParticleName": "the particles are from tomography, which is not supported",
+    "rlnTomoName": "the particles are from tomography, which is not supported",
+    "rlnHelicalTubeID": "the particles are helical segments, which are not supported",
+    "rlnCtfDataAreCtfPremultiplied": "the images were multiplied by their CTF, which is not supported",
+    "rlnCtfDataArePhaseFlipped": "the images were phase-flipped, which is not supported",
+}
+FLAGS = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped")  # of these, refused where not zero
+IGNORED = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike", "rlnMagMat01")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Columns of a particle table as text, with each particle's optics row behind them."""
+
+    file: Path
+    particles: Any  # data frame of strings
+    optics: Any  # data frame of strings, or None
+    group_row: NDArray[np.int64] | None  # (n,) row in `optics`
+
+    def __contains__(self, label: str) -> bool:
+        return label in self.particles or (self.optics is not None and label in self.optics)
+
+    def numbers(self, label: str, default: Float64 | float | None = None) -> Float64:
+        """Return a column as (n,) float64: particle row, else optics row, else `default`, else InputError."""
+        if label in self.particles:
+            return numbers(self.particles[label], label, self.file)
+        if self.optics is not None and label in self.optics:
+            return numbers(self.optics[label], f"{label} of data_optics", self.file)[self.group_row]
+        if default is None:
+            raise InputError(f"there is no column {label}", file=self.file, remedy="add it, every particle needs it")
+        return np.broadcast_to(np.asarray(default, float), len(self.particles)).copy()
+
+
+def read_star(path: Path, *, needs_ctf: bool = True, pixel_size: float | None = None) -> Metadata:
+    """Read the particles of a STAR file. `pixel_size` (A) overrides the file's, also for its origins in pixels."""
+    fields = _fields(path)
+    _refuse_unsupported(fields)
+    numbers_and_names = [_image_name(name, row, path) for row, name in enumerate(fields.particles["rlnImageName"])]
+    stacks, stack_index = unique_names(name for _, name in numbers_and_names)
+    pixel_size = pixel_size or _pixel_size(fields)
+    n = len(stack_index)
+    subsets = fields.numbers("rlnRandomSubset", 0)
+    return Metadata(
+        stacks=stacks,
+        stack_index=stack_index,
+        image_index=np.array([number - 1 for number, _ in numbers_and_names], np.int64),
+        box_size=_box_size(fields),
+        pixel_size=pixel_size,
+        ctf=_ctf(fields) if needs_ctf else None,
+        rotations=_rotations(fields),
+        shifts_angstrom=_shifts(fields, pixel_size),
+        half_set=integers(subsets, "rlnRandomSubset", path, allowed=(0, 1, 2)).astype(np.int8),
+        data_sign=integers(fields.numbers(DATA_SIGN, np.ones(n)), DATA_SIGN, path, allowed=(-1, 1)).astype(np.int8),
+    )
+
+
+def _fields(path: Path) -> Fields:
+    """Read the tables and join each particle to its optics group by number."""
+    tables = star_tables.read_tables(path)
+    name = next((name for name in PARTICLE_BLOCKS if name in tables), None)
+    if name is None or "rlnImageName" not in tables[name]:
+        found = ", ".join(f"data_{name}" for name in tables)
+        raise InputError(f"no table of particles with a column rlnImageName among {found}", file=path)
+    particles, optics = tables[name], tables.get("optics")
+    if not len(particles):
+        raise InputError(f"the table data_{name} has no rows", file=path)
+    return Fields(path, particles, optics, None if optics is None else _group_rows(particles, optics, path))
+
+
+def _group_rows(particles: Any, optics: Any, path: Path) -> NDArray[np.int64]:
+    """(n,) row of data_optics that each particle belongs to."""
+    for name, table in (("data_optics", optics), ("the particles", particles)):
+        if "rlnOpticsGroup" not in table:
+            raise InputError(f"{name} have no column rlnOpticsGroup", file=path)
+    groups = integers(optics["rlnOpticsGroup"], "rlnOpticsGroup of data_optics", path)
+    if len(set(groups)) < len(groups):
+        raise InputError("data_optics has two rows for one rlnOpticsGroup", file=path)
+    wanted = integers(particles["rlnOpticsGroup"], "rlnOpticsGroup", path)
+    absent = ~np.isin(wanted, groups)
+    if absent.any():
+        row = int(np.flatnonzero(absent)[0])
+        has = ", ".join(map(str, groups)) or "none"
+        raise InputError(f"optics group {wanted[row]} is not in data_optics, which has {has}", file=path, row=row + 1)
+    order = np.argsort(groups)
+    return order[np.searchsorted(groups[order], wanted)]
+
+
+def _refuse_unsupported(fields: Fields) -> None:
+    for label, problem in REFUSED.items():
+        if label in fields and (label not in FLAGS or fields.numbers(label).any()):
+            raise InputError(f"{problem} (column {label})", file=fields.file)
+    for label in IGNORED:
+        for table in (fields.particles, fields.optics):
+            if table is not None and label in table and any(set(text) & set("123456789") for text in set(table[label])):
+                warnings.warn(f"{fields.file}: {label} is not modelled and will be ignored", stacklevel=4)
+
+
+def _image_name(text: Any, row: int, path: Path) -> tuple[int, str]:
+    """Split '000001@folder/stack.mrcs' into image number (from 1) and name."""
+    number, at, name = str(text).partition("@")
+    if not (at and name and number.isdecimal() and int(number)):
+        raise InputError(f"rlnImageName {text!r} is not NUMBER@STACK, counted from 1", file=path, row=row + 1)
+    return int(number), name
+
+
+def _pixel_size(fields: Fields) -> float | None:
+    """Return the one pixel size (A) of all particles, None if the file has none."""
+    if "rlnImagePixelSize" in fields:
+        label, values = "rlnImagePixelSize", fields.numbers("rlnImagePixelSize")
+    elif "rlnMagnification" in fields and "rlnDetectorPixelSize" in fields:
+        label = "1e4 rlnDetectorPixelSize / rlnMagnification"
+        magnification = fields.numbers("rlnMagnification")
+        common_value(magnification, "rlnMagnification", fields.file)
+        values = 1e4 * fields.numbers("rlnDetectorPixelSize") / magnification
+    elif "rlnPixelSize" in fields:
+        label, values = "rlnPixelSize", fields.numbers("rlnPixelSize")
+    else:
+        return None
+    _refuse_mixed_optics(fields, values, "pixel size")
+    return common_value(values, label, fields.file)
+
+
+def _box_size(fields: Fields) -> int | None:
+    if "rlnImageSize" not in fields:
+        return None
+    sizes = fields.numbers("rlnImageSize")
+    _refuse_mixed_optics(fields, sizes, "box size")
+    return int(common_value(sizes, "rlnImageSize", fields.file))
+
+
+def _refuse_mixed_optics(fields: Fields, values: Float64, quantity: str) -> None:
+    """Several optics groups on different grids: say which group has which."""
+    if fields.group_row is None or np.ptp(values) <= 1e-4 * np.abs(values).max():
+        return
+    rows, first = np.unique(fields.group_row, return_index=True)
+    groups = fields.optics["rlnOpticsGroup"].iloc[rows]
+    table = ", ".join(f"group {group}: {values[k]:g}" for group, k in zip(groups, first, strict=True))
+    raise InputError(
+        f"the particles differ in {quantity} ({table})",
+        file=fields.file,
+        remedy="bring them to one box and pixel size first, or give one group's particles",
+    )
+
+
+def _rotations(fields: Fields) -> Float64 | None:
+    present = [label for label in EULER_ANGLES if label in fields]
+    if not present:
+        return None
+    if len(present) < 3:
+        absent = [label for label in EULER_ANGLES if label not in fields]
+        raise InputError(f"there is {', '.join(present)} but no {', '.join(absent)}", file=fields.file)
+    return euler_to_matrices(*(fields.numbers(label) for label in EULER_ANGLES))
+
+
+def _shifts(fields: Fields, pixel_size: float | None) -> Float64:
+    """(n, 2) origins in A: of 3.1 and later as they are, of 3.0 from pixels; zero if there are none."""
+    for labels, in_pixels in ((("rlnOriginXAngst", "rlnOriginYAngst"), False), (("rlnOriginX", "rlnOriginY"), True)):
+        present = [label for label in labels if label in fields]
+        if len(present) == 1:
+            raise InputError(f"there is {present[0]} but not its partner of {' and '.join(labels)}", file=fields.file)
+        if present and in_pixels and pixel_size is None:
+            raise InputError("origins in pixels but no pixel size", file=fields.file, remedy="give --pixel-size in A")
+        if present:
+            origins = np.column_stack([fields.numbers(label) for label in labels])
+            return origins * pixel_size if in_pixels else origins  # type: ignore[operator]
+    return np.zeros((len(fields.particles), 2))
+
+
+def _ctf(fields: Fields) -> CtfParameters:
+    defocus_u = fields.numbers("rlnDefocusU")
+    defaults: Mapping[str, Float64 | float] = {
+        "defocus_v": defocus_u, "defocus_angle": 0, "phase_shift": 0, "b_factor": 0, "scale": 1,
+    }  # fmt: skip
+    columns = {name: fields.numbers(label, defaults.get(name)) for name, label in CTF_COLUMNS.items()}
+    return check_ctf(CtfParameters(**columns), CTF_COLUMNS, fields.file)
+
+
+def write_star(path: str | Path, stack: ParticleStack, optics_group_name: str = "opticsGroup1") -> None:
+    """Write a stack as a RELION 3.1 STAR file, atomically; image names are relative to the file's folder.
+
+    Angles are written to 1e-6 degree, origins and defocus to 1e-4 A. Particles of different voltage, Cs or
+    amplitude contrast get an optics group each. A data sign of -1 goes into a column of our own.
+    """
+    ctf = stack.ctf
+    constants = np.column_stack([ctf.voltage_kv, ctf.spherical_aberration_mm, ctf.amplitude_contrast])
+    groups, group = np.unique(constants, axis=0, return_inverse=True)
+    names = [optics_group_name] + [f"{optics_group_name}_{k + 1}" for k in range(1, len(groups))]
+    optics = {
+        "rlnOpticsGroup": [str(k + 1) for k in range(len(groups))],
+        "rlnOpticsGroupName": names,
+        "rlnVoltage": _text(groups[:, 0], 4),
+        "rlnSphericalAberration": _text(groups[:, 1], 6),
+        "rlnAmplitudeContrast": _text(groups[:, 2], 6),
+        "rlnImagePixelSize": [f"{stack.pixel_size:.9g}"] * len(groups),
+        "rlnImageSize": [str(stack.box_size)] * len(groups),
+        "rlnImageDimensionality": ["2"] * len(groups),
+    }
+    text = f"# version 30001, written by gsworkbench {__version__}\n\n" + _loop("optics", optics)
+    text += "\n# version 30001\n\n" + _loop("particles", _particle_columns(Path(path), stack, group.ravel() + 1))
+    write_text(path, text)
+
+
+def _particle_columns(path: Path, stack: ParticleStack, group: NDArray[np.integer]) -> dict[str, list[str]]:
+    ctf = stack.ctf
+    columns = {"rlnImageName": _image_names(path, stack)}
+    if stack.rotations is not None:
+        columns |= {k: _text(v, 8) for k, v in zip(EULER_ANGLES, matrices_to_euler(stack.rotations).T, strict=True)}
+        columns |= {f"rlnOrigin{axis}Angst": _text(stack.shifts_angstrom[:, k], 6) for k, axis in enumerate("XY")}
+    columns |= {CTF_COLUMNS[name]: _text(getattr(ctf, name), 4) for name in ("defocus_u", "defocus_v", "defocus_angle")}
+    columns["rlnPhaseShift"] = _text(ctf.phase_shift, 6)
+    if ctf.b_factor.any():
+        columns["rlnCtfBfactor"] = _text(ctf.b_factor, 6)
+    if (ctf.scale != 1).any():
+        columns["rlnCtfScalefactor"] = _text(ctf.scale, 8)
+    columns["rlnOpticsGroup"] = [str(k) for k in group]
+    if stack.half_set.any():
+        columns["rlnRandomSubset"] = [str(k) for k in stack.half_set]
+    if (stack.data_sign != 1).any():
+        columns[DATA_SIGN] = [str(k) for k in stack.data_sign]
+    return columns
+
+
+def write_with_half_sets(source: str | Path | None, path: str | Path, stack: ParticleStack) -> None:
+    """Write `stack` with its half sets for other programs and for our own readers, atomically.
+
+    Of a STAR `source` the stack's rows are kept as they stand, every table and column, and rlnRandomSubset is set or
+    added. An image name changes only where it would no longer lead to its image from the new file's folder or the
+    current one. A source of another format, or one whose poses or CTF the stack does not use, gives a STAR file of
+    ours (`write_star`).
+    """
+    if source is None or Path(source).suffix != ".star" or not _agrees(Path(source), stack):
+        write_star(path, stack)
+        return
+    lines = star_tables.read_lines(source)
+    blocks = star_tables.scan(lines, source)
+    block = next(blocks[name] for name in PARTICLE_BLOCKS if name in blocks)
+    rows = _leading_rows(Path(path), stack, [lines[block.row_lines[row]] for row in stack.source_row], block)
+    header = lines[: block.last_label_line + 1]
+    if "rlnRandomSubset" in block.labels:
+        column = block.labels.index("rlnRandomSubset")
+        rows = [_replaced(row, column, str(half)) for row, half in zip(rows, stack.half_set, strict=True)]
+    else:
+        header.append(f"_rlnRandomSubset #{len(block.labels) + 1}")
+        rows = [f"{_uncommented(row)} {half}" for row, half in zip(rows, stack.half_set, strict=True)]
+    between = lines[block.last_label_line + 1 : block.row_lines[0]]
+    write_text(path, "\n".join(header + between + rows + lines[block.row_lines[-1] + 1 :]).rstrip("\n") + "\n")
+
+
+def _agrees(source: Path, stack: ParticleStack) -> bool:
+    """Whether the source's own poses and CTF are those of the stack (a cryoDRGN pickle may have replaced them)."""
+    try:
+        metadata = read_star(source, pixel_size=stack.pixel_size)
+    except InputError:  # what it lacks came from elsewhere
+        return False
+    rows = stack.source_row
+    assert metadata.ctf is not None
+    pairs = [(getattr(metadata.ctf[rows], name), getattr(stack.ctf, name)) for name in CTF_COLUMNS]
+    pairs.append((metadata.shifts_angstrom[rows], stack.shifts_angstrom))
+    if metadata.rotations is not None and stack.rotations is not None:
+        pairs.append((metadata.rotations[rows], stack.rotations))
+    known = (metadata.rotations is None) == (stack.rotations is None)
+    return known and all(np.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in pairs)
+
+
+def _leading_rows(path: Path, stack: ParticleStack, rows: list[str], block: star_tables.Block) -> list[str]:
+    """Return rows whose image names lead to their images from `path`: those that do stay as they are."""
+    column = block.labels.index("rlnImageName")
+    leads: dict[tuple[str, int], bool] = {}
+    result = []
+    for row, new, file, image in zip(rows, _image_names(path, stack), stack.file_index, stack.image_index, strict=True):
+        number, _, name = star_tables.TOKEN.findall(row)[column].strip("\"'").partition("@")
+        key = (name, int(file))
+        if key not in leads:
+            places = [folder / name for folder in (path.absolute().parent, Path.cwd())]
+            leads[key] = {p.resolve() for p in places if p.is_file()} == {stack.files[file].resolve()}
+        stays = leads[key] and int(number) == image + 1
+        result.append(row if stays else _replaced(row, column, new))
+    return result
+
+
+def _image_names(path: Path, stack: ParticleStack) -> list[str]:
+    folder = path.absolute().parent
+    files = [os.path.relpath(file, folder) for file in stack.files]
+    for file in files:
+        if set(file) & set("#\"'\n"):
+            raise InputError("STAR files cannot hold a path with '#' or quotes", file=file, remedy="rename it")
+    places = zip(stack.file_index, stack.image_index, strict=True)
+    return [_quoted(f"{image + 1:06d}@{files[file]}") for file, image in places]
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if len(text.split()) > 1 else text
+
+
+def _text(values: NDArray[np.floating], decimals: int) -> list[str]:
+    return [f"{value:.{decimals}f}" for value in values]
+
+
+def _loop(name: str, columns: Mapping[str, list[str]]) -> str:
+    labels = "".join(f"_{label} #{k}\n" for k, label in enumerate(columns, 1))
+    rows = "".join(" ".join(row) + "\n" for row in zip(*columns.values(), strict=True))
+    return f"data_{name}\n\nloop_\n{labels}{rows}"
+
+
+def _replaced(row: str, column: int, value: str) -> str:
+    """Return a row with one of its values replaced and everything else as it stands."""
+    place = list(star_tables.TOKEN.finditer(row))[column]
+    return row[: place.start()] + value + row[place.end() :]
+
+
+def _uncommented(row: str) -> str:
+    """Return a row without a comment at its end: what follows '#' would hide a value added there."""
+    return row.partition("#")[0].rstrip()
