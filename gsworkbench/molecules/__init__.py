@@ -1,0 +1,98 @@
+"""Molecules whose atoms ship with the package, and those of a user's coordinate file.
+
+An embedded molecule is NAME.npz, with NAME.txt beside it saying where it comes from; tools/embed_molecules.py makes
+both. Atoms are points with an element: occupancies and B factors of the entry are not kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.errors import InputError
+
+QUANTUM = 0.01  # A, the grid of embedded coordinates
+
+MOLECULES: dict[str, str] = {
+    "ribosome": "80S ribosome of P. locustae (PDB 6ZU5), a stand-in for the Pf80S of EMPIAR-10028; "
+    "its large subunit (chains L...) is one for the assembly intermediates of EMPIAR-10076",
+    "spliceosome": "yeast spliceosomal B complex (PDB 5NRL), the molecule of EMPIAR-10180 itself",
+    "chaperonin": "yeast CCT/TRiC chaperonin (PDB 4V8R, one of its two complexes), pseudo-symmetric, a stand-in for "
+    "the RAG complex of EMPIAR-10049, of which there is no model here",
+}
+
+
+@dataclass(frozen=True)
+class Molecule:
+    """n atoms, hydrogens left out.
+
+    coordinates : (n, 3) float64 A, xyz, the centre of mass at the origin.
+    elements : (n,) uint8 atomic numbers.
+    chains : (n,) str, the chain each atom is in.
+    """
+
+    coordinates: NDArray[np.float64]
+    elements: NDArray[np.uint8]
+    chains: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.coordinates)
+
+    @property
+    def radius(self) -> float:
+        """Distance of the farthest atom from the origin, A."""
+        return float(np.sqrt((self.coordinates**2).sum(1).max()))
+
+
+def load_molecule(name: str) -> Molecule:
+    """Load an embedded molecule, a name of MOLECULES."""
+    if name not in MOLECULES:
+        raise InputError(f"there is no molecule {name!r}", remedy=f"the embedded ones are {', '.join(MOLECULES)}")
+    with np.load(Path(__file__).parent / f"{name}.npz", allow_pickle=False) as file:
+        steps = file["steps"].astype(np.int64)  # (3, n), in quanta, each atom from the one before
+        return centred(QUANTUM * steps.cumsum(axis=1).T, file["elements"], file["chain_names"][file["chain_index"]])
+
+
+def read_molecule(path: str | Path) -> Molecule:
+    """Read the first model of a .cif or .pdb file (.gz too), without hydrogens, waters and alternative conformations.
+
+    A file that is missing, cannot be parsed or has no atoms, and atoms of unknown element, raise InputError.
+    """
+    import gemmi
+
+    if not Path(path).is_file():
+        raise InputError(
+            "no such file", file=path, remedy=f"give a .cif or .pdb file, or one of {', '.join(MOLECULES)}"
+        )
+    try:
+        structure = gemmi.read_structure(str(path))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(f"not a coordinate file ({error})", file=path, remedy="give a .cif or .pdb file") from error
+    structure.setup_entities()
+    structure.remove_alternative_conformations()
+    structure.remove_hydrogens()
+    structure.remove_waters()
+    atoms = [
+        (chain.name, atom)
+        for chain in (structure[0] if len(structure) else ())
+        for residue in chain
+        for atom in residue
+    ]
+    if not atoms:
+        raise InputError("there are no atoms but hydrogens and waters", file=path, remedy="give a .cif or .pdb file")
+    elements = np.array([atom.element.atomic_number for _, atom in atoms], np.uint8)
+    if not elements.all():
+        unknown = atoms[int(np.flatnonzero(elements == 0)[0])][1]
+        raise InputError(f"atom {unknown.serial} ({unknown.name}) is of no known element", file=path)
+    return centred(np.array([atom.pos.tolist() for _, atom in atoms]), elements, np.array([name for name, _ in atoms]))
+
+
+def centred(coordinates: NDArray[np.float64], elements: NDArray[np.uint8], chains: NDArray[np.str_]) -> Molecule:
+    """Return the molecule with its centre of mass moved to the origin."""
+    import gemmi
+
+    masses = np.array([gemmi.Element(z).weight for z in range(int(elements.max()) + 1)])[elements]
+    return Molecule(coordinates - masses @ coordinates / masses.sum(), elements, chains)
