@@ -47,7 +47,9 @@ def test_a_run_is_its_preset_with_the_factors_in_it():
 
 def test_experiments_share_runs_and_gaussians_do_not_multiply_backprojection(tmp_path):
     registry = REGISTRIES["laptop"]
-    shared = {r.name for r in registry.experiments["methods"].runs} & {r.name for r in registry.experiments["number"].runs}
+    shared = {r.name for r in registry.experiments["methods"].runs} & {
+        r.name for r in registry.experiments["number"].runs
+    }
     assert shared == {"ribosome-tuned-n2048-s0"}
     content = copy.deepcopy(CONTENT)
     content["experiments"]["methods"]["factors"]["n_gaussians"] = [16, 32]
@@ -64,19 +66,23 @@ def test_a_method_can_change_its_preset(tmp_path):
     assert stochastic.minimum_scale == PRESETS["cryosplat"].minimum_scale
 
 
+def _number(content):
+    return content["experiments"]["number"]
+
+
 BAD = {
     "scale": (lambda c: c["scales"].remove("smoke"), "no scale 'smoke'"),
     "section": (lambda c: c.pop("tables"), "sections must be"),
     "dataset setting": (lambda c: c["datasets"]["ribosome"]["smoke"].update(boxsize=8), "no parameter 'boxsize'"),
-    "dataset": (lambda c: c["experiments"]["number"]["factors"].update(dataset=["phage"]), "no dataset 'phage'"),
-    "method": (lambda c: c["experiments"]["number"]["factors"].update(method=["magic"]), "no method 'magic'"),
+    "dataset": (lambda c: _number(c)["factors"].update(dataset=["phage"]), "no dataset 'phage'"),
+    "method": (lambda c: _number(c)["factors"].update(method=["magic"]), "no method 'magic'"),
     "preset": (lambda c: c["methods"]["tuned"].update(preset="best"), "no preset 'best'"),
     "setting": (lambda c: c["methods"]["tuned"].update(settings={"gama": 0.1}), "no parameter 'gama'"),
-    "type": (lambda c: c["experiments"]["number"]["factors"].update(seed=["0"]), "Factors.seed must be int"),
-    "factor": (lambda c: c["experiments"]["number"]["factors"].update(snr=[0.1]), "no parameter 'snr'"),
-    "factor at scale": (lambda c: c["experiments"]["number"]["factors"].update(seed={"paper": [0]}), "at scale 'smoke'"),
-    "notebook": (lambda c: c["experiments"]["number"].update(notebook="99_none"), "no notebook '99_none'"),
-    "experiment field": (lambda c: c["experiments"]["number"].update(grid={}), "grid does not fit"),
+    "type": (lambda c: _number(c)["factors"].update(seed=["0"]), "Factors.seed must be int"),
+    "factor": (lambda c: _number(c)["factors"].update(snr=[0.1]), "no parameter 'snr'"),
+    "factor at scale": (lambda c: _number(c)["factors"].update(seed={"paper": [0]}), "at scale 'smoke'"),
+    "notebook": (lambda c: _number(c).update(notebook="99_none"), "no notebook '99_none'"),
+    "experiment field": (lambda c: _number(c).update(grid={}), "grid does not fit"),
     "figure's experiment": (lambda c: c["figures"]["figure_number"].update(experiment="numbr"), "no experiment 'numbr'"),
     "figure's kind": (lambda c: c["figures"]["figure_number"].pop("kind"), "needs a value for kind"),
 }  # fmt: skip

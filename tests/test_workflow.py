@@ -1,0 +1,121 @@
+"""The workflow plans the right jobs, and its digests change when, and only when, what they stand for does."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from gsworkbench.workbench import digest
+from gsworkbench.workbench.registry import ROOT, read_registry
+
+
+def test_the_dry_run_has_one_job_for_each_thing(tmp_path):
+    registry = read_registry("smoke")
+    plan = _snakemake("all", tmp_path)
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", plan.stdout, re.M))
+    assert int(jobs["dataset"]) == len(registry.datasets)
+    assert int(jobs["run_notebook"]) == len(registry.runs)
+    assert all(jobs[name] == "1" for name in ("collect", *registry.figures, *registry.tables))
+
+
+def test_a_figure_is_made_by_its_name_from_its_own_runs(tmp_path):
+    plan = _snakemake("figure_number", tmp_path)
+    assert "figure_number.png" in plan.stdout and "table_methods" not in plan.stdout
+
+
+def test_a_scale_that_is_not_there_is_named(tmp_path):
+    plan = _snakemake("all", tmp_path, scale="huge")
+    assert plan.returncode != 0
+    assert "there is no scale 'huge'; choose smoke, laptop, paper" in plan.stdout + plan.stderr
+
+
+def _snakemake(target, tmp_path, scale="smoke"):
+    """Plan, as if nothing had been made yet: in an empty directory that has what the Snakefile names by its place."""
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        target,
+        "-n",
+        "-s",
+        ROOT / "Snakefile",
+        "-d",
+        tmp_path,
+        "--cores",
+        "1",
+    ]
+    command += ["--config", f"scale={scale}"]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package called gsworkbench of three modules: a uses b, and c for types alone; b imports d's data."""
+    folder = tmp_path / "gsworkbench"
+    (folder / "d").mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "a.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from gsworkbench.c import z\n"
+        'def f():\n    "Says."\n    from gsworkbench import b\n    return b.y\n'
+    )
+    (folder / "b.py").write_text("import numpy\nimport gsworkbench.d\ny = 1\n")
+    (folder / "c.py").write_text("z = 1\n")
+    (folder / "d" / "__init__.py").write_text("")
+    (folder / "d" / "atoms.txt").write_text("C")
+    monkeypatch.setattr(digest, "PACKAGE", folder)
+    return folder
+
+
+CHANGES = {
+    "code of a module that is imported": ("b.py", "import numpy\nimport gsworkbench.d\ny = 2\n", True),
+    "data beside a package": ("d/atoms.txt", "N", True),
+    "a new data file": ("d/more.txt", "N", True),
+    "comments and spaces": ("b.py", "import numpy  # arrays\nimport gsworkbench.d\n\n\ny = (1)\n", False),
+    "docstring": ("d/__init__.py", '"""Atoms."""\n', False),
+    "a module imported for types alone": ("c.py", "z = 2\n", False),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_source_digest_sees_code_and_data_only(package, what):
+    file, text, matters = CHANGES[what]
+    before = digest.source_digest("gsworkbench.a")
+    (package / file).write_text(text)
+    assert (digest.source_digest("gsworkbench.a") != before) is matters
+
+
+def test_source_digest_of_the_simulator_covers_the_molecules():
+    reached = digest.reached("gsworkbench.workbench.datasets")
+    assert {"gsworkbench.simulate", "gsworkbench.molecules", "gsworkbench.config"} <= reached
+    assert not any("training" in module for module in reached)
+
+
+def test_notebook_digest_sees_cells_and_imports_but_not_outputs(package, tmp_path):
+    cell = {
+        "cell_type": "code",
+        "source": ["%matplotlib inline\n", "import gsworkbench.b"],
+        "metadata": {},
+        "outputs": [],
+    }
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    path = tmp_path / "x.ipynb"
+
+    def saved():
+        path.write_text(json.dumps(notebook))
+        return digest.notebook_digest(path)
+
+    before = saved()
+    cell |= {"outputs": [{"output_type": "stream", "name": "stdout", "text": "1"}], "execution_count": 3}
+    cell["source"] = "".join(cell["source"])  # one text or a list of lines: the same cell
+    notebook["metadata"] = {"kernelspec": {"name": "python3"}}
+    assert saved() == before
+    (package / "b.py").write_text("y = 3\n")
+    assert saved() != before
+    after = saved()
+    cell["metadata"] = {"tags": ["parameters"]}
+    assert saved() != after
