@@ -54,22 +54,22 @@ def accumulate(stack: ParticleStack, *, label: str = "backproject") -> Accumulat
     plane = torch.stack([kx, ky]) * PADDING  # (2, m)
     # A component and its Friedel mate are one datum; the column kx = 0 holds both.
     once = torch.where(kx == 0, 0.5, 1.0)
-    grid = torch.zeros(edge**2 * (edge // 2 + 1), 3, dtype=torch.float64)  # real, imaginary, CTF^2
+    side, width = edge + 1, edge // 2 + 2  # nodes -edge/2 .. edge/2 along z and y, 0 .. edge/2 + 1 along x
+    grids = torch.zeros(3, side * side * width, dtype=torch.float64)  # real, imaginary, CTF^2
     noise = 0.0
     with tqdm(total=len(stack), desc=label, unit="img", mininterval=0.5) as bar:
-        for indices, images in stack.chunks(2**22):
+        for indices, images in stack.chunks(2**20):
             part = stack[indices]
             transform = centred_rfft2(torch.from_numpy(images))
             transform *= shift_phases(part.shifts_angstrom, box_size, part.pixel_size)
             ctf = ctf_grid(part.ctf, box_size, part.pixel_size)[:, inside]
-            data = transform[:, inside] * ctf * once
-            nodes = (rotations[indices][:, :2, :].mT @ plane).mT  # (n, m, 3): A^T (kx, ky, 0), x y z
-            values = torch.stack([data.real, data.imag, ctf.square() * once], -1)
-            _insert(grid, nodes.reshape(-1, 3), values.reshape(-1, 3).double(), edge)
+            data = (transform[:, inside] * ctf * once).to(torch.complex128).flatten()
+            nodes = rotations[indices][:, :2, :].mT @ plane  # (n, 3, m): A^T (kx, ky, 0), x y z
+            _insert(grids, nodes.transpose(0, 1).flatten(1), data, (ctf.square() * once).double().flatten(), edge)
             noise += _border_variance(images) * len(indices)
             bar.update(len(indices))
-    grid = grid.reshape(edge, edge, edge // 2 + 1, 3)
-    numerator, denominator = torch.complex(grid[..., 0], grid[..., 1]), grid[..., 2]
+    real, imaginary, denominator = (_folded(g.view(side, side, width), edge) for g in grids)
+    numerator = torch.complex(real, imaginary)
     # Nodes at x = 0 are reached by samples on either side, of which those at x < 0 were inserted as their mates.
     mate = (-torch.arange(edge)) % edge
     numerator[:, :, 0] += numerator[mate][:, mate, 0].conj()
@@ -104,22 +104,33 @@ def _crop(half_grid: Tensor, box_size: int) -> Tensor:
     return torch.fft.rfftn(torch.fft.ifftshift(volume))
 
 
-def _insert(grid: Tensor, nodes: Tensor, values: Tensor, edge: int) -> None:
-    """Spread values (m, 3) at nodes (m, 3) x, y, z over the flat half grid; mates of x < 0 are taken."""
-    flip = nodes[:, 0] < 0
-    nodes = torch.where(flip[:, None], -nodes, nodes)
-    values = torch.stack([values[:, 0], torch.where(flip, -values[:, 1], values[:, 1]), values[:, 2]], -1)
+def _insert(grids: Tensor, nodes: Tensor, data: Tensor, power: Tensor, edge: int) -> None:
+    """Spread samples at nodes (3, m) x, y, z over the eight nodes around each; mates stand in for those of x < 0."""
+    side, width = edge + 1, edge // 2 + 2
+    flip = nodes[0] < 0
+    nodes = torch.where(flip, -nodes, nodes)
+    values = (data.real, torch.where(flip, -data.imag, data.imag), power)
     low = nodes.floor()
-    fraction = nodes - low
-    low = low.long()
-    for dz in (0, 1):
-        for dy in (0, 1):
-            for dx in (0, 1):
-                corner = torch.tensor([dx, dy, dz])
-                weight = torch.where(corner == 1, fraction, 1 - fraction).prod(-1)
-                x, y, z = (low + corner).unbind(-1)
-                index = ((z % edge) * edge + y % edge) * (edge // 2 + 1) + x
-                grid.index_add_(0, index, values * weight[:, None])
+    upper = nodes - low
+    lower = 1 - upper
+    x, y, z = low.long()
+    base = ((z + edge // 2) * side + y + edge // 2) * width + x
+    for dz, weight_z in enumerate((lower[2], upper[2])):
+        for dy, weight_y in enumerate((lower[1], upper[1])):
+            weight_zy = weight_z * weight_y
+            for dx, weight_x in enumerate((lower[0], upper[0])):
+                weight = weight_zy * weight_x
+                index = base + ((dz * side + dy) * width + dx)
+                for grid, value in zip(grids, values, strict=True):
+                    grid.scatter_add_(0, index, value * weight)
+
+
+def _folded(grid: Tensor, edge: int) -> Tensor:
+    """From nodes -edge/2 .. edge/2 to the periodic half grid of an FFT, origin at node 0."""
+    periodic = grid[:edge, :edge, : edge // 2 + 1].clone()
+    periodic[0] += grid[edge, :edge, : edge // 2 + 1]
+    periodic[:, 0] += grid[:edge, edge, : edge // 2 + 1]
+    return periodic.roll((edge // 2, edge // 2), (0, 1))
 
 
 def _shells(edge: int) -> Tensor:

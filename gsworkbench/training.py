@@ -122,7 +122,8 @@ def _epoch(
             total += float(loss) * len(indices)
             bar.update(len(indices))
             if step % 50 == 49:
-                bar.set_postfix_str(f"loss {total / bar.n * image_scale**2:.5g}", refresh=False)
+                seen = step * config.batch_size + len(indices)
+                bar.set_postfix_str(f"loss {total / seen * image_scale**2:.5g}", refresh=False)
     return total / n * image_scale**2
 
 
