@@ -25,7 +25,7 @@ class SimulationConfig:
     n_particles: int = 5000
     box_size: int = 64  # px
     pixel_size: float = 6.0  # A
-    snr: float = 0.1  # variance of the noise-free images / noise variance; 0 writes pure noise
+    snr: float = 0.1  # variance of the noise-free images / of the noise; 0 writes pure noise, infinity none
     b_factor: float = 60.0  # A^2, of every atom
     optics: str = "empiar_10028"  # a name of simulate.OPTICS: voltage, Cs, amplitude contrast, defocus distribution
     poses: str = "uniform"  # or the path of a .star, .cs or poses .pkl to draw from

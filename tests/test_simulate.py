@@ -108,11 +108,13 @@ def test_slices_are_the_direct_sum_over_voxels():
         assert np.abs(values - expected).max() < 1e-6 * np.linalg.norm(expected)
 
 
-def test_half_disc_is_strict_and_complete():
-    kx, ky = half_disc(16).T
-    assert (kx**2 + ky**2 < 64).all() and (kx >= 0).all()
-    full = {(x, y) for x in range(-8, 9) for y in range(-8, 9) if x * x + y * y < 64}
-    assert {(x, y) for x, y in zip(kx, ky, strict=True)} | {(-x, -y) for x, y in zip(kx, ky, strict=True)} == full
+@pytest.mark.parametrize("box_size", [16, 20])  # 6^2 + 8^2 = 10^2 lies on the circle of the second
+def test_half_disc_is_strict_and_complete(box_size):
+    half = {(x, y) for x, y in half_disc(box_size).tolist()}
+    inside = range(-box_size // 2, box_size // 2 + 1)
+    full = {(x, y) for x in inside for y in inside if x * x + y * y < box_size**2 / 4}
+    assert min(x for x, _ in half) == 0
+    assert half | {(-x, -y) for x, y in half} == full
 
 
 def test_an_atom_at_the_centre_stays_there_and_one_off_it_lands_at_a_x():
@@ -280,7 +282,9 @@ def test_signal_noise_and_their_ratio_are_as_asked_for(noisy, clean, config):
     slope_error = 1 / math.sqrt((signal**2).sum())
     assert abs(snr / config.snr - 1) < 5 * (2 * slope_error / slope + math.sqrt(2 / n))
     record = json.loads((noisy[0] / "run.json").read_text())
-    assert record["results"]["signal_scale"] == pytest.approx(slope, abs=5 * slope_error)
+    scale = record["results"]["signal_scale"]
+    assert scale == pytest.approx(slope, abs=5 * slope_error)
+    assert scale**2 * signal.var() == pytest.approx(config.snr, rel=1e-6)
     assert record["results"]["signal_variance"] == pytest.approx(config.snr)
     assert "variance of the CTF-filtered" in record["results"]["snr_definition"]
 
