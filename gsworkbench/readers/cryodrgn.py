@@ -60,13 +60,14 @@ class CtfRows:
 def read_poses(path: str | Path) -> PoseRows:
     """Read a poses.pkl; matrices that are no rotations, and shifts beyond the box, raise InputError."""
     value = load_arrays(path)
-    rotations, *rest = value if isinstance(value, tuple) else (value,)
-    rotations = np.asarray(rotations)
-    shifts = np.asarray(rest[0]) if rest else np.zeros((len(rotations) if rotations.ndim else 0, 2))
-    if rotations.ndim != 3 or rotations.shape[1:] != (3, 3) or shifts.shape != (len(rotations), 2) or len(rest) > 1:
-        shapes = f"{rotations.shape} and {shifts.shape}"
-        raise InputError(f"poses of shapes {shapes} are not (N, 3, 3) and (N, 2)", file=path)
-    rotations, shifts = numbers(rotations, "rotation", Path(path)), numbers(shifts, "shift", Path(path))
+    parts = value if isinstance(value, tuple) else (value,)
+    shapes = [np.shape(part) for part in parts]
+    n = shapes[0][0] if shapes and shapes[0] else 0
+    if shapes not in ([(n, 3, 3)], [(n, 3, 3), (n, 2)]):
+        listed = ", ".join(map(str, shapes)) or "none"
+        raise InputError(f"poses are arrays (N, 3, 3) and (N, 2), here the shapes are {listed}", file=path)
+    rotations = numbers(parts[0], "rotation", Path(path))
+    shifts = numbers(parts[1], "shift", Path(path)) if len(parts) == 2 else np.zeros((n, 2))
     _refuse_row(~is_rotation(rotations), "the matrix is not a rotation", path)
     too_far = np.abs(shifts).max(axis=1, initial=0) > 1
     _refuse_row(too_far, "the shift exceeds the box", path, "shifts must be fractions of the box")
@@ -75,9 +76,10 @@ def read_poses(path: str | Path) -> PoseRows:
 
 def read_ctf(path: str | Path) -> CtfRows:
     """Read a ctf.pkl; NaN (which cryoDRGN writes for a column that its source lacked) raises InputError."""
-    table = np.asarray(load_arrays(path))
-    if table.ndim != 2 or table.shape[1] != 9:
-        raise InputError(f"a CTF table of shape {table.shape} is not (N, 9)", file=path)
+    table = load_arrays(path)
+    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] != 9:
+        found = f"an array {table.shape}" if isinstance(table, np.ndarray) else f"a {type(table).__name__}"
+        raise InputError(f"the CTF is one array (N, 9), not {found}", file=path)
     names = ["box size", "pixel size", *CTF_COLUMNS.values()]
     box_sizes, pixel_sizes, *columns = (numbers(table[:, k], name, Path(path)) for k, name in enumerate(names))
     n = len(table)
@@ -91,9 +93,11 @@ def read_ctf(path: str | Path) -> CtfRows:
 
 def read_indices(path: str | Path, n: int) -> NDArray[np.int64]:
     """Read an ind.pkl, array or list, in its own order; each index once and within n particles."""
-    indices = np.asarray(load_arrays(path))
+    value = load_arrays(path)
+    is_flat = isinstance(value, np.ndarray) or (isinstance(value, list) and not any(map(np.ndim, value)))
+    indices = np.asarray(value if is_flat else [])
     if indices.ndim != 1 or not len(indices) or indices.dtype.kind not in "iu":
-        raise InputError(f"{indices.dtype} of shape {indices.shape} is not a list of particle indices", file=path)
+        raise InputError("the file holds no list of particle indices (whole numbers, counted from 0)", file=path)
     _refuse_row((indices < 0) | (indices >= n), f"the index is not one of {n} particles (counted from 0)", path)
     repeated = np.ones(len(indices), bool)
     repeated[np.unique(indices, return_index=True)[1]] = False

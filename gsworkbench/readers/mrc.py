@@ -8,9 +8,12 @@ the centre is voxel D/2. Modes 0, 1, 2, 6 and 12, either byte order, .gz and .bz
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import functools
+import gzip
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,6 @@ from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 
 ITEM_BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}  # of the modes we read
-COMPRESSED = (b"\x1f\x8b", b"BZ")  # first bytes of .gz and .bz2
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,10 @@ def read_map(path: str | Path) -> tuple[NDArray[np.float32], float]:
     if len(set(header.shape)) > 1 or header.shape[0] % 2:
         voxels = " x ".join(map(str, header.shape[::-1]))
         raise InputError(f"the map has {voxels} voxels, not a cube of even side", file=path)
+    if sorted(header.axes) != [1, 2, 3]:
+        raise InputError(
+            f"the header is damaged: columns, rows and sections run along axes {header.axes[::-1]}", file=path
+        )
     x, y, z = header.voxel_sizes
     if not (x and y and z):
         raise InputError("the header has no voxel size", file=path, remedy="relion_image_handler --angpix can set it")
@@ -133,28 +139,33 @@ def read_header(path: str | Path) -> Header:
     """Read and check a header: a size we can read, and a file as long as it says (compressed files aside)."""
     raw = _raw_header(path)
     shape = (int(raw.nz), int(raw.ny), int(raw.nx))
-    axes = (int(raw.maps), int(raw.mapr), int(raw.mapc))
     if int(raw.mode) not in ITEM_BYTES:
         raise InputError(f"data of mode {raw.mode} are not read, only modes 0, 1, 2, 6 and 12", file=path)
     if min(shape) < 1 or raw.nsymbt < 0:
         raise InputError(f"the header is damaged: {shape[2]} x {shape[1]} x {shape[0]} pixels", file=path)
-    if sorted(axes) != [1, 2, 3]:
-        raise InputError(f"the header is damaged: axis order {axes[::-1]}", file=path)
     if 401 <= raw.ispg <= 630:
         raise InputError("the file is a stack of volumes", file=path, remedy="give one volume or a stack of images")
-    if not _is_compressed(path):
+    if _opener(path) is open:
         _check_length(path, shape, int(raw.nsymbt), ITEM_BYTES[int(raw.mode)])
     voxel_sizes = [_voxel_size(float(raw.cella[a]), int(raw[f"m{a}"])) for a in "xyz"]
     imod_stamp, imod_flags = np.frombuffer(raw.extra2.tobytes()[40:48], raw.nx.dtype)
     unsigned = raw.mode == 0 and imod_stamp == 1146047817 and not imod_flags & 1
+    axes = (int(raw.maps), int(raw.mapr), int(raw.mapc))
     return Header(shape, (voxel_sizes[0], voxel_sizes[1], voxel_sizes[2]), axes, bool(unsigned))
 
 
 def _raw_header(path: str | Path) -> Any:
-    import mrcfile
+    """Return the header's 1024 bytes as a record in the file's byte order; the extended header stays unread."""
+    from mrcfile.dtypes import HEADER_DTYPE
+    from mrcfile.utils import byte_order_from_machine_stamp
 
-    with _mrc_errors(path), mrcfile.open(path, header_only=True) as mrc:
-        return mrc.header.copy()
+    with _mrc_errors(path), _opener(path)(path, "rb") as file:
+        data = file.read(HEADER_DTYPE.itemsize)
+        if len(data) < HEADER_DTYPE.itemsize or data[208:211] != b"MAP":
+            raise ValueError("no map ID at byte 208")
+        raw = np.frombuffer(data, HEADER_DTYPE)[0]
+        order = byte_order_from_machine_stamp(raw["machst"])
+        return raw.view(np.dtype((np.record, HEADER_DTYPE.newbyteorder(order))))
 
 
 def _check_length(path: str | Path, shape: tuple[int, int, int], extended: int, item_bytes: int) -> None:
@@ -177,9 +188,9 @@ def _open(path: str | Path) -> NDArray[Any]:
     """Return the file's data (sections, rows, columns), kept open for the next call while the file is unchanged."""
     try:
         state = Path(path).stat()
+        opened = _memory_map if _opener(path) is open else _decompressed
     except OSError as error:
         raise InputError(f"the file cannot be read ({error.strerror})", file=path) from error
-    opened = _decompressed if _is_compressed(path) else _memory_map
     return opened(str(path), state.st_mtime_ns, state.st_size)
 
 
@@ -203,16 +214,16 @@ def _decompressed(path: str, modified: int, size: int) -> NDArray[Any]:
         return mrc.data.view(np.uint8 if header.unsigned_bytes else mrc.data.dtype).reshape(header.shape)
 
 
-def _is_compressed(path: str | Path) -> bool:
+def _opener(path: str | Path) -> Any:
+    """Return what opens the file: gzip.open, bz2.open or open, by its first bytes."""
     with open(path, "rb") as file:
-        return file.read(2) in COMPRESSED
+        first = file.read(2)
+    return gzip.open if first == b"\x1f\x8b" else bz2.open if first == b"BZ" else open
 
 
 @contextlib.contextmanager
 def _mrc_errors(path: str | Path) -> Iterator[None]:
     """Turn what mrcfile says about an unsound file, its warnings included, into an InputError."""
-    import zlib
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)

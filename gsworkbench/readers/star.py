@@ -248,6 +248,7 @@ def _particle_columns(path: Path, stack: ParticleStack, group: NDArray[np.intege
     columns = {"rlnImageName": _image_names(path, stack)}
     if stack.rotations is not None:
         columns |= {k: _text(v, 8) for k, v in zip(EULER_ANGLES, matrices_to_euler(stack.rotations).T, strict=True)}
+    if stack.rotations is not None or stack.shifts_angstrom.any():
         columns |= {f"rlnOrigin{axis}Angst": _text(stack.shifts_angstrom[:, k], 6) for k, axis in enumerate("XY")}
     columns |= {CTF_COLUMNS[name]: _text(getattr(ctf, name), 4) for name in ("defocus_u", "defocus_v", "defocus_angle")}
     columns["rlnPhaseShift"] = _text(ctf.phase_shift, 6)
