@@ -21,7 +21,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.ctf import ctf_grid
-from gsworkbench.fourier import centred_irfftn, centred_rfft2, disc, half_plane_frequencies, shift_phases
+from gsworkbench.fourier import (
+    centred_irfftn,
+    centred_rfft2,
+    crop_half_plane,
+    disc,
+    half_plane_frequencies,
+    shift_phases,
+)
 from gsworkbench.particles import ParticleStack
 
 PADDING = 2
@@ -45,10 +52,12 @@ def backproject(stack: ParticleStack, *, label: str = "backproject") -> NDArray[
     return solve(accumulate(stack, label=label), stack.box_size, stack.pixel_size)
 
 
-def accumulate(stack: ParticleStack, *, label: str = "backproject") -> Accumulated:
-    """Insert every particle, a chunk at a time."""
+def accumulate(stack: ParticleStack, *, box_size: int | None = None, label: str = "backproject") -> Accumulated:
+    """Insert every particle, a chunk at a time; of its transform, what fits a box of `box_size` (default: all)."""
     rotations = torch.from_numpy(stack.require_poses())
-    box_size, edge = stack.box_size, PADDING * stack.box_size
+    box_size = box_size or stack.box_size
+    pixel_size = stack.pixel_size * stack.box_size / box_size
+    edge = PADDING * box_size
     inside = disc(box_size)
     ky, kx = (k[inside] for k in half_plane_frequencies(box_size))
     plane = torch.stack([kx, ky]) * PADDING  # (2, m)
@@ -60,9 +69,9 @@ def accumulate(stack: ParticleStack, *, label: str = "backproject") -> Accumulat
     with tqdm(total=len(stack), desc=label, unit="img", mininterval=0.5) as bar:
         for indices, images in stack.chunks(2**20):
             part = stack[indices]
-            transform = centred_rfft2(torch.from_numpy(images))
-            transform *= shift_phases(part.shifts_angstrom, box_size, part.pixel_size)
-            ctf = ctf_grid(part.ctf, box_size, part.pixel_size)[:, inside]
+            transform = crop_half_plane(centred_rfft2(torch.from_numpy(images)), box_size)
+            transform *= shift_phases(part.shifts_angstrom, box_size, pixel_size)
+            ctf = ctf_grid(part.ctf, box_size, pixel_size)[:, inside]
             data = (transform[:, inside] * ctf * once).to(torch.complex128).flatten()
             nodes = rotations[indices][:, :2, :].mT @ plane  # (n, 3, m): A^T (kx, ky, 0), x y z
             _insert(grids, nodes.transpose(0, 1).flatten(1), data, (ctf.square() * once).double().flatten(), edge)
@@ -74,7 +83,7 @@ def accumulate(stack: ParticleStack, *, label: str = "backproject") -> Accumulat
     mate = (-torch.arange(edge)) % edge
     numerator[:, :, 0] += numerator[mate][:, mate, 0].conj()
     denominator[:, :, 0] += denominator[mate][:, mate, 0]
-    return Accumulated(numerator, denominator, noise / len(stack) * box_size**2)
+    return Accumulated(numerator, denominator, noise / len(stack) * box_size**4 / stack.box_size**2)
 
 
 def solve(sums: Accumulated, box_size: int, pixel_size: float) -> NDArray[np.float32]:

@@ -48,6 +48,18 @@ def centred_rfft2(images: Tensor) -> Tensor:
     return torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)))
 
 
+def crop_half_plane(transform: Tensor, box_size: int) -> Tensor:
+    """Keep what a box of `box_size` <= D pixels holds of half planes (..., D, D // 2 + 1), at unchanged pixel values.
+
+    The image shrinks to box_size pixels of D / box_size times the size; its origin stays the origin. The rows and
+    column of the new Nyquist frequency are those of the old transform: leave them out, as `disc` does.
+    """
+    old = transform.shape[-2]
+    half = box_size // 2
+    rows = torch.cat([transform[..., :half, : half + 1], transform[..., old - half :, : half + 1]], dim=-2)
+    return rows * (box_size / old) ** 2
+
+
 def centred_irfftn(transform: Tensor) -> Tensor:
     """Inverse of a centred rfftn of a (D, D, D) map, origin at D // 2."""
     box_size = transform.shape[0]

@@ -143,13 +143,9 @@ def reconstruct(
         if mask is not None:
             write_map(output_dir / "mask.mrc", mask, stack.pixel_size, mask_name)
         curves = _curves(volume, halves, true_map, mask, mask_name, stack.pixel_size)
-        resolutions = tuple(resolution(c, 0.5 if c.name.endswith("_truth") else 0.143) for c in curves)
+        resolutions = _resolutions(curves)
         if curves:
-            write_fsc_csv(output_dir / "fsc.csv", curves)
-            with atomic_path(output_dir / "fsc.png") as temporary:
-                fsc_figure(curves, resolutions, f"{config.method}, {len(stack):,} particles").savefig(
-                    temporary, dpi=150
-                )
+            _write_curves(output_dir, curves, resolutions, f"{config.method}, {len(stack):,} particles")
     record.results |= {c.name: {"mean": c.mean(), **asdict(r)} for c, r in zip(curves, resolutions, strict=True)}
     if true_map is not None:
         record.results["agreement"] = asdict(agreement(volume, true_map))
@@ -157,6 +153,39 @@ def reconstruct(
     write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
     record.finish(output_dir / "run.json")
     return Reconstruction(output_dir, volume, halves, curves, resolutions, record)
+
+
+def compare_maps(
+    half_1: Path, half_2: Path, *, mask: str = "none", truth: Path | None = None, out: Path | None = None
+) -> tuple[tuple[FscCurve, ...], tuple[Resolution, ...]]:
+    """FSC between two half maps on disk, and of their mean to a truth; fsc.csv and fsc.png go to `out` if given."""
+    first, voxel_size = read_map(half_1)
+    others = []
+    for path in (half_2, *([truth] if truth else [])):
+        volume, size = read_map(path)
+        if volume.shape != first.shape or abs(size / voxel_size - 1) > 0.01:
+            raise InputError(f"its grid is not that of {half_1}", file=path)
+        others.append(volume)
+    mean = (first + others[0]) / np.float32(2)
+    user_mask = None if mask in ("auto", "sphere", "none") else read_map(Path(mask))[0]
+    soft, name = _mask(mask, user_mask, mean, voxel_size)
+    curves = _curves(mean, (first, others[0]), others[1] if truth else None, soft, name, voxel_size)
+    resolutions = _resolutions(curves)
+    if out is not None:
+        _write_curves(out, curves, resolutions, f"{half_1.name} and {half_2.name}")
+    return curves, resolutions
+
+
+def _resolutions(curves: tuple[FscCurve, ...]) -> tuple[Resolution, ...]:
+    return tuple(resolution(c, 0.5 if c.name.endswith("_truth") else 0.143) for c in curves)
+
+
+def _write_curves(
+    output_dir: Path, curves: tuple[FscCurve, ...], resolutions: tuple[Resolution, ...], title: str
+) -> None:
+    write_fsc_csv(output_dir / "fsc.csv", curves)
+    with atomic_path(output_dir / "fsc.png") as temporary:
+        fsc_figure(curves, resolutions, title).savefig(temporary, dpi=150)
 
 
 def _parts(stack: ParticleStack, half_maps: bool) -> dict[str, ParticleStack]:

@@ -1,0 +1,5 @@
+import sys
+
+from gsworkbench.cli import main
+
+sys.exit(main())

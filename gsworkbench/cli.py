@@ -1,0 +1,351 @@
+"""The command line, `gsworkbench COMMAND`: reads arguments, calls the core, prints what came out.
+
+Exit codes: 0 done, 2 input that cannot be used (one sentence says why, nothing was written), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gsworkbench import __version__
+from gsworkbench.config import PRESETS, ReconstructionConfig, SimulationConfig, from_mapping, to_mapping
+from gsworkbench.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        if getattr(options, "threads", None):
+            import torch
+
+            torch.set_num_threads(options.threads)
+        options.run(options)
+    except InputError as error:
+        print(f"gsworkbench: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"gsworkbench: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gsworkbench: interrupted; the same command with --resume goes on where it can.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from gsworkbench.simulate import simulate
+
+    names = {f.name for f in dataclasses.fields(SimulationConfig)}
+    config = from_mapping(SimulationConfig, {k: v for k, v in vars(options).items() if k in names})
+    stack = simulate(config, options.out)
+    out = options.out
+    print(f"{len(stack):,} particles of {stack.box_size} px at {stack.pixel_size:g} A/px, and their truth, in {out}")
+    print(f"next: gsworkbench reconstruct {out}/particles.star --out {out}/fit --truth {out}/truth.mrc")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from gsworkbench.inspection import check_poses, contrast, memory_estimate
+
+    stack = _stack(options)
+    for line in _description(stack):
+        print(line)
+    guess = contrast(stack)
+    difference = f"{guess.centre_minus_border:+.4g} +- {guess.standard_error:.2g}"
+    print(f"contrast       centre minus border {difference} (image units)")
+    if guess.suggested_sign is None:
+        print("               too weak to tell whether protein is white or dark")
+    elif guess.suggested_sign == 1:
+        print("               protein is white, as it should be")
+    else:
+        print(f"               protein is dark: use --sign {-int(stack.data_sign[0])}")
+    sizes = ", ".join(f"{name} {size / 2**20:,.0f} MB" for name, size in memory_estimate(stack).items())
+    print(f"memory         {sizes}")
+    if stack.rotations is None:
+        print("poses          none in this file: reconstruction needs poses from a refinement")
+        return
+    check = check_poses(stack)
+    print(f"poses          mean half-map FSC to half Nyquist of a quick map of {check.n_particles:,} particles:")
+    for name, value in {"as given": check.as_given, **check.alternatives}.items():
+        print(f"               {value:6.3f}  {name}")
+    print(f"               {_verdict(check)}")
+
+
+def _verdict(check: Any) -> str:
+    from gsworkbench.inspection import ENOUGH
+
+    if check.n_particles < ENOUGH:
+        return f"{check.n_particles} particles are too few to judge poses and shifts by"
+    if check.best != "as given":
+        return f"with {check.best} the halves agree better: check the conventions of this file"
+    if check.as_given < 0.1:
+        return "the halves do not agree: poses may belong to other images, or the images hold little signal"
+    return "poses and shifts fit the images (the hand cannot be told from this)"
+
+
+def _reconstruct(options: argparse.Namespace) -> None:
+    settings = to_mapping(PRESETS[options.preset])
+    if options.n_gaussians is not None:
+        settings["n_gaussians"] = options.n_gaussians
+    for assignment in options.set:
+        name, separator, value = assignment.partition("=")
+        if not separator:
+            raise InputError(f"--set needs NAME=VALUE, not {assignment!r}")
+        settings[name] = _number(value)
+    _run_reconstruction(options, {"method": options.method, "stochastic": settings, "backend": options.backend})
+
+
+def _backproject(options: argparse.Namespace) -> None:
+    _run_reconstruction(options, {"method": "backprojection"})
+
+
+def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -> None:
+    from gsworkbench.reconstruct import reconstruct
+
+    settings |= {"half_maps": options.half_maps, "mask": options.mask, "seed": options.seed}
+    config = from_mapping(ReconstructionConfig, settings)
+    result = reconstruct(
+        _stack(options), options.out, config, truth=options.truth, resume=getattr(options, "resume", False)
+    )
+    print(f"{len(result.volume)}^3 map of {result.record.n_particles['all']:,} particles in {result.output_dir}")
+    for r in result.resolutions:
+        print(f"  {r}")
+    for name, seconds in result.record.seconds.items():
+        print(f"  {name}: {seconds:.1f} s, {result.record.cpu_seconds[name]:.1f} CPU s")
+    for warning in result.record.warnings:
+        print(f"  note: {warning}")
+
+
+def _fsc(options: argparse.Namespace) -> None:
+    from gsworkbench.reconstruct import compare_maps
+
+    curves, resolutions = compare_maps(
+        options.half1, options.half2, mask=options.mask, truth=options.truth, out=options.out
+    )
+    for curve, r in zip(curves, resolutions, strict=True):
+        print(f"{r}; mean FSC {curve.mean():.4f}; box {curve.box_size}, {curve.voxel_size:g} A/voxel")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from gsworkbench.doctor import report
+
+    print("\n".join(report()))
+
+
+def _stack(options: argparse.Namespace) -> Any:
+    from gsworkbench.readers import read_particles
+
+    return read_particles(
+        options.particles,
+        stack=options.stack,
+        datadir=options.datadir,
+        poses=options.poses,
+        ctf=options.ctf,
+        indices=options.ind,
+        passthrough=options.passthrough,
+        data_sign=options.sign,
+        pixel_size=options.pixel_size,
+    )
+
+
+def _description(stack: Any) -> list[str]:
+    """What a stack is, line by line."""
+    import numpy as np
+
+    def spread(values: Any, unit: str) -> str:
+        low, middle, high = np.percentile(values, [5, 50, 95])
+        return f"{middle:,.4g} {unit} (5 to 95 %: {low:,.4g} to {high:,.4g})"
+
+    ctf = stack.ctf
+    halves = np.bincount(stack.half_set, minlength=3)
+    half_sets = (
+        f"{halves[1]:,} and {halves[2]:,}" if halves[1:].any() else "none in the file: dealt at random when needed"
+    )
+    return [
+        f"particles      {len(stack):,} in {len(stack.files)} file(s), first {stack.files[0]}",
+        f"box            {stack.box_size} px of {stack.pixel_size:.4g} A = {stack.box_size * stack.pixel_size:.4g} A; "
+        f"Nyquist {2 * stack.pixel_size:.4g} A",
+        f"defocus        {spread((ctf.defocus_u + ctf.defocus_v) / 2e4, 'um')}, astigmatism "
+        f"{spread(np.abs(ctf.defocus_u - ctf.defocus_v), 'A')}",
+        f"microscope     {np.median(ctf.voltage_kv):g} kV, Cs {np.median(ctf.spherical_aberration_mm):g} mm, "
+        f"amplitude contrast {np.median(ctf.amplitude_contrast):g}",
+        f"shifts         {spread(np.hypot(*stack.shifts_angstrom.T), 'A')}, that is "
+        f"{spread(np.hypot(*stack.shifts_angstrom.T) / stack.pixel_size, 'px')}",
+        f"half sets      {half_sets}",
+        f"data sign      {', '.join(f'{s:+d}' for s in np.unique(stack.data_sign))} (multiplies the images)",
+    ]
+
+
+def _number(text: str) -> Any:
+    """Read a value of --set as YAML does, but take 1e-3 for the number it looks like."""
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gsworkbench",
+        description="Cryo-EM maps as mixtures of 3D Gaussians, from particles with known poses and CTF.",
+        epilog="Start with: gsworkbench inspect particles.star",
+    )
+    parser.add_argument("--version", action="version", version=f"gsworkbench {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_simulate(commands)
+    _add_inspect(commands)
+    _add_reconstruct(commands)
+    _add_backproject(commands)
+    _add_fsc(commands)
+    doctor = commands.add_parser("doctor", help="say which backends and devices work here, and why others do not")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_simulate(commands: Any) -> None:
+    default = SimulationConfig()
+    command = commands.add_parser(
+        "simulate",
+        help="make particles whose truth is known",
+        description="Simulate particles of a molecule: exact central slices of its electron scattering potential, CTF, "
+        "shifts, noise. Writes particles.mrcs, particles.star (RELION 3.1), truth.mrc and run.json.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.set_defaults(run=_simulate)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    command.add_argument(
+        "--molecule", default=default.molecule, help="ribosome, spliceosome, chaperonin, or a .cif/.pdb"
+    )
+    command.add_argument("--n-particles", type=int, default=default.n_particles, metavar="N", help="number of images")
+    command.add_argument("--box-size", type=int, default=default.box_size, metavar="PX", help="image side, even")
+    command.add_argument("--pixel-size", type=float, default=default.pixel_size, metavar="A", help="A per pixel")
+    command.add_argument(
+        "--snr", type=float, default=default.snr, help="signal variance / noise variance; inf: no noise"
+    )
+    command.add_argument(
+        "--b-factor", type=float, default=default.b_factor, metavar="A2", help="B factor of every atom"
+    )
+    command.add_argument("--optics", default=default.optics, help="microscope and defocus distribution, by data set")
+    command.add_argument("--poses", default=default.poses, help="uniform, or a .star, .cs or .pkl to draw poses from")
+    command.add_argument("--shift-sd", type=float, default=default.shift_sd, help="of in-plane shifts, in boxes")
+    command.add_argument("--noise", default=default.noise, help="white, or a radial power spectrum (.npy)")
+    command.add_argument("--seed", type=int, default=default.seed, help="same seed, same particles")
+
+
+def _add_inspect(commands: Any) -> None:
+    command = commands.add_parser(
+        "inspect",
+        help="say what particles are, and whether their poses and contrast make sense",
+        description="Read particle metadata, look at the images and make a quick map, without writing anything.",
+    )
+    command.set_defaults(run=_inspect)
+    _add_particles(command)
+
+
+def _add_reconstruct(commands: Any) -> None:
+    from gsworkbench.reconstruct import METHODS
+
+    command = commands.add_parser(
+        "reconstruct",
+        help="fit a mixture of Gaussians to particles",
+        description="Fit 3D Gaussians to particles with known poses and CTF: maps, half maps, mask, FSC and a record, "
+        "named as RELION names them.",
+    )
+    command.set_defaults(run=_reconstruct)
+    _add_particles(command)
+    _add_outputs(command)
+    command.add_argument(
+        "--n-gaussians", type=int, metavar="N", help="number of Gaussians (default 30,000; 2,000 do for a 64 px box)"
+    )
+    command.add_argument(
+        "--method",
+        choices=[m for m in METHODS if m != "backprojection"],
+        default="stochastic",
+        help="stochastic: Adam on mini-batches of images, as the papers do (default)",
+    )
+    command.add_argument(
+        "--preset",
+        choices=list(PRESETS),
+        default="tuned",
+        help="cryosplat: as published; tuned: better and faster (default)",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change one setting of the preset, as in n_epochs=3",
+    )
+    command.add_argument("--backend", help="renderer to use (default: the fastest that works; see doctor)")
+    command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
+
+
+def _add_backproject(commands: Any) -> None:
+    command = commands.add_parser(
+        "backproject",
+        help="the classical map of the same particles: CTF-weighted backprojection",
+        description="Wiener-filtered, CTF-weighted backprojection; the same outputs as reconstruct.",
+    )
+    command.set_defaults(run=_backproject)
+    _add_particles(command)
+    _add_outputs(command)
+
+
+def _add_fsc(commands: Any) -> None:
+    command = commands.add_parser(
+        "fsc",
+        help="Fourier shell correlation of two half maps",
+        description="FSC between half maps, and of their mean to a known truth, and the resolution with its definition.",
+    )
+    command.set_defaults(run=_fsc)
+    command.add_argument("half1", type=Path, help="half map 1 (.mrc)")
+    command.add_argument("half2", type=Path, help="half map 2 (.mrc)")
+    command.add_argument("--mask", default="none", help="auto, sphere, none (default) or a mask (.mrc)")
+    command.add_argument("--truth", type=Path, metavar="MAP", help="a map to compare the mean of the halves with")
+    command.add_argument("--out", type=Path, metavar="DIR", help="write fsc.csv and fsc.png there")
+
+
+def _add_particles(command: Any) -> None:
+    command.add_argument(
+        "particles", type=Path, help=".star (RELION 3.0 to 5), .cs (cryoSPARC), .mrcs or .txt (cryoDRGN)"
+    )
+    group = command.add_argument_group("where images, poses and CTF are")
+    group.add_argument("--stack", type=Path, metavar="FILE", help="image stack, in place of the paths in the metadata")
+    group.add_argument("--datadir", type=Path, metavar="DIR", help="folder that image paths are relative to")
+    group.add_argument("--poses", type=Path, metavar="PKL", help="cryoDRGN poses.pkl")
+    group.add_argument("--ctf", type=Path, metavar="PKL", help="cryoDRGN ctf.pkl")
+    group.add_argument("--ind", type=Path, metavar="PKL", help="cryoDRGN indices of the particles to use")
+    group.add_argument(
+        "--passthrough", type=Path, action="append", default=[], metavar="CS", help="cryoSPARC passthrough file"
+    )
+    group.add_argument(
+        "--sign", type=int, choices=(1, -1), help="factor that makes protein white (inspect proposes one)"
+    )
+    group.add_argument("--pixel-size", type=float, metavar="A", help="A per pixel, in place of the file's")
+
+
+def _add_outputs(command: Any) -> None:
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    command.add_argument(
+        "--half-maps",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fit each half set too, and compare them (default: yes)",
+    )
+    command.add_argument(
+        "--mask", default="auto", help="auto (default), sphere, none or a mask (.mrc), for the masked FSC"
+    )
+    command.add_argument("--truth", type=Path, metavar="MAP", help="a known truth to compare the map with")
+    command.add_argument("--seed", type=int, default=0, help="random numbers: start, order of particles, half sets")
+    command.add_argument("--threads", type=int, metavar="N", help="processor threads to use")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

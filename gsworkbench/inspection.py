@@ -1,0 +1,105 @@
+"""A dry run over particles: what they are, whether protein is white, whether poses and shifts fit the images.
+
+Half maps cannot show a wrong hand, but most other mistakes (shifts in the wrong unit or of the wrong sign, images in
+another order than the poses) make quick half maps of a few thousand particles disagree at low resolution.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.assessment.fsc import fourier_shell_correlation
+from gsworkbench.assessment.masks import spherical_mask
+from gsworkbench.backprojection import PADDING, accumulate, solve
+from gsworkbench.particles import ParticleStack
+
+QUICK_PARTICLES, QUICK_BOX = 2000, 64
+ENOUGH = 100  # fewer particles than this make half maps too poor to judge poses by
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Mean of the image centre minus mean of its border, over images, with its standard error; in image units.
+
+    suggested_sign : the factor to multiply the data by, +1 or -1, or None if the difference is within 3 errors of zero.
+    """
+
+    centre_minus_border: float
+    standard_error: float
+    suggested_sign: int | None
+
+
+@dataclass(frozen=True)
+class PoseCheck:
+    """Mean FSC between quick half maps, shells 1 to Nyquist / 2 of a box of at most QUICK_BOX, in a sphere.
+
+    as_given : with the poses and shifts of the file. alternatives : with one thing changed. best : the name of the
+    highest of all, "as given" included.
+    """
+
+    n_particles: int
+    as_given: float
+    alternatives: dict[str, float]
+
+    @property
+    def best(self) -> str:
+        name = max(self.alternatives, key=lambda k: self.alternatives[k])
+        return "as given" if self.as_given >= self.alternatives[name] - 0.02 else name
+
+
+def contrast(stack: ParticleStack, *, n_images: int = QUICK_PARTICLES, seed: int = 0) -> Contrast:
+    """Guess from up to `n_images` images whether protein is white (brighter in the centre than at the border)."""
+    box_size = stack.box_size
+    axis = np.arange(box_size) - box_size // 2
+    radius = np.sqrt(axis[:, None] ** 2 + axis**2) / box_size
+    centre, border = radius < 0.2, radius >= 0.45
+    differences = [
+        images[:, centre].mean(1) - images[:, border].mean(1)
+        for _, images in stack[_sample(len(stack), n_images, seed)].chunks(2**26)
+    ]
+    values = np.concatenate(differences)
+    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.inf
+    sign = None if abs(mean) < 3 * error else int(np.sign(mean))
+    return Contrast(mean, error, sign)
+
+
+def check_poses(stack: ParticleStack, *, n_particles: int = QUICK_PARTICLES, seed: int = 0) -> PoseCheck:
+    """Backproject up to `n_particles` in two halves, as given and with one thing changed at a time."""
+    part = stack[_sample(len(stack), n_particles, seed)]
+    rotations = part.require_poses()
+    variants = {
+        "shifts reversed": dataclasses.replace(part, shifts_angstrom=-part.shifts_angstrom),
+        "shifts ignored": dataclasses.replace(part, shifts_angstrom=0 * part.shifts_angstrom),
+        "shifts read as pixels": dataclasses.replace(part, shifts_angstrom=part.shifts_angstrom * part.pixel_size),
+        "rotations transposed": dataclasses.replace(part, rotations=np.swapaxes(rotations, 1, 2).copy()),
+    }
+    if not part.shifts_angstrom.any():
+        variants = {"rotations transposed": variants["rotations transposed"]}
+    return PoseCheck(len(part), _half_map_fsc(part), {name: _half_map_fsc(v) for name, v in variants.items()})
+
+
+def memory_estimate(stack: ParticleStack) -> dict[str, int]:
+    """Bytes that the images in memory and the backprojection's grids will take; more than this is not needed."""
+    n, d = len(stack), stack.box_size
+    return {"images": 4 * n * d**2, "backprojection": (3 * 8 + 2 * 16) * (PADDING * d) ** 3 // 2}
+
+
+def _half_map_fsc(stack: ParticleStack) -> float:
+    box_size = min(stack.box_size, QUICK_BOX)
+    pixel_size = stack.pixel_size * stack.box_size / box_size
+    order = np.random.default_rng(0).permutation(len(stack))
+    halves: list[NDArray[np.float32]] = [
+        solve(accumulate(stack[np.sort(order[k::2])], box_size=box_size, label="quick map"), box_size, pixel_size)
+        for k in (0, 1)
+    ]
+    mask, name = spherical_mask(box_size, pixel_size)
+    curve = fourier_shell_correlation(*halves, voxel_size=pixel_size, mask=mask, mask_name=name)
+    return float(np.nan_to_num(curve.values[1 : box_size // 4 + 1]).mean())
+
+
+def _sample(n: int, most: int, seed: int) -> NDArray[np.int64]:
+    return np.sort(np.random.default_rng(seed).permutation(n)[:most])
