@@ -173,6 +173,10 @@ REFUSALS = {
         "row 4: optics group 4 is not in data_optics, which has 1",
     ),
     "group that is no number": (star_text(star_columns() | {"rlnOpticsGroup": ["a"] * N}), "row 1: rlnOpticsGroup"),
+    "optics without rows": (
+        star_text(star_columns(), OPTICS[: OPTICS.index("1 001")]),
+        "row 1: optics group 1 is not in data_optics, which has none",
+    ),
     "group twice": (star_text(star_columns(), OPTICS + "1 b 300 2.7 0.1 2.5 8\n"), "two rows for one rlnOpticsGroup"),
     "no group column": (star_text(without(star_columns(), "rlnOpticsGroup")), "no column rlnOpticsGroup"),
     "two pixel sizes": (

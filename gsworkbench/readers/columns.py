@@ -22,7 +22,7 @@ def numbers(values: Any, column: str, file: Path) -> Float64:
         result = np.asarray(values, np.float64)
     except (TypeError, ValueError):
         result = np.array([_number(value) for value in values])
-    bad = ~np.isfinite(result.reshape(len(result), -1)).all(axis=1)
+    bad = ~np.isfinite(result).all(axis=tuple(range(1, result.ndim)))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise InputError(f"{column} is not a number: {values[row]}", file=file, row=row + 1)
