@@ -302,7 +302,7 @@ def _add_fsc(commands: Any) -> None:
     command = commands.add_parser(
         "fsc",
         help="Fourier shell correlation of two half maps",
-        description="FSC between half maps, and of their mean to a known truth, and the resolution with its definition.",
+        description="FSC between half maps, and of their mean to a truth; resolution with its definition.",
     )
     command.set_defaults(run=_fsc)
     command.add_argument("half1", type=Path, help="half map 1 (.mrc)")

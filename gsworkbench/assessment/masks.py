@@ -70,4 +70,4 @@ def _lowpass(volume: Map, voxel_size: float, angstrom: float) -> NDArray[np.floa
     k[2] = np.fft.rfftfreq(volume.shape[2], voxel_size)
     s = np.sqrt(k[0][:, None, None] ** 2 + k[1][:, None] ** 2 + k[2] ** 2) * angstrom
     filtered = np.fft.rfftn(volume) * (0.5 * (1 + np.cos(np.pi * np.clip(s - 0.5, 0, 1))))
-    return np.fft.irfftn(filtered, s=volume.shape)
+    return np.fft.irfftn(filtered, s=volume.shape, axes=(0, 1, 2))
