@@ -42,7 +42,7 @@ def made_up(tmp_path_factory) -> Path:
         write_fsc_csv(output / "fsc.csv", curves)
         read = (resolution(curves[0], 0.143), resolution(curves[1], 0.5))
         record = RunRecord(
-            [], {}, machine="a machine", threads=1, seconds={"train": 2.0}, cpu_seconds={"train": 1.5 + i}
+            [], {}, machine="a machine", threads=1, seconds={"all: magic": 2.0}, cpu_seconds={"all: magic": 1.5 + i}
         )
         made = Reconstruction(output, truth, None, curves, read, record)
         results.write_measurements(output / "metrics.json", results.measure(made))
