@@ -47,8 +47,8 @@ class PoseCheck:
     chance: float
 
     def verdict(self) -> str:
-        """Say in a sentence whether poses and shifts fit. A tenth of the way from chance to 1 counts as better."""
-        margin = 0.1 * (1 - self.chance)
+        """Say in a sentence whether poses and shifts fit. A fifth of the way from chance to 1 counts as better."""
+        margin = 0.2 * (1 - self.chance)
         best = max(self.alternatives, key=lambda name: self.alternatives[name])
         if self.n_particles < ENOUGH:
             return f"{self.n_particles} particles are too few to judge poses and shifts by"
