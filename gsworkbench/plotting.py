@@ -39,7 +39,7 @@ def draw_curve(axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *
     """Draw one curve, a mark where each of its `resolutions` was read, and say them in the label."""
     own = [r for r in resolutions if r.curve == curve.name]
     said = [f"{r.angstrom:.1f} Å" if r.angstrom is not None else "no crossing" for r in own]
-    said = [f"{text} at {r.threshold:g}" for text, r in zip(said, own, strict=True)]
+    said = [f"{text} at {r.criterion}" for text, r in zip(said, own, strict=True)]
     axes.plot(
         curve.frequencies,
         curve.values,
@@ -49,7 +49,9 @@ def draw_curve(axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *
     )
     for r in own:
         if r.shell is not None:
-            axes.plot(curve.frequencies[r.shell], curve.values[r.shell], "o", color=colour, ms=5, mfc="white", mew=1.5)
+            shells = np.arange(len(curve.values))
+            crossing = (np.interp(r.shell, shells, y) for y in (curve.frequencies, curve.values))
+            axes.plot(*crossing, "o", color=colour, ms=5, mfc="white", mew=1.5)
 
 
 def draw_frame(axes: Axes, curve: FscCurve) -> None:
