@@ -112,13 +112,15 @@ def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -
 
 
 def _fsc(options: argparse.Namespace) -> None:
-    from gsworkbench.reconstruct import compare_maps
+    from gsworkbench.judging import judge_maps, write_assessment
 
-    curves, resolutions = compare_maps(
-        options.half1, options.half2, mask=options.mask, truth=options.truth, out=options.out
+    assessment = judge_maps(
+        options.half1, options.half2, definition=options.definition, mask=options.mask, truth=options.truth
     )
-    for curve, r in zip(curves, resolutions, strict=True):
-        print(f"{r}; mean FSC {curve.mean():.4f}; box {curve.box_size}, {curve.voxel_size:g} A/voxel")
+    if options.out is not None:
+        names = (options.half1.name, options.half2.name)
+        write_assessment(options.out, assessment, " and ".join(names), names)
+    print("\n".join(assessment.lines()))
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -292,12 +294,29 @@ def _add_fsc(commands: Any) -> None:
         help="Fourier shell correlation of two half maps",
         description="FSC between half maps, and of their mean to a truth; resolution with its definition.",
     )
+    _add_judged(command, mask="none")
+    command.add_argument("--out", type=Path, metavar="DIR", help="write fsc.csv, .xml, .png and .svg there")
+    command = commands.add_parser(
+        "postprocess",
+        help="masked and corrected FSC of two half maps, with files for RELION and EMDB",
+        description="FSC between half maps without a mask, inside it, with random phases, and corrected. Writes "
+        "fsc.csv, fsc.xml (EMDB), fsc.png, fsc.svg, postprocess.star (RELION) and mask.mrc.",
+    )
+    _add_judged(command, mask="own")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+
+
+def _add_judged(command: Any, mask: str) -> None:
+    from gsworkbench.assessment.definitions import DEFINITIONS
+
     command.set_defaults(run=_fsc)
     command.add_argument("half1", type=Path, help="half map 1 (.mrc)")
     command.add_argument("half2", type=Path, help="half map 2 (.mrc)")
-    command.add_argument("--mask", default="none", help="auto, sphere, none (default) or a mask (.mrc)")
+    command.add_argument(
+        "--mask", default=mask, help=f"own (the definition's), auto, sphere, none or a mask (.mrc); default {mask}"
+    )
+    command.add_argument("--definition", default="RELION", help=f"whose FSC: {', '.join(DEFINITIONS)}; default RELION")
     command.add_argument("--truth", type=Path, metavar="MAP", help="a map to compare the mean of the halves with")
-    command.add_argument("--out", type=Path, metavar="DIR", help="write fsc.csv and fsc.png there")
 
 
 def _add_particles(command: Any) -> None:
