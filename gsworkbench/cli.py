@@ -123,6 +123,25 @@ def _fsc(options: argparse.Namespace) -> None:
     print("\n".join(assessment.lines()))
 
 
+def _localres(options: argparse.Namespace) -> None:
+    from gsworkbench.judging import localise
+
+    named = {k: getattr(options, k) for k in ("out", "mask", "window", "step", "threshold")}
+    print(localise(options.half1, options.half2, **named))
+
+
+def _directional(options: argparse.Namespace) -> None:
+    from gsworkbench.judging import direct
+
+    named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold")}
+    print(direct(options.half1, options.half2, **named))
+    if options.particles is not None:
+        from gsworkbench.assessment.directional import sampling
+        from gsworkbench.readers import read_particles
+
+        print(sampling(read_particles(options.particles).require_poses()))
+
+
 def _doctor(options: argparse.Namespace) -> None:
     from gsworkbench.doctor import report
 
@@ -194,6 +213,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_reconstruct(commands)
     _add_backproject(commands)
     _add_fsc(commands)
+    _add_localres(commands)
+    _add_directional(commands)
     doctor = commands.add_parser("doctor", help="say which backends and devices work here, and why others do not")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -306,12 +327,46 @@ def _add_fsc(commands: Any) -> None:
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
 
 
+def _add_localres(commands: Any) -> None:
+    command = commands.add_parser(
+        "localres",
+        help="local resolution of two half maps",
+        description="FSC of two half maps in a moving window. Writes locres.mrc (A, 0 outside the mask), locres.png.",
+    )
+    command.set_defaults(run=_localres)
+    _add_half_maps(command)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    command.add_argument("--mask", default="auto", help="where to look: auto (default), sphere or a mask (.mrc)")
+    command.add_argument("--window", type=float, metavar="A", help="diameter (default 40 A, at least 16 voxels)")
+    command.add_argument("--step", type=float, metavar="A", help="between points (default an eighth of the window)")
+    command.add_argument("--threshold", type=float, default=0.5, help="of the FSC (default 0.5)")
+
+
+def _add_directional(commands: Any) -> None:
+    command = commands.add_parser(
+        "directional",
+        help="FSC of two half maps by direction, and how evenly views sample",
+        description="FSC inside cones, and the sphericity of what it resolves. Writes directional.csv and .png.",
+    )
+    command.set_defaults(run=_directional)
+    _add_half_maps(command)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    command.add_argument("--mask", default="auto", help="auto (default), sphere, none or a mask (.mrc)")
+    command.add_argument("--half-angle", type=float, default=20.0, metavar="DEG", help="of the cones (default 20)")
+    command.add_argument("--threshold", type=float, default=0.143, help="of the FSC (default 0.143)")
+    command.add_argument("--particles", type=Path, help="their metadata, for the sampling compensation factor")
+
+
+def _add_half_maps(command: Any) -> None:
+    command.add_argument("half1", type=Path, help="half map 1 (.mrc)")
+    command.add_argument("half2", type=Path, help="half map 2 (.mrc)")
+
+
 def _add_judged(command: Any, mask: str) -> None:
     from gsworkbench.assessment.definitions import DEFINITIONS
 
     command.set_defaults(run=_fsc)
-    command.add_argument("half1", type=Path, help="half map 1 (.mrc)")
-    command.add_argument("half2", type=Path, help="half map 2 (.mrc)")
+    _add_half_maps(command)
     command.add_argument(
         "--mask", default=mask, help=f"own (the definition's), auto, sphere, none or a mask (.mrc); default {mask}"
     )

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment import alarms
 from gsworkbench.assessment.definitions import Judgement, find_definition, judge
+from gsworkbench.assessment.directional import DirectionalFsc, directional_fsc
 from gsworkbench.assessment.exports import write_fsc_xml, write_postprocess_star
 from gsworkbench.assessment.fsc import FscCurve, Resolution, fourier_shell_correlation, resolution, write_fsc_csv
 from gsworkbench.assessment.honesty import Overstatement, overstatement
+from gsworkbench.assessment.local import LocalResolution, local_resolution
 from gsworkbench.assessment.masks import automatic_mask, make_mask, spherical_mask
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
-from gsworkbench.plotting import fsc_figure
+from gsworkbench.plotting import directional_figure, fsc_figure, local_resolution_figure
 from gsworkbench.readers import read_map, write_map
 
 Volume = NDArray[np.floating]
@@ -175,6 +177,66 @@ def write_assessment(output_dir: Path, assessment: Assessment, title: str, half_
         write_fsc_xml(output_dir / "fsc.xml", best, judgement.resolution)
         mask = "None" if assessment.mask is None else "mask.mrc"
         write_postprocess_star(output_dir / "postprocess.star", judgement, half_maps, mask)
+
+
+def localise(
+    map_1: Path,
+    map_2: Path,
+    *,
+    out: Path,
+    mask: str = "auto",
+    window: float | None = None,
+    step: float | None = None,
+    threshold: float = 0.5,
+) -> LocalResolution:
+    """Local resolution of two maps on disk; writes locres.mrc (A) and locres.png (histogram and central section)."""
+    (first, second), chosen, name, voxel_size = _pair_and_mask(map_1, map_2, mask)
+    if chosen is None:
+        raise InputError("local resolution needs a mask to look inside", remedy="give --mask auto, sphere or a file")
+    found = local_resolution(
+        first,
+        second,
+        voxel_size=voxel_size,
+        mask=chosen,
+        mask_name=name,
+        window=window,
+        step=step,
+        threshold=threshold,
+    )
+    write_map(out / "locres.mrc", found.resolution, voxel_size, f"A, window {found.window:g} A, step {found.step:g} A")
+    with atomic_path(out / "locres.png") as temporary:
+        local_resolution_figure(found, (first + second) / 2).savefig(temporary, dpi=150)
+    return found
+
+
+def direct(
+    map_1: Path, map_2: Path, *, out: Path, mask: str = "auto", half_angle: float = 20.0, threshold: float = 0.143
+) -> DirectionalFsc:
+    """Directional FSC of two maps on disk; writes directional.csv, a row per direction, and directional.png."""
+    (first, second), chosen, name, voxel_size = _pair_and_mask(map_1, map_2, mask)
+    found = directional_fsc(
+        first,
+        second,
+        voxel_size=voxel_size,
+        mask=chosen,
+        mask_name=name,
+        half_angle=half_angle,
+        threshold=threshold,
+    )
+    rows = np.column_stack([found.directions, found.values])
+    with atomic_path(out / "directional.csv") as temporary:
+        header = f"# {found}\nx,y,z,resolution_angstrom"
+        np.savetxt(temporary, rows, fmt="%.5f", delimiter=",", header=header, comments="")
+    with atomic_path(out / "directional.png") as temporary:
+        directional_figure(found).savefig(temporary, dpi=150)
+    return found
+
+
+def _pair_and_mask(map_1: Path, map_2: Path, mask: str) -> tuple[tuple[Volume, Volume], Volume | None, str, float]:
+    user = [] if mask in MASKS else [Path(mask)]
+    (first, second, *others), voxel_size = read_maps(map_1, map_2, *user)
+    chosen, name = choose_mask(mask, others[0] if user else None, (first + second) / 2, voxel_size, "RELION")
+    return (first, second), chosen, name, voxel_size
 
 
 def _truth_curves(

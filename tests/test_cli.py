@@ -63,7 +63,7 @@ def test_backproject_and_fsc(noisy_set, tmp_path, capsys):
     assert not any("alarm" in line for line in lines), lines
 
 
-def test_postprocess_under_another_definition(noisy_set, tmp_path, capsys):
+def test_judge_half_maps_in_every_way(noisy_set, tmp_path, capsys):
     volume, voxel_size = read_map(noisy_set.truth_file)
     rng = np.random.default_rng(0)
     halves = [tmp_path / f"half{k}.mrc" for k in (1, 2)]
@@ -73,6 +73,12 @@ def test_postprocess_under_another_definition(noisy_set, tmp_path, capsys):
     assert main([*command, "--definition", "cryosparc"]) == 0
     said = capsys.readouterr().out
     assert "fsc_loose" in said and "cryoSPARC definition" in said and "fsc_corrected" in said
+    more = [*map(str, halves), "--out", str(tmp_path / "more"), "--mask", "sphere"]
+    assert main(["localres", *more]) == 0
+    assert main(["directional", *more, "--particles", str(noisy_set.star)]) == 0
+    said = capsys.readouterr().out
+    assert "window" in said and "sphericity" in said and "sampling compensation factor" in said
+    assert len(list((tmp_path / "more").iterdir())) == 4
     assert main([*command, "--definition", "mine"]) == 2
     assert "there is no FSC definition 'mine'" in capsys.readouterr().err
 
