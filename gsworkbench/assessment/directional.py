@@ -19,6 +19,8 @@ from gsworkbench.assessment.transforms import transform
 
 Map = NDArray[np.floating]
 
+_CHUNK = 8192  # voxels compared with all directions at a time, small enough for the cache of a core
+
 
 @dataclass(frozen=True)
 class DirectionalFsc:
@@ -79,14 +81,17 @@ def directional_fsc(
     pair = [transform(m if mask is None else m * mask.astype(np.float64)) for m in (map_1, map_2)]
     directions = half_sphere(n_directions)
     shells, units, products = _by_shell(pair[0], pair[1])
+    axes = directions.T.astype(np.float32)
     cosine = np.cos(np.radians(half_angle)) - 1e-6  # single precision
     curves = np.full((n_directions, box_size // 2), np.nan)
     for shell in range(1, box_size // 2):
-        here = slice(shells[shell], shells[shell + 1])
-        inside = (np.abs(units[here] @ directions.T.astype(np.float32)) >= cosine).astype(np.float32)
-        cross, power_1, power_2 = products[:, here].astype(np.float32) @ inside
-        power = np.sqrt(power_1.astype(float) * power_2)
-        np.divide(cross, power, out=curves[:, shell], where=power > 0)
+        sums = np.zeros((3, n_directions))
+        for start in range(shells[shell], shells[shell + 1], _CHUNK):
+            here = slice(start, min(start + _CHUNK, shells[shell + 1]))
+            inside = (np.abs(units[here] @ axes) >= cosine).astype(np.float32)
+            sums += products[:, here] @ inside
+        power = np.sqrt(sums[1] * sums[2])
+        np.divide(sums[0], power, out=curves[:, shell], where=power > 0)
     first = _first_shell(half_angle)
     read = curves.copy()
     read[:, :first] = 1.0

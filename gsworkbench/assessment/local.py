@@ -48,8 +48,8 @@ class LocalResolution:
         low, middle, high = np.percentile(self.values, [5, 50, 95])
         where = (
             f"FSC = {self.threshold:g}, first crossing, interpolated, window {self.window:g} A, step {self.step:g} A, "
-            f"{len(self.values):,} points, mask: {self.mask}, box {len(self.resolution)}, {self.voxel_size:.4g} A/voxel; "
-            f"{100 * self.at_nyquist:.1f} % of the points never cross"
+            f"{len(self.values):,} points, mask: {self.mask}, box {len(self.resolution)}, "
+            f"{self.voxel_size:.4g} A/voxel; {100 * self.at_nyquist:.1f} % of the points never cross"
         )
         return (
             f"local resolution {middle:.2f} A in the median, {self.values.mean():.2f} A in the mean, "
