@@ -7,6 +7,7 @@ as measured and n the one with random phases, FSC_true = (t - n) / (1 - n).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +29,9 @@ def randomise_phases(volume: Map, from_shell: int, seed: int) -> NDArray[np.floa
     half = transform(volume)
     n = len(volume)
     k, kx = np.fft.fftfreq(n, 1 / n), np.arange(n // 2 + 1)
-    beyond = k[:, None, None] ** 2 + k[:, None] ** 2 + kx**2 >= from_shell**2
-    half[beyond] = np.abs(half[beyond]) * noise[beyond] / np.abs(noise[beyond])
+    for kz, plane, random in zip(k, half, noise, strict=True):
+        beyond = kz**2 + k[:, None] ** 2 + kx**2 >= from_shell**2
+        plane[:] = np.where(beyond, np.abs(plane) * np.exp(1j * np.angle(random)), plane)
     return inverse(half)
 
 
@@ -57,14 +59,17 @@ def effective_samples(box_size: int, mask: Map | None = None) -> NDArray[np.floa
     spectrum = transform(squared)
     autocorrelation = inverse((spectrum * spectrum.conj()).real.astype(complex))
     x = np.fft.fftfreq(box_size, 1 / box_size)
-    distance = np.sqrt(x[:, None, None] ** 2 + x[:, None] ** 2 + x**2).ravel()
-    radial = np.bincount((2 * distance + 0.5).astype(np.int64), autocorrelation.ravel())  # bins of half a voxel
+    radial = np.zeros(2 * box_size)  # by distance, in bins of half a voxel
+    for z, plane in zip(x, autocorrelation, strict=True):
+        distance = np.sqrt(z**2 + x[:, None] ** 2 + x**2)
+        radial += np.bincount((2 * distance + 0.5).astype(np.int64).ravel(), plane.ravel(), minlength=len(radial))
     k = np.arange(box_size // 2 + 1)[:, None] + np.array([-0.4, -0.2, 0.0, 0.2, 0.4])  # a shell has a thickness
     wave = np.sinc(k[:, :, None] * np.arange(len(radial)) / box_size)  # 2 k r / D with r in half voxels
     mean = (k[:, :, None] ** 2 * wave).sum(1) / (k**2).sum(1)[:, None]
     return np.clip(squared.sum() ** 2 / (mean**2 @ radial), 1, _voxels_of_shells(box_size))
 
 
+@functools.lru_cache(maxsize=2)
 def _voxels_of_shells(box_size: int) -> NDArray[np.float64]:
     """(D // 2 + 1,) number of voxels of each rounded shell in the whole transform."""
     k = np.rint(np.fft.fftfreq(box_size, 1 / box_size)).astype(int)
@@ -73,19 +78,21 @@ def _voxels_of_shells(box_size: int) -> NDArray[np.float64]:
     return np.bincount(distance.ravel(), np.repeat(squared, box_size))[: box_size // 2 + 1].astype(np.float64)
 
 
-def standard_error(curve: FscCurve, mask: Map | None = None) -> NDArray[np.float64]:
-    """(D // 2 + 1,) standard error of a measured curve, (1 - FSC^2) / sqrt(effective samples).
+def standard_error(curve: FscCurve, samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(D // 2 + 1,) standard error of a measured curve, (1 - FSC^2) / sqrt(samples): of a correlation of Gaussians.
 
-    The error of a correlation of Gaussian samples; for the mask that the curve was made with.
+    samples : `effective_samples` of the mask that the curve was made with.
     """
-    return (1 - curve.values**2) / np.sqrt(effective_samples(curve.box_size, mask))
+    return (1 - curve.values**2) / np.sqrt(samples)
 
 
-def corrected_error(measured: FscCurve, randomised: FscCurve, from_shell: int, mask: Map) -> NDArray[np.float64]:
+def corrected_error(
+    measured: FscCurve, randomised: FscCurve, from_shell: int, samples: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """(D // 2 + 1,) standard error of `corrected_curve`: of t below from_shell, of t and n together from there on."""
     t, n = measured.values, np.minimum(randomised.values, 1 - 1e-9)
-    error = standard_error(measured, mask)
-    both = np.hypot(error / (1 - n), standard_error(randomised, mask) * (1 - t) / (1 - n) ** 2)
+    error = standard_error(measured, samples)
+    both = np.hypot(error / (1 - n), standard_error(randomised, samples) * (1 - t) / (1 - n) ** 2)
     return np.where(np.arange(len(t)) >= from_shell, both, error)
 
 

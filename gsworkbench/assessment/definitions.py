@@ -16,7 +16,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.assessment.corrected import corrected_curve, corrected_error, randomise_phases, standard_error
+from gsworkbench.assessment.corrected import (
+    corrected_curve,
+    corrected_error,
+    effective_samples,
+    randomise_phases,
+    standard_error,
+)
 from gsworkbench.assessment.fsc import (
     Crossing,
     FscCurve,
@@ -187,11 +193,12 @@ def judge(
 
     halves = (half_1, half_2)
     curves = [correlate(halves, "fsc_unmasked", None), *(correlate(halves, name, name) for name in masks)]
-    errors = {"fsc_unmasked": standard_error(curves[0])}
+    errors = {"fsc_unmasked": standard_error(curves[0], effective_samples(len(half_1)))}
     notes: list[str] = []
     shell = None
     if "fsc_masked" in masks:
-        errors["fsc_masked"] = standard_error(curves[-1], masks["fsc_masked"])
+        samples = effective_samples(len(half_1), masks["fsc_masked"])
+        errors["fsc_masked"] = standard_error(curves[-1], samples)
         if definition.randomise is not None:
             shell = _randomisation_shell(definition, curves[0], curves[-1])
             notes += [] if shell else [_nothing_to_randomise(definition)]
@@ -199,7 +206,7 @@ def judge(
         measured, start = curves[-1], shell + definition.corrected_from
         random = [randomise_phases(half, shell, seed=2 * seed + i) for i, half in enumerate(halves)]
         curves.append(correlate(random, "fsc_randomized_masked", "fsc_masked"))
-        errors["fsc_corrected"] = corrected_error(measured, curves[-1], start, masks["fsc_masked"])
+        errors["fsc_corrected"] = corrected_error(measured, curves[-1], start, samples)
         curves.append(_clipped(corrected_curve(measured, curves[-1], start), definition.clipped))
     read = tuple(
         resolution(c, definition.threshold, definition.crossing) for c in curves if c.name != "fsc_randomized_masked"

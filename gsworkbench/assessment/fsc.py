@@ -114,7 +114,12 @@ def shell_indices(box_size: int, shells: Shells = Shells()) -> NDArray[np.int64]
     """(D, D, D // 2 + 1) shell of each voxel of numpy's rfftn."""
     k = np.fft.fftfreq(box_size, 1 / box_size)
     kx = np.arange(box_size // 2 + 1)
-    distance = np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + kx**2)
+    return _shell_of(k[:, None, None] ** 2 + k[None, :, None] ** 2 + kx**2, shells)
+
+
+def _shell_of(squared: NDArray[np.floating], shells: Shells) -> NDArray[np.int64]:
+    """Shell of voxels at squared distances from the origin."""
+    distance = np.sqrt(squared)
     if shells.radius == "round":
         return np.rint(distance).astype(np.int64)
     return distance.astype(np.int64) + (shells.radius == "floor + 1")
@@ -152,15 +157,16 @@ def correlate_transforms(
     first: NDArray[np.complex128], second: NDArray[np.complex128], shells: Shells
 ) -> NDArray[np.float64]:
     """(D // 2 + 1,) FSC of two transforms as `transform` stores them; NaN in shells where one has no power."""
-    n = len(first) // 2 + 1
-    index = shell_indices(len(first), shells).ravel()
-    weights = np.broadcast_to(shell_weights(len(first), shells), first.shape).ravel()
-
-    def shell_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(index, values.ravel() * weights, minlength=n)[:n].astype(np.float64)
-
-    cross = shell_sum(first.real * second.real + first.imag * second.imag)
-    power_1, power_2 = (shell_sum(f.real**2 + f.imag**2) for f in (first, second))
+    box_size, n = len(first), len(first) // 2 + 1
+    k, kx = np.fft.fftfreq(box_size, 1 / box_size), np.arange(n)
+    weights = np.broadcast_to(shell_weights(box_size, shells), (box_size, n)).ravel()
+    sums = np.zeros((3, n))
+    for kz, f, g in zip(k, first, second, strict=True):  # plane by plane, for whole maps do not fit a cache
+        index = _shell_of(kz**2 + k[:, None] ** 2 + kx**2, shells).ravel()
+        planes = (f.real * g.real + f.imag * g.imag, f.real**2 + f.imag**2, g.real**2 + g.imag**2)
+        for total, plane in zip(sums, planes, strict=True):
+            total += np.bincount(index, plane.ravel() * weights, minlength=n)[:n]
+    cross, power_1, power_2 = sums
     # Power at the rounding of the transform is no power: maps cut off in Fourier space have shells like that.
     empty = [p <= 1e-14 * max(p.sum(), np.finfo(float).tiny) for p in (power_1, power_2)]
     values = np.full(n, np.nan)
