@@ -15,15 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.assessment.fsc import FscCurve, Resolution, fourier_shell_correlation, resolution, write_fsc_csv
-from gsworkbench.assessment.masks import automatic_mask, spherical_mask
+from gsworkbench.assessment.alarms import particles_in_both_halves
+from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.backprojection import backproject
 from gsworkbench.config import ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
-from gsworkbench.files import atomic_path
 from gsworkbench.gaussians import Gaussians
+from gsworkbench.judging import FILES, MASKS, assess, write_assessment
 from gsworkbench.particles import ParticleStack
-from gsworkbench.plotting import fsc_figure
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
 from gsworkbench.rendering import voxelize
@@ -34,7 +33,7 @@ Volume = NDArray[np.float32]
 MAP = "run_class001.mrc"
 HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 OUTPUTS = (
-    *(MAP, *HALF_MAPS, "mask.mrc", "fsc.csv", "fsc.png", "run_data.star", "run.json"),
+    *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz"),
 )
 _MAP_CUTOFF = 5.0  # standard deviations: a map is sampled once, so the float32 floor is affordable
@@ -117,11 +116,12 @@ def reconstruct(
         raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
     stack.require_poses()
     true_map = _matching_map(truth, stack) if truth else None
-    user_mask = None if config.mask in ("auto", "sphere", "none") else _matching_map(Path(config.mask), stack)
+    user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
     if config.half_maps:
         stack = stack.with_half_sets(config.seed)
+    shared = particles_in_both_halves(stack.file_index, stack.image_index, stack.half_set) if config.half_maps else None
     record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
-    record.warnings += _warnings(stack)
+    record.warnings += _warnings(stack) + ([shared] if shared else [])
 
     solutions: dict[str, Solution] = {}
     for number, (name, part) in enumerate(_parts(stack, config.half_maps).items()):
@@ -138,53 +138,24 @@ def reconstruct(
     with record.stage("assess"):
         volume = solutions["all"].volume
         halves = (solutions["half 1"].volume, solutions["half 2"].volume) if config.half_maps else None
-        mask, mask_name = _mask(config.mask, user_mask, volume, stack.pixel_size)
-        if mask is not None:
-            write_map(output_dir / "mask.mrc", mask, stack.pixel_size, mask_name)
-        curves = _curves(volume, halves, true_map, mask, mask_name, stack.pixel_size)
-        resolutions = _resolutions(curves)
-        if curves:
-            _write_curves(output_dir, curves, resolutions, f"{config.method}, {len(stack):,} particles")
-    record.results |= {c.name: {"mean": c.mean(), **asdict(r)} for c, r in zip(curves, resolutions, strict=True)}
+        assessment = assess(
+            volume,
+            halves,
+            true_map,
+            voxel_size=stack.pixel_size,
+            mask=config.mask,
+            user_mask=user_mask,
+            seed=config.seed,
+        )
+        write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", HALF_MAPS)
+    curves, resolutions = assessment.curves, assessment.resolutions
+    record.results |= assessment.figures()
     if true_map is not None:
         record.results["agreement"] = asdict(agreement(volume, true_map))
-    record.warnings += _saturation(resolutions)
+    record.warnings += [*_saturation(resolutions), *assessment.alarms]
     write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
     record.finish(output_dir / "run.json")
     return Reconstruction(output_dir, volume, halves, curves, resolutions, record)
-
-
-def compare_maps(
-    half_1: Path, half_2: Path, *, mask: str = "none", truth: Path | None = None, out: Path | None = None
-) -> tuple[tuple[FscCurve, ...], tuple[Resolution, ...]]:
-    """FSC between two half maps on disk, and of their mean to a truth; fsc.csv and fsc.png go to `out` if given."""
-    first, voxel_size = read_map(half_1)
-    others = []
-    for path in (half_2, *([truth] if truth else [])):
-        volume, size = read_map(path)
-        if volume.shape != first.shape or abs(size / voxel_size - 1) > 0.01:
-            raise InputError(f"its grid is not that of {half_1}", file=path)
-        others.append(volume)
-    mean = (first + others[0]) / np.float32(2)
-    user_mask = None if mask in ("auto", "sphere", "none") else read_map(Path(mask))[0]
-    soft, name = _mask(mask, user_mask, mean, voxel_size)
-    curves = _curves(mean, (first, others[0]), others[1] if truth else None, soft, name, voxel_size)
-    resolutions = _resolutions(curves)
-    if out is not None:
-        _write_curves(out, curves, resolutions, f"{half_1.name} and {half_2.name}")
-    return curves, resolutions
-
-
-def _resolutions(curves: tuple[FscCurve, ...]) -> tuple[Resolution, ...]:
-    return tuple(resolution(c, 0.5 if c.name.endswith("_truth") else 0.143) for c in curves)
-
-
-def _write_curves(
-    output_dir: Path, curves: tuple[FscCurve, ...], resolutions: tuple[Resolution, ...], title: str
-) -> None:
-    write_fsc_csv(output_dir / "fsc.csv", curves)
-    with atomic_path(output_dir / "fsc.png") as temporary:
-        fsc_figure(curves, resolutions, title).savefig(temporary, dpi=150)
 
 
 def _parts(stack: ParticleStack, half_maps: bool) -> dict[str, ParticleStack]:
@@ -201,40 +172,6 @@ def _write_solution(
     if solution.gaussians is not None:
         file = "gaussians.npz" if name == "all" else f"gaussians_{half}.npz"
         solution.gaussians.save(output_dir / file, box_size=stack.box_size, pixel_size=stack.pixel_size)
-
-
-def _mask(
-    choice: str, user_mask: Volume | None, volume: Volume, voxel_size: float
-) -> tuple[NDArray[np.float32] | None, str]:
-    if user_mask is not None:
-        if user_mask.min() < 0 or user_mask.max() > 1:
-            raise InputError("a mask must lie between 0 and 1", file=choice)
-        return user_mask, Path(choice).name
-    if choice == "none":
-        return None, "none"
-    return automatic_mask(volume, voxel_size) if choice == "auto" else spherical_mask(len(volume), voxel_size)
-
-
-def _curves(
-    volume: Volume,
-    halves: tuple[Volume, Volume] | None,
-    truth: Volume | None,
-    mask: NDArray[np.float32] | None,
-    mask_name: str,
-    voxel_size: float,
-) -> tuple[FscCurve, ...]:
-    pairs: list[tuple[Volume, Volume, str]] = [] if halves is None else [(*halves, "")]
-    pairs += [] if truth is None else [(volume, truth, "_truth")]
-    curves = []
-    for first, second, suffix in pairs:
-        curves.append(fourier_shell_correlation(first, second, voxel_size=voxel_size, name=f"fsc_unmasked{suffix}"))
-        if mask is not None:
-            curves.append(
-                fourier_shell_correlation(
-                    first, second, voxel_size=voxel_size, mask=mask, mask_name=mask_name, name=f"fsc_masked{suffix}"
-                )
-            )
-    return tuple(curves)
 
 
 def _matching_map(path: Path, stack: ParticleStack) -> Volume:

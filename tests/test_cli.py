@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from gsworkbench.cli import main
+from gsworkbench.judging import FILES as JUDGED
+from gsworkbench.readers import read_map, write_map
 from gsworkbench.reconstruct import OUTPUTS
 
 
@@ -54,8 +56,31 @@ def test_backproject_and_fsc(noisy_set, tmp_path, capsys):
         == 0
     )
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and all("mask:" in line and "A/voxel" in line for line in lines)
-    assert (tmp_path / "f" / "fsc.csv").exists() and (tmp_path / "f" / "fsc.png").exists()
+    curves = [line for line in lines if "mean FSC" in line]
+    assert len(curves) == 5 and all("mask:" in line and "A/voxel" in line for line in curves)
+    assert sum("half maps overstate by" in line for line in lines) == 2
+    assert {p.name for p in (tmp_path / "f").iterdir()} == set(JUDGED)
+    assert not any("alarm" in line for line in lines), lines
+
+
+def test_judge_half_maps_in_every_way(noisy_set, tmp_path, capsys):
+    volume, voxel_size = read_map(noisy_set.truth_file)
+    rng = np.random.default_rng(0)
+    halves = [tmp_path / f"half{k}.mrc" for k in (1, 2)]
+    for half in halves:
+        write_map(half, volume + 2 * volume.std() * rng.standard_normal(volume.shape).astype("f"), voxel_size)
+    command = ["postprocess", *map(str, halves), "--out", str(tmp_path / "out")]
+    assert main([*command, "--definition", "cryosparc"]) == 0
+    said = capsys.readouterr().out
+    assert "fsc_loose" in said and "cryoSPARC definition" in said and "fsc_corrected" in said
+    more = [*map(str, halves), "--out", str(tmp_path / "more"), "--mask", "sphere"]
+    assert main(["localres", *more]) == 0
+    assert main(["directional", *more, "--particles", str(noisy_set.star)]) == 0
+    said = capsys.readouterr().out
+    assert "window" in said and "sphericity" in said and "sampling compensation factor" in said
+    assert len(list((tmp_path / "more").iterdir())) == 4
+    assert main([*command, "--definition", "mine"]) == 2
+    assert "there is no FSC definition 'mine'" in capsys.readouterr().err
 
 
 def test_inspect_finds_good_poses_good_and_bad_ones_bad(clean_set, tmp_path, capsys):
