@@ -19,12 +19,13 @@ struct Grid {
 template <class T> int working_width(int box) { return std::max(box, Simd<T>::lanes); }
 
 // One axis, lengths in samples: first sample and one past the last, clipped to the box; NaN gives an empty range.
-// The root is taken of the product, so that no compiler can fuse the product into the sum that follows.
-INLINE void reached(double centre, double variance, double squared_cutoff, double box, int& first, int& last) {
-    const double reach = std::sqrt(squared_cutoff * (variance > 0 ? variance : 0));
-    double a = std::ceil(centre - reach), b = std::floor(centre + reach) + 1;
-    a = a > 0 ? a : 0;
-    b = b > 0 ? b : 0;
-    first = int(a < box ? a : box);
-    last = int(b < box ? b : box);
+// The root is taken of the product, so that no compiler can fuse the product into the sum that follows. Clipping comes
+// before rounding: truncation is then floor.
+INLINE void reached(Vec<double> centre, Vec<double> variance, const Grid& grid, Vec<double>& first, Vec<double>& last) {
+    const Vec<double> zero{}, box = fill(double(grid.box));
+    const Vec<double> reach = root(grid.squared_cutoff * larger(variance, zero));
+    const Vec<double> a = smaller(larger(centre - reach, zero), box), b = centre + reach;
+    const Vec<double> below = truncated(a), above = truncated(smaller(larger(b, zero), box - 1)) + 1;
+    first = below < a ? below + 1 : below;
+    last = b >= 0 ? above : zero;
 }

@@ -68,42 +68,52 @@ struct View {
     }
 };
 
-template <class T> INLINE double quadratic(const double* form, const T* s, int k) {
-    return form[0] * s[XX * BLOCK + k] + form[1] * s[XY * BLOCK + k] + form[2] * s[XZ * BLOCK + k] +
-           form[3] * s[YY * BLOCK + k] + form[4] * s[YZ * BLOCK + k] + form[5] * s[ZZ * BLOCK + k];
+template <class T> INLINE Vec<double> product(const double* row, const T* m) {
+    return row[0] * widen(m + X * BLOCK) + row[1] * widen(m + Y * BLOCK) + row[2] * widen(m + Z * BLOCK);
 }
 
+template <class T> INLINE Vec<double> product_of_six(const double* form, const T* s) {
+    return form[0] * widen(s + XX * BLOCK) + form[1] * widen(s + XY * BLOCK) + form[2] * widen(s + XZ * BLOCK) +
+           form[3] * widen(s + YY * BLOCK) + form[4] * widen(s + YZ * BLOCK) + form[5] * widen(s + ZZ * BLOCK);
+}
+
+// Everything in float64, as many Gaussians at a time as a vector holds.
 template <class T> void project(const T* world, const View& view, const Grid& grid, Block<T>& out) {
-    const double origin = grid.box / 2, area = 1 / (TWO_PI * grid.spacing * grid.spacing);
-#pragma GCC ivdep
-    for (int k = 0; k < BLOCK; k++) {
-        const double x = world[X * BLOCK + k], y = world[Y * BLOCK + k], z = world[Z * BLOCK + k];
-        const double centre_x = view.row[0][0] * x + view.row[0][1] * y + view.row[0][2] * z + origin;
-        const double centre_y = view.row[1][0] * x + view.row[1][1] * y + view.row[1][2] * z + origin;
-        const double xx = quadratic(view.xx, world, k), xy = quadratic(view.xy, world, k);
-        const double yy = quadratic(view.yy, world, k);
-        const double inverse = 1 / (xx * yy - xy * xy);
-        int x0, x1, y0, y1;
-        reached(centre_x, xx, grid.squared_cutoff, grid.box, x0, x1);
-        reached(centre_y, yy, grid.squared_cutoff, grid.box, y0, y1);
+    const Vec<double> origin = fill(double(grid.box / 2)), zero{};
+    const double area = 1 / (TWO_PI * grid.spacing * grid.spacing);
+    for (int k = 0; k < BLOCK; k += Simd<double>::lanes) {
+        const Vec<double> centre_x = product(view.row[0], world + k) + origin;
+        const Vec<double> centre_y = product(view.row[1], world + k) + origin;
+        const Vec<double> xx = product_of_six(view.xx, world + k), xy = product_of_six(view.xy, world + k);
+        const Vec<double> yy = product_of_six(view.yy, world + k);
+        const Vec<double> inverse = 1 / (xx * yy - xy * xy);
+        Vec<double> x0, x1, y0, y1;
+        reached(centre_x, xx, grid, x0, x1);
+        reached(centre_y, yy, grid, y0, y1);
         // A singular covariance has no density: such a Gaussian is left out.
-        const bool seen = (x1 > x0) & (y1 > y0) & (inverse > 0) & (inverse < 1e300);
-        const T scale = seen ? T(LOG2_E_HALF * inverse) : T(0);
-        const T left = T(x0 - centre_x), top = T(y0 - centre_y);
-        const T a = scale * T(yy), b = -2 * scale * T(xy), c = scale * T(xx);
-        out.left[k] = left, out.top[k] = top;
-        out.a[k] = a, out.b[k] = b, out.c[k] = c;
-        out.norm[k] = seen ? T(area) * std::sqrt(T(inverse)) : T(0);
-        out.x[k] = x0, out.y[k] = y0;
-        out.columns[k] = seen ? x1 - x0 : 0;
-        out.rows[k] = seen ? y1 - y0 : 0;
-        const T wide = std::max(std::abs(left), std::abs(left + T(x1 - x0 - 1)));
-        const T tall = std::max(std::abs(top), std::abs(top + T(y1 - y0 - 1)));
-        const T slope = std::abs(b) * wide;
-        out.exact[k] = (a * wide * wide + (slope + c * tall) * tall > T(RANGE)) | (slope + c * (2 * tall + 1) > T(RANGE));
+        const Int<double> seen = (x1 > x0) & (y1 > y0) & (inverse > 0) & (inverse < 1e30);
+        const Vec<double> left = x0 - centre_x, top = y0 - centre_y;
+        const Vec<double> columns = seen ? x1 - x0 : zero, rows = seen ? y1 - y0 : zero;
+        const Vec<double> scale = seen ? LOG2_E_HALF * inverse : zero;
+        const Vec<double> a = scale * yy, b = -2 * scale * xy, c = scale * xx;
+        const Vec<double> wide = larger(magnitude(left), magnitude(left + columns - 1));
+        const Vec<double> tall = larger(magnitude(top), magnitude(top + rows - 1));
+        const Vec<double> slope = magnitude(b) * wide;
+        const Int<double> exact = (a * wide * wide + (slope + c * tall) * tall > RANGE) |
+                                  (slope + c * (2 * tall + 1) > RANGE);
+        narrow(out.left + k, left), narrow(out.top + k, top);
+        narrow(out.a + k, a), narrow(out.b + k, b), narrow(out.c + k, c);
+        narrow(out.norm + k, seen ? inverse : zero);
+        narrow(out.x + k, x0);
+        narrow(out.y + k, y0);
+        narrow(out.columns + k, columns);
+        narrow(out.rows + k, rows);
+        narrow(out.exact + k, exact);
     }
-    for (int k = 0; k < BLOCK; k += Simd<T>::lanes)
-        store(out.q + k, exp2_lanes(larger(-2 * load(out.c + k), fill(T(-126)))));
+    for (int k = 0; k < BLOCK; k += Simd<T>::lanes) {
+        store(out.norm + k, T(area) * root(load(out.norm + k)));
+        store(out.q + k, exp2_below(-2 * load(out.c + k)));
+    }
 }
 
 template <class T> INLINE Strip<T> strip(const Block<T>& block, int k, Vec<T> dx, Int<T> inside) {
@@ -146,45 +156,45 @@ template <class T> INLINE void gather_one(const Block<T>& block, int k, const T*
 // d/dm = A^T d,  d/dS = A^T G A,  d/dA = d m^T + 2 G A S.
 template <class T>
 void chain(const T* world, const Block<T>& block, const View& view, const T (*moments)[BLOCK], T* gradient, T* turn) {
-    T r[6], by_row[6][BLOCK];
+    T r[6];
+    Vec<T> turned[6] = {};
     for (int i = 0; i < 6; i++) r[i] = T(view.row[i / 3][i % 3]);
-#pragma GCC ivdep
-    for (int k = 0; k < BLOCK; k++) {
-        const T per_unit = T(1 / LOG2_E_HALF);
-        const T kxx = per_unit * block.a[k], kxy = T(0.5) * per_unit * block.b[k], kyy = per_unit * block.c[k];
-        const T alpha = block.norm[k] * world[W * BLOCK + k];
-        const T m0 = moments[0][k], mx = moments[1][k], my = moments[2][k];
-        const T mxx = moments[3][k], mxy = moments[4][k], myy = moments[5][k];
-        const T dx = alpha * (kxx * mx + kxy * my), dy = alpha * (kxy * mx + kyy * my);
-        const T pxx = kxx * mxx + kxy * mxy, pxy = kxx * mxy + kxy * myy;  // K M2
-        const T pyx = kxy * mxx + kyy * mxy, pyy = kxy * mxy + kyy * myy;
-        const T half = T(0.5) * alpha;
-        const T gxx = half * (pxx * kxx + pxy * kxy - m0 * kxx), gxy = half * (pxx * kxy + pxy * kyy - m0 * kxy);
-        const T gyy = half * (pyx * kxy + pyy * kyy - m0 * kyy);
-        T* out = gradient + k;
-        for (int i = 0; i < 3; i++) out[i * BLOCK] += r[i] * dx + r[3 + i] * dy;
-        int component = XX;
-        for (int i = 0; i < 3; i++) {
-            const T ui = gxx * r[i] + gxy * r[3 + i], vi = gxy * r[i] + gyy * r[3 + i];
-            for (int j = i; j < 3; j++) out[component++ * BLOCK] += ui * r[j] + vi * r[3 + j];
+    for (int k = 0; k < BLOCK; k += Simd<T>::lanes) {
+        const T unit = T(1 / LOG2_E_HALF);
+        const Vec<T> kxx = unit * load(block.a + k), kxy = unit / 2 * load(block.b + k), kyy = unit * load(block.c + k);
+        const Vec<T> norm = load(block.norm + k), alpha = norm * load(world + W * BLOCK + k), half = alpha / 2;
+        const Vec<T> m0 = load(moments[0] + k), mx = load(moments[1] + k), my = load(moments[2] + k);
+        const Vec<T> mxx = load(moments[3] + k), mxy = load(moments[4] + k), myy = load(moments[5] + k);
+        const Vec<T> d[2] = {alpha * (kxx * mx + kxy * my), alpha * (kxy * mx + kyy * my)};
+        const Vec<T> pxx = kxx * mxx + kxy * mxy - m0, pxy = kxx * mxy + kxy * myy;  // K M2 - M0
+        const Vec<T> pyx = kxy * mxx + kyy * mxy, pyy = kxy * mxy + kyy * myy - m0;
+        const Vec<T> gxx = half * (pxx * kxx + pxy * kxy), gxy = half * (pxx * kxy + pxy * kyy);
+        const Vec<T> gyy = half * (pyx * kxy + pyy * kyy);
+        const auto add = [&](int component, Vec<T> v) {
+            T* to = gradient + component * BLOCK + k;
+            store(to, load(to) + v);
+        };
+        for (int i = 0, component = XX; i < 3; i++) {
+            add(X + i, r[i] * d[0] + r[3 + i] * d[1]);
+            const Vec<T> u = gxx * r[i] + gxy * r[3 + i], v = gxy * r[i] + gyy * r[3 + i];
+            for (int j = i; j < 3; j++) add(component++, u * r[j] + v * r[3 + j]);
         }
-        out[W * BLOCK] += block.norm[k] * m0;
+        add(W, norm * m0);
         if (!turn) continue;
-        const T* s = world + k;
-        const T m[3] = {s[X * BLOCK], s[Y * BLOCK], s[Z * BLOCK]};
-        const T full[3][3] = {{s[XX * BLOCK], s[XY * BLOCK], s[XZ * BLOCK]},
-                              {s[XY * BLOCK], s[YY * BLOCK], s[YZ * BLOCK]},
-                              {s[XZ * BLOCK], s[YZ * BLOCK], s[ZZ * BLOCK]}};
+        const int full[3][3] = {{XX, XY, XZ}, {XY, YY, YZ}, {XZ, YZ, ZZ}};
         for (int j = 0; j < 3; j++) {
-            const T u = r[0] * full[0][j] + r[1] * full[1][j] + r[2] * full[2][j];
-            const T v = r[3] * full[0][j] + r[4] * full[1][j] + r[5] * full[2][j];
-            by_row[j][k] = dx * m[j] + 2 * (gxx * u + gxy * v);
-            by_row[3 + j][k] = dy * m[j] + 2 * (gxy * u + gyy * v);
+            Vec<T> u{}, v{};  // A S
+            for (int i = 0; i < 3; i++) {
+                const Vec<T> s = load(world + full[i][j] * BLOCK + k);
+                u += r[i] * s, v += r[3 + i] * s;
+            }
+            const Vec<T> m = load(world + (X + j) * BLOCK + k);
+            turned[j] += d[0] * m + 2 * (gxx * u + gxy * v);
+            turned[3 + j] += d[1] * m + 2 * (gxy * u + gyy * v);
         }
     }
     if (turn)
-        for (int i = 0; i < 6; i++)
-            for (int k = 0; k < BLOCK; k++) turn[i] += by_row[i][k];
+        for (int i = 0; i < 6; i++) turn[i] = sum<T>(turned[i]);
 }
 
 template <class T>

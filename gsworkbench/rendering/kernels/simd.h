@@ -44,15 +44,33 @@ template <class T> INLINE Int<T> lane_numbers() {
     return lane;
 }
 
+// Float64 vectors from and to arrays of T or int. Loops over lanes, here and below, compile to single instructions.
+template <class T> INLINE Vec<double> widen(const T* p) {
+    Vec<double> v;
+    for (int i = 0; i < Simd<double>::lanes; i++) v[i] = double(p[i]);
+    return v;
+}
+template <class T, class V> INLINE void narrow(T* p, V v) {
+    for (int i = 0; i < Simd<double>::lanes; i++) p[i] = T(v[i]);
+}
+INLINE Vec<double> truncated(Vec<double> v) {
+    for (int i = 0; i < Simd<double>::lanes; i++) v[i] = std::trunc(v[i]);
+    return v;
+}
+template <class V> INLINE V root(V v) {
+    for (size_t i = 0; i < sizeof(v) / sizeof(v[0]); i++) v[i] = std::sqrt(v[i]);
+    return v;
+}
+template <class V> INLINE V magnitude(V v) { return v < 0 ? -v : v; }
+
 template <class V> INLINE V smaller(V a, V b) { return a < b ? a : b; }
 template <class V> INLINE V larger(V a, V b) { return a > b ? a : b; }
 
-// 2^x for x <= 126, relative error 1e-7; 0 below -126. Adding 1.5 * 2^23 rounds to an integer n, which stays in the
-// low bits of the sum and goes into the exponent of the result; 2^(x - n) is a polynomial fitted on [-1/2, 1/2].
-INLINE Vec<float> exp2_lanes(Vec<float> x) {
-    const Vec<float> magic = fill(12582912.f);
-    x = larger(x, fill(-126.f));
-    const Vec<float> n = x + magic, f = x - (n - magic);
+// 2^x for -126 <= x <= 126, relative error 1e-7; anything for other x. Adding 1.5 * 2^23 rounds to an integer n, which
+// stays in the low bits of the sum and goes into the exponent of the result; 2^(x - n) is a polynomial fitted on
+// [-1/2, 1/2].
+INLINE Vec<float> exp2_within(Vec<float> x) {
+    const Vec<float> magic = fill(12582912.f), n = x + magic, f = x - (n - magic);
     Vec<float> p = fill(0.0001534581155f);
     p = p * f + 0.001339993121f;
     p = p * f + 0.009618488959f;
@@ -62,11 +80,14 @@ INLINE Vec<float> exp2_lanes(Vec<float> x) {
     p = p * f + 1.f;
     return (Vec<float>)((Int<float>)p + ((Int<float>)n << 23));
 }
-
-INLINE Vec<double> exp2_lanes(Vec<double> x) {
+INLINE Vec<double> exp2_within(Vec<double> x) {
     for (int i = 0; i < Simd<double>::lanes; i++) x[i] = std::exp2(x[i]);
     return x;
 }
+
+// 2^x for x <= 126; in float32 0 below -126.
+INLINE Vec<float> exp2_below(Vec<float> x) { return exp2_within(larger(x, fill(-126.f))); }
+INLINE Vec<double> exp2_below(Vec<double> x) { return exp2_within(x); }
 
 // One vector that holds, in lane i, the sum over the lanes of v[i]: halves of two vectors are folded into one, then
 // quarters, ... (a transposition that adds on its way). Overwrites v.

@@ -28,19 +28,20 @@ template <class T> struct Footprint {
 template <class T> Footprint<T> footprint(const T* mean, const T* covariance, T weight, const Grid& grid) {
     Footprint<T> out = {};
     const double area = grid.spacing * grid.spacing;
-    double s[9], centre[3], far[3], k[6];
+    double s[9], far[3], k[6];
     for (int i = 0; i < 3; i++)
         for (int j = 0; j < 3; j++) s[3 * i + j] = (double(covariance[3 * i + j]) + covariance[3 * j + i]) / 2 / area;
     const double xx = s[4] * s[8] - s[5] * s[5], xy = s[2] * s[5] - s[1] * s[8], xz = s[1] * s[5] - s[2] * s[4];
     const double determinant = s[0] * xx + s[1] * xy + s[2] * xz, inverse = 1 / determinant;
-    bool seen = inverse > 0 && inverse < 1e300;  // a singular covariance has no density: left out
+    bool seen = inverse > 0 && inverse < 1e36;  // a singular covariance has no density: left out
     for (int i = 0; i < 3; i++) {
-        int last;
-        centre[i] = mean[i] / grid.spacing + grid.box / 2;
-        reached(centre[i], s[4 * i], grid.squared_cutoff, grid.box, out.first[i], last);
-        out.count[i] = last - out.first[i];
-        out.corner[i] = T(out.first[i] - centre[i]);
-        far[i] = std::max(std::abs(out.corner[i]), std::abs(out.corner[i] + T(out.count[i] - 1)));
+        const double centre = mean[i] / grid.spacing + grid.box / 2;
+        Vec<double> first, last;
+        reached(fill(centre), fill(s[4 * i]), grid, first, last);
+        out.first[i] = int(first[0]);
+        out.count[i] = int(last[0] - first[0]);
+        out.corner[i] = T(first[0] - centre);
+        far[i] = std::max(std::abs(first[0] - centre), std::abs(last[0] - 1 - centre));
         seen = seen && out.count[i] > 0;
     }
     if (!seen) {
