@@ -1,4 +1,4 @@
-"""The compiled backend for the CPU: C++ kernels in vectors of 4, 8 or 16 lanes, float32 and float64.
+"""The compiled backend for the CPU: C++ kernels in vectors of 4, 8 or 16 float32 lanes, or half as many float64.
 
 `kernels/` holds the mathematics; here tensors become pointers. Threads are torch.get_num_threads(). Gradients are
 gathered per Gaussian in one order: bits repeat for a fixed number of threads.
@@ -10,14 +10,16 @@ import ctypes
 import functools
 import math
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gsworkbench.rendering import kernels
+from gsworkbench.native import BuildError, library
 
+_SOURCES = tuple(Path(__file__).parent / "kernels" / name for name in ("project.cpp", "voxelize.cpp"))
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
 _POINTER, _INT64, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 _SIGNATURES = {
@@ -40,8 +42,8 @@ class _Grid(NamedTuple):
 @functools.cache
 def unavailable_because() -> str | None:
     try:
-        kernels.library(kernels.instructions())
-    except kernels.BuildError as error:
+        library(*_SOURCES)
+    except BuildError as error:
         return str(error)
     return None
 
@@ -99,7 +101,9 @@ def volume_footprints(
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, means: Tensor, covariances: Tensor, weights: Tensor, rotations: Tensor, grid: _Grid) -> Tensor:
+    def forward(
+        ctx: Any, means: Tensor, covariances: Tensor, weights: Tensor, rotations: Tensor, grid: _Grid
+    ) -> Tensor:
         inputs = [t.contiguous() for t in (means, covariances, weights, rotations)]
         n, batch = len(means), len(rotations)
         kept = None
@@ -153,7 +157,7 @@ def _grid(box_size: int, spacing: float, cutoff: float | None) -> _Grid:
 
 @functools.cache
 def _function(name: str, dtype: torch.dtype) -> Any:
-    function = getattr(kernels.library(kernels.instructions()), f"{name}_{_SUFFIX[dtype]}")
+    function = getattr(library(*_SOURCES), f"{name}_{_SUFFIX[dtype]}")
     function.restype, function.argtypes = _SIGNATURES[name]
     return function
 
