@@ -92,7 +92,7 @@ def projection_table(sizes: list[tuple[int, int]], peak: float, repeats: int) ->
         for initial in (False, True):
             inputs = scene(n, d, BATCH, initial=initial)
             forward, backward = forward_backward(inputs, d, None, max(3, repeats * 8192 // (n + 8192)))
-            bounds = footprints.image_footprints(*inputs[:2], inputs[3], d, 1.0, CUTOFF)
+            bounds = footprints.image_footprints(inputs[0], inputs[1], inputs[3], d, 1.0, CUTOFF)
             pixels = (bounds[..., 1] - bounds[..., 0]).prod(-1).sum().item()
             # Useful operations of the recurrence on one pixel: 4 forward, 8 backward; what lanes waste is not counted.
             share = pixels * (4 + 8) / (forward + backward) / peak
@@ -110,7 +110,10 @@ def forward_backward(inputs: list[Tensor], box_size: int, backend: str | None, r
     gradient = torch.randn(len(inputs[3]), box_size, box_size)
 
     def render() -> Tensor:
-        return project(*leaves, inputs[3], box_size=box_size, pixel_size=1.0, cutoff=CUTOFF, backend=backend)
+        means, cov, weights = leaves
+        return project(
+            means, cov, weights, inputs[3], box_size=box_size, pixel_size=1.0, cutoff=CUTOFF, backend=backend
+        )
 
     images = render()
     return seconds(render, repeats), seconds(lambda: torch.autograd.grad(images, leaves, gradient, True), repeats)
@@ -123,43 +126,45 @@ def step_table(sizes: list[tuple[int, int]], repeats: int) -> None:
     print("|---|---|---|---|---|---|")
     for n, d in sizes:
         for batch in (1, BATCH):
-            means, _, weights, rotations = scene(n, d, batch)
-            g = torch.Generator().manual_seed(1)
-            shape = [0.7 + 0.8 * torch.rand(n, 3, generator=g), torch.randn(n, 4, generator=g)]
-            leaves = [t.requires_grad_() for t in (means, *shape, weights)]
-            kernel = torch.rand(d, d // 2 + 1)
-
-            def step(leaves=leaves, rotations=rotations, kernel=kernel, d=d) -> None:
-                means, scales, quaternions, weights = leaves
-                images = project(
-                    means, covariances(scales, quaternions), weights, rotations,
-                    box_size=d, pixel_size=1.0, cutoff=CUTOFF,
-                )  # fmt: skip
-                gradient = torch.fft.irfft2(torch.fft.rfft2(images.detach()) * kernel, s=(d, d))
-                torch.autograd.grad(images, leaves, gradient)
-
-            whole = seconds(step, repeats)
+            whole = seconds(_step(n, d, batch), repeats)
             splat = sum(forward_backward(scene(n, d, batch), d, None, repeats))
             print(f"| {n} | {d} | {batch} | {whole * 1e3:.2f} | {batch / whole:.0f} | {splat / whole:.0%} |")
     print()
 
 
+def _step(n: int, box_size: int, batch: int) -> Callable[[], Any]:
+    means, _, weights, rotations = scene(n, box_size, batch)
+    g = torch.Generator().manual_seed(1)
+    scales, quaternions = 0.7 + 0.8 * torch.rand(n, 3, generator=g), torch.randn(n, 4, generator=g)
+    leaves = [t.requires_grad_() for t in (means, scales, quaternions, weights)]
+    kernel = torch.rand(box_size, box_size // 2 + 1)
+
+    def step() -> None:
+        cov = covariances(scales, quaternions)
+        images = project(means, cov, weights, rotations, box_size=box_size, pixel_size=1.0, cutoff=CUTOFF)
+        gradient = torch.fft.irfft2(torch.fft.rfft2(images.detach()) * kernel, s=(box_size, box_size))
+        torch.autograd.grad(images, leaves, gradient)
+
+    return step
+
+
 def voxel_table(sizes: list[tuple[int, int]], repeats: int) -> None:
     print("voxelize(), ms\n\n| N | D | forward | backward |\n|---|---|---|---|")
     for n, d in sizes:
-        leaves = [t.requires_grad_() for t in scene(n, d, 1)[:3]]
-        gradient = torch.randn(d, d, d)
-
-        def render(leaves=leaves, d=d) -> Tensor:
-            return voxelize(*leaves, box_size=d, voxel_size=1.0, cutoff=CUTOFF)
-
-        volume = render()
-        forward = seconds(render, max(3, repeats // 4))
-        backward = seconds(
-            lambda v=volume, x=leaves, g=gradient: torch.autograd.grad(v, x, g, True), max(3, repeats // 4)
-        )
+        forward, backward = _voxel_times(n, d, max(3, repeats // 4))
         print(f"| {n} | {d} | {forward * 1e3:.1f} | {backward * 1e3:.1f} |")
     print()
+
+
+def _voxel_times(n: int, box_size: int, repeats: int) -> tuple[float, float]:
+    means, cov, weights = leaves = [t.requires_grad_() for t in scene(n, box_size, 1)[:3]]
+    gradient = torch.randn(box_size, box_size, box_size)
+
+    def render() -> Tensor:
+        return voxelize(means, cov, weights, box_size=box_size, voxel_size=1.0, cutoff=CUTOFF)
+
+    volume = render()
+    return seconds(render, repeats), seconds(lambda: torch.autograd.grad(volume, leaves, gradient, True), repeats)
 
 
 def backend_table(repeats: int) -> None:
@@ -178,7 +183,8 @@ def backend_table(repeats: int) -> None:
 def cutoff_table() -> None:
     """Error of cutting footprints, relative to the largest value of no cutoff, float64, random gradient image."""
     print(
-        "cutoff: largest error over largest value, converged scales\n\n| cutoff | image | means | covariances | weights |"
+        "cutoff: largest error over largest value, converged scales\n\n"
+        "| cutoff | image | means | covariances | weights |"
     )
     print("|---|---|---|---|---|")
     expected = _sampled(None)
@@ -190,7 +196,7 @@ def cutoff_table() -> None:
 def _sampled(cutoff: float | None) -> list[Tensor]:
     means, cov, weights, rotations = (t.double() for t in scene(256, 64, 2))
     leaves = [t.requires_grad_() for t in (means, cov, weights)]
-    images = project(*leaves, rotations, box_size=64, pixel_size=1.0, cutoff=cutoff)
+    images = project(means, cov, weights, rotations, box_size=64, pixel_size=1.0, cutoff=cutoff)
     gradient = torch.randn(images.shape, generator=torch.Generator().manual_seed(3)).double()
     return [images.detach(), *torch.autograd.grad(images, leaves, gradient)]
 

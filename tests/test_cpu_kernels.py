@@ -159,10 +159,10 @@ def test_other_devices_and_dtypes_go_to_windowed():
     arguments = {"box_size": 8, "pixel_size": 1.0}
     assert not cpu.supports(torch.zeros(1, device="meta"))
     assert project(*(t.bfloat16() for t in (means, cov, weights, turns)), **arguments).dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="weights are torch.float64"):
+    with pytest.raises(ValueError, match=r"weights are torch\.float64"):
         project(means, cov, weights.double(), turns, **arguments)
     if cpu.unavailable_because() is None:
-        with pytest.raises(RuntimeError, match="cpu does not know torch.bfloat16"):
+        with pytest.raises(RuntimeError, match=r"cpu does not know torch\.bfloat16"):
             project(*(t.bfloat16() for t in (means, cov, weights, turns)), backend="cpu", **arguments)
 
 
@@ -184,7 +184,8 @@ from test_cpu_kernels import mixture, values_and_gradients
 from gsworkbench import native
 from gsworkbench.rendering import cpu
 assert cpu.unavailable_because() is None, cpu.unavailable_because()
-cases = [values_and_gradients(mixture(77, 0.4, 3.0, 7.0, t), "cpu", box_size=21) for t in (torch.float32, torch.float64)]
+dtypes = torch.float32, torch.float64
+cases = [values_and_gradients(mixture(77, 0.4, 3.0, 7.0, dtype), "cpu", box_size=21) for dtype in dtypes]
 torch.save([native.capability(), cases], sys.argv[1])
 """
 

@@ -121,9 +121,8 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, kept = ctx.saved_tensors
-        outputs = [torch.empty_like(t) for t in inputs]
-        if not ctx.needs_input_grad[3]:
-            outputs[3] = None
+        turn = ctx.needs_input_grad[3]  # gradients of rotations cost a tenth more; the others come together
+        outputs = [torch.empty_like(t) if needed else None for t, needed in zip(inputs, (1, 1, 1, turn), strict=True)]
         n, batch = len(inputs[0]), len(inputs[3])
         threads = torch.get_num_threads()
         _call("project_backward", inputs, n, batch, ctx.grid, threads, kept, gradient.contiguous(), *outputs)
@@ -151,8 +150,8 @@ class _Voxelize(torch.autograd.Function):
 
 
 def _grid(box_size: int, spacing: float, cutoff: float | None) -> _Grid:
-    everything = cutoff is None or math.isinf(cutoff)
-    return _Grid(box_size, spacing, sys.float_info.max if everything else cutoff**2)
+    squared = sys.float_info.max if cutoff is None or math.isinf(cutoff) else cutoff**2
+    return _Grid(box_size, spacing, squared)
 
 
 @functools.cache
