@@ -73,21 +73,9 @@ def _inspect(options: argparse.Namespace) -> None:
         return
     check = check_poses(stack)
     print(f"poses          mean half-map FSC to half Nyquist of a quick map of {check.n_particles:,} particles:")
-    for name, value in {"as given": check.as_given, **check.alternatives}.items():
+    for name, value in {"as given": check.as_given, **check.alternatives, "chance": check.chance}.items():
         print(f"               {value:6.3f}  {name}")
-    print(f"               {_verdict(check)}")
-
-
-def _verdict(check: Any) -> str:
-    from gsworkbench.inspection import ENOUGH
-
-    if check.n_particles < ENOUGH:
-        return f"{check.n_particles} particles are too few to judge poses and shifts by"
-    if check.best != "as given":
-        return f"with {check.best} the halves agree better: check the conventions of this file"
-    if check.as_given < 0.1:
-        return "the halves do not agree: poses may belong to other images, or the images hold little signal"
-    return "poses and shifts fit the images (the hand cannot be told from this)"
+    print(f"               {check.verdict()}")
 
 
 def _reconstruct(options: argparse.Namespace) -> None:

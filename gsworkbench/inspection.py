@@ -37,18 +37,26 @@ class Contrast:
 class PoseCheck:
     """Mean FSC between quick half maps, shells 1 to Nyquist / 2 of a box of at most QUICK_BOX, in a sphere.
 
-    as_given : with the poses and shifts of the file. alternatives : with one thing changed. best : the name of the
-    highest of all, "as given" included.
+    as_given : with the poses and shifts of the file. alternatives : with one thing changed. chance : with the poses
+    handed to other images, with or without the shifts: two similar blobs, above which agreement has to rise.
     """
 
     n_particles: int
     as_given: float
     alternatives: dict[str, float]
+    chance: float
 
-    @property
-    def best(self) -> str:
-        name = max(self.alternatives, key=lambda k: self.alternatives[k])
-        return "as given" if self.as_given >= self.alternatives[name] - 0.02 else name
+    def verdict(self) -> str:
+        """Say in a sentence whether poses and shifts fit. A fifth of the way from chance to 1 counts as better."""
+        margin = 0.2 * (1 - self.chance)
+        best = max(self.alternatives, key=lambda name: self.alternatives[name])
+        if self.n_particles < ENOUGH:
+            return f"{self.n_particles} particles are too few to judge poses and shifts by"
+        if max(self.as_given, self.alternatives[best]) < self.chance + margin:
+            return "no better than chance: poses may belong to other images, or the images hold little signal"
+        if self.alternatives[best] > self.as_given + margin:
+            return f"with {best} the halves agree better: check the conventions of this file"
+        return "poses and shifts fit the images (the hand cannot be told from this)"
 
 
 def contrast(stack: ParticleStack, *, n_images: int = QUICK_PARTICLES, seed: int = 0) -> Contrast:
@@ -79,7 +87,16 @@ def check_poses(stack: ParticleStack, *, n_particles: int = QUICK_PARTICLES, see
     }
     if not part.shifts_angstrom.any():
         variants = {"rotations transposed": variants["rotations transposed"]}
-    return PoseCheck(len(part), _half_map_fsc(part), {name: _half_map_fsc(v) for name, v in variants.items()})
+    order = np.random.default_rng(seed).permutation(len(part))
+    others = dataclasses.replace(part, file_index=part.file_index[order], image_index=part.image_index[order])
+    return PoseCheck(
+        len(part),
+        _half_map_fsc(part),
+        {name: _half_map_fsc(variant) for name, variant in variants.items()},
+        max(
+            _half_map_fsc(others), _half_map_fsc(dataclasses.replace(others, shifts_angstrom=0 * part.shifts_angstrom))
+        ),
+    )
 
 
 def memory_estimate(stack: ParticleStack) -> dict[str, int]:

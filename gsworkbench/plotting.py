@@ -53,7 +53,7 @@ def draw_curve(axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *
 
 
 def draw_frame(axes: Axes, curve: FscCurve) -> None:
-    """Draw what every FSC plot has: the lines at 0.143 and 0.5, Nyquist, and a frequency axis that says A."""
+    """Draw, after the curves, what every FSC plot has: lines at 0.143, 0.5 and Nyquist, a frequency axis in A."""
     nyquist = 1 / curve.nyquist_angstrom
     for threshold in THRESHOLDS:
         axes.axhline(threshold, color="0.6", lw=0.8, ls="--", zorder=0)
@@ -69,7 +69,7 @@ def draw_frame(axes: Axes, curve: FscCurve) -> None:
     # Ticks at quarters of Nyquist, so that the last one is Nyquist itself.
     axes.set_xticks(ticks := nyquist * np.array([0.25, 0.5, 0.75, 1.0]), [f"{t:.3f}\n({1 / t:.1f} Å)" for t in ticks])
     axes.set_xlim(0, nyquist * 1.02)
-    axes.set_ylim(min(-0.05, np.nanmin(curve.values) - 0.02), 1.03)
+    axes.set_ylim(min(-0.05, axes.dataLim.y0 - 0.02), 1.03)
     axes.set_xlabel("spatial frequency, 1/Å (resolution)")
     axes.set_ylabel("Fourier shell correlation")
     axes.spines[["top", "right"]].set_visible(False)

@@ -57,7 +57,10 @@ class RunRecord:
         return RunRecord(
             command=list(sys.argv),
             config=config,
-            inputs={str(p): {"sha256": sha256(p) if p.stat().st_size < 2**30 else None, "bytes": p.stat().st_size} for p in inputs},
+            inputs={
+                str(p): {"sha256": sha256(p) if p.stat().st_size < 2**30 else None, "bytes": p.stat().st_size}
+                for p in inputs
+            },
             versions=_versions(),
             machine=machine(),
             threads=torch.get_num_threads(),
@@ -70,7 +73,9 @@ class RunRecord:
 
     def finish(self, path: str | Path) -> None:
         """Note the peak memory and write run.json, atomically."""
-        self.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        self.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
         write_json(path, asdict(self))
 
 
@@ -94,7 +99,9 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0] if names else model
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB"
@@ -108,7 +115,9 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     here = Path(__file__).parent
-    git = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    git = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
     if git.returncode == 0:
         versions["git"] = git.stdout.strip()
     return versions

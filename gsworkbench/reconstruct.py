@@ -6,7 +6,6 @@ knows nothing of how they were made.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -110,8 +109,8 @@ def reconstruct(
 ) -> Reconstruction:
     """Reconstruct the map of all particles and, if asked for, of each half set; compare them; write everything.
 
-    `truth` is a map to compare with. With `resume`, a run that was interrupted continues from its checkpoints; without
-    it, the files of an earlier run in `output_dir` are removed once the input has been found good.
+    `truth` is a map to compare with. With `resume`, a run that was interrupted continues from its checkpoints. The
+    files of an earlier run in `output_dir` are replaced once the first map of this one is done.
     """
     output_dir = Path(output_dir)
     if config.method not in METHODS:
@@ -123,8 +122,6 @@ def reconstruct(
         stack = stack.with_half_sets(config.seed)
     record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
     record.warnings += _warnings(stack)
-    if not resume:
-        _remove_outputs(output_dir)
 
     solutions: dict[str, Solution] = {}
     for number, (name, part) in enumerate(_parts(stack, config.half_maps).items()):
@@ -134,6 +131,8 @@ def reconstruct(
         with record.stage(f"{name}: {config.method}"):
             solutions[name] = METHODS[config.method](part, config, seed, checkpoint, resume, name)
         record.results[name] = solutions[name].report
+        if name == "all":
+            _remove_outputs(output_dir)  # not before a map stands ready to take the place of an older one
         _write_solution(output_dir, name, solutions[name], stack, config)
 
     with record.stage("assess"):
@@ -257,7 +256,6 @@ def _inputs(stack: ParticleStack, truth: Path | None) -> list[Path]:
 def _remove_outputs(output_dir: Path) -> None:
     for name in OUTPUTS:
         (output_dir / name).unlink(missing_ok=True)
-    shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)
 
 
 def _warnings(stack: ParticleStack) -> list[str]:

@@ -83,7 +83,7 @@ BAD = {
     "factor at scale": (lambda c: _number(c)["factors"].update(seed={"paper": [0]}), "at scale 'smoke'"),
     "notebook": (lambda c: _number(c).update(notebook="99_none"), "no notebook '99_none'"),
     "experiment field": (lambda c: _number(c).update(grid={}), "grid does not fit"),
-    "figure's experiment": (lambda c: c["figures"]["figure_number"].update(experiment="numbr"), "no experiment 'numbr'"),
+    "figure's experiment": (lambda c: c["figures"]["figure_number"].update(experiment="x"), "no experiment 'x'"),
     "figure's kind": (lambda c: c["figures"]["figure_number"].pop("kind"), "needs a value for kind"),
 }  # fmt: skip
 

@@ -41,9 +41,8 @@ def made_up(tmp_path_factory) -> Path:
         curves = curve("fsc_unmasked", 100 if i == 0 else 9.0 + i), curve("fsc_unmasked_truth", 8.0 + i)
         write_fsc_csv(output / "fsc.csv", curves)
         read = (resolution(curves[0], 0.143), resolution(curves[1], 0.5))
-        record = RunRecord(
-            [], {}, machine="a machine", threads=1, seconds={"train": 2.0}, cpu_seconds={"train": 1.5 + i}
-        )
+        record = RunRecord([], {"method": "magic"}, machine="a machine", threads=1)
+        record.seconds["all: magic"], record.cpu_seconds["all: magic"] = 2.0, 1.5 + i
         made = Reconstruction(output, truth, None, curves, read, record)
         results.write_measurements(output / "metrics.json", results.measure(made))
     results.write_results(folder / "results.csv", results.collect(registry, folder))

@@ -37,15 +37,14 @@ def maps_and_curves(registry: Registry, figure: Figure, folder: Path) -> mpl.Fig
     maps = {"truth": read_map(folder / "datasets" / runs[0].dataset / "truth.mrc")}
     maps |= {_label(registry, run): read_map(folder / "runs" / run.name / "run_class001.mrc") for run in runs}
     draw_slices(top, maps)
-    for axes, name, threshold, title in zip(
-        bottom.subplots(1, 2),
-        ("fsc_unmasked_truth", "fsc_unmasked"),
-        (0.5, 0.143),
-        ("map and truth, no mask", "half maps, no mask"),
-        strict=True,
-    ):
-        _draw_runs(axes, registry, runs, folder, name, threshold)
-        axes.set_title(title, fontsize="medium")
+    truth, halves = bottom.subplots(1, 2)
+    _draw_runs(truth, registry, runs, folder, "fsc_unmasked_truth", 0.5)
+    truth.set_title("map and truth, no mask", fontsize="medium")
+    _draw_runs(halves, registry, runs, folder, "fsc_unmasked", 0.143)
+    halves.set_title("half maps, no mask", fontsize="medium")
+    lowest = min(axes.get_ylim()[0] for axes in (truth, halves))
+    for axes in (truth, halves):
+        axes.set_ylim(bottom=lowest)
     return page
 
 

@@ -68,10 +68,11 @@ class Result:
 def measure(reconstruction: Reconstruction) -> list[Measurement]:
     """Return the numbers of a reconstruction: mean FSC and resolution of every curve, time, memory."""
     record = reconstruction.record
+    fit = f"all: {record.config['method']}"
     where = f"{record.threads} thread{'s' if record.threads > 1 else ''}, {record.machine}"
     timed = [
-        Measurement("train_seconds", record.seconds["train"], "s", f"wall time, map of all particles, {where}"),
-        Measurement("train_cpu_seconds", record.cpu_seconds["train"], "s", f"CPU time, map of all particles, {where}"),
+        Measurement("train_seconds", record.seconds[fit], "s", f"wall time, map of all particles, {where}"),
+        Measurement("train_cpu_seconds", record.cpu_seconds[fit], "s", f"CPU time, map of all particles, {where}"),
         Measurement("peak_memory_bytes", float(record.peak_memory_bytes), "bytes", "resident, whole process"),
     ]
     means = [_mean(curve) for curve in reconstruction.curves]

@@ -1,0 +1,181 @@
+"""The command line end to end on small files, and its answers to bad input: one sentence, code 2, nothing written."""
+
+import json
+import pickle
+
+import mrcfile
+import numpy as np
+import pytest
+
+from gsworkbench.cli import main
+from gsworkbench.reconstruct import OUTPUTS
+
+
+def reconstruct(simulated, out, *more):
+    arguments = ["reconstruct", str(simulated.star), "--out", str(out), "--n-gaussians", "64", "--threads", "1", *more]
+    return main(arguments)
+
+
+def test_reconstruct_writes_everything_it_promises(noisy_set, tmp_path, capsys):
+    assert reconstruct(noisy_set, tmp_path / "fit", "--truth", str(noisy_set.truth_file)) == 0
+    said = capsys.readouterr().out
+    assert "FSC = 0.143" in said and "mask: none" in said
+    assert {p.name for p in (tmp_path / "fit").iterdir()} == {*OUTPUTS, "checkpoints"}
+    record = json.loads((tmp_path / "fit" / "run.json").read_text())
+    assert record["n_particles"] == {"all": 600, "half 1": 300, "half 2": 300}
+    assert len(set(record["seeds"].values())) == 3  # half sets must not start alike
+    assert record["config"]["stochastic"]["n_gaussians"] == 64
+    assert all(len(entry["sha256"]) == 64 for entry in record["inputs"].values())
+    for name in ("run_class001.mrc", "run_half1_class001_unfil.mrc", "mask.mrc"):
+        assert mrcfile.validate(tmp_path / "fit" / name)
+
+
+def test_resuming_a_finished_run_gives_the_same_map(noisy_set, tmp_path):
+    maps = []
+    for more in ([], ["--resume"]):
+        assert reconstruct(noisy_set, tmp_path, "--no-half-maps", *more) == 0
+        maps.append((tmp_path / "run_class001.mrc").read_bytes())
+    assert maps[0] == maps[1]
+
+
+def test_a_new_run_leaves_nothing_of_an_old_one(noisy_set, tmp_path):
+    assert reconstruct(noisy_set, tmp_path) == 0
+    assert reconstruct(noisy_set, tmp_path, "--no-half-maps", "--mask", "none") == 0
+    assert not (tmp_path / "run_half1_class001_unfil.mrc").exists()
+    assert not (tmp_path / "mask.mrc").exists()
+
+
+def test_backproject_and_fsc(noisy_set, tmp_path, capsys):
+    assert main(["backproject", str(noisy_set.star), "--out", str(tmp_path)]) == 0
+    halves = [str(tmp_path / f"run_half{k}_class001_unfil.mrc") for k in (1, 2)]
+    capsys.readouterr()
+    assert (
+        main(["fsc", *halves, "--mask", "sphere", "--truth", str(noisy_set.truth_file), "--out", str(tmp_path / "f")])
+        == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and all("mask:" in line and "A/voxel" in line for line in lines)
+    assert (tmp_path / "f" / "fsc.csv").exists() and (tmp_path / "f" / "fsc.png").exists()
+
+
+def test_inspect_finds_good_poses_good_and_bad_ones_bad(clean_set, tmp_path, capsys):
+    assert main(["inspect", str(clean_set.star)]) == 0
+    said = capsys.readouterr().out
+    assert "poses and shifts fit the images" in said and "protein is white" in said and "memory" in said
+    text = clean_set.star.read_text().splitlines()
+    first = next(i for i, line in enumerate(text) if "@" in line)
+    # Image names handed round by one: every pose now belongs to another image.
+    rows = [line.split() for line in text[first : first + 1000]]
+    column = next(i for i, cell in enumerate(rows[0]) if "@" in cell)
+    names = [row[column] for row in rows]
+    for row, name in zip(rows, names[1:] + names[:1], strict=True):
+        row[column] = name
+    bad = tmp_path / "bad.star"
+    bad.write_text("\n".join(text[:first] + [" ".join(row) for row in rows]) + "\n")
+    assert main(["inspect", str(bad), "--stack", str(clean_set.folder / "particles.mrcs")]) == 0
+    assert "no better than chance" in capsys.readouterr().out
+
+
+def test_simulate_is_what_reconstruct_reads(tmp_path, capsys):
+    command = [
+        "simulate",
+        "--out",
+        str(tmp_path / "set"),
+        "--n-particles",
+        "20",
+        "--box-size",
+        "32",
+        "--pixel-size",
+        "12",
+    ]
+    assert main(command) == 0
+    assert main(["inspect", str(tmp_path / "set" / "particles.star")]) == 0
+    assert "20 in 1 file" in capsys.readouterr().out
+
+
+def test_doctor_names_every_backend(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "windowed: works" in said and "reference: works" in said and "GPU" in said
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+def _missing_stack(folder, star):
+    return [str(star.with_name("moved.star"))], "moved.star"
+
+
+def _truncated(folder, star):
+    stack = folder / "particles.mrcs"
+    stack.write_bytes(stack.read_bytes()[:-5000])
+    return [str(star)], "particles.mrcs"
+
+
+def _absent_images(folder, star):
+    (folder / "particles.mrcs").unlink()
+    return [str(star)], "1 of 1 image files are missing"
+
+
+def _nan(folder, star):
+    with mrcfile.open(folder / "particles.mrcs", mode="r+", permissive=True) as file:
+        file.data[41, 3, 3] = np.nan
+    return [str(star)], "particles.mrcs"
+
+
+def _missing_ctf_column(folder, star):
+    star.write_text(star.read_text().replace("_rlnDefocusU", "_rlnSomethingElse"))
+    return [str(star)], "rlnDefocusU"
+
+
+def _counts_differ(folder, star):
+    poses = folder / "poses.pkl"
+    poses.write_bytes(pickle.dumps((np.tile(np.eye(3), (7, 1, 1)), np.zeros((7, 2)))))
+    return [str(star), "--poses", str(poses)], "7"
+
+
+def _evil_pickle(folder, star):
+    poses = folder / "poses.pkl"
+    poses.write_bytes(pickle.dumps(Evil()))
+    return [str(star), "--poses", str(poses)], "poses.pkl"
+
+
+def _unknown_parameter(folder, star):
+    return [str(star), "--set", "n_gausians=5"], "n_gausians"
+
+
+def _mistyped_parameter(folder, star):
+    return [str(star), "--set", "n_epochs=many"], "n_epochs"
+
+
+def _mask_of_another_box(folder, star):
+    with mrcfile.new(folder / "m.mrc") as file:
+        file.set_data(np.ones((16, 16, 16), np.float32))
+        file.voxel_size = 12.0
+    return [str(star), "--mask", str(folder / "m.mrc")], "m.mrc"
+
+
+FILES = [_missing_stack, _truncated, _absent_images, _nan, _missing_ctf_column, _counts_differ, _evil_pickle]
+FILES.append(_mask_of_another_box)
+
+
+@pytest.mark.parametrize(
+    ("command", "break_it"),
+    [
+        *(("reconstruct", mistake) for mistake in [*FILES, _unknown_parameter, _mistyped_parameter]),
+        *(("backproject", mistake) for mistake in FILES),
+    ],
+)
+def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(tmp_path, monkeypatch, capsys, command, break_it):
+    folder = tmp_path / "set"
+    main(["simulate", "--out", str(folder), "--n-particles", "50", "--box-size", "32", "--pixel-size", "12"])
+    arguments, named = break_it(folder, folder / "particles.star")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main([command, *arguments, "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert named in message and message.startswith("gsworkbench: ") and message.endswith(".")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "executed").exists()
