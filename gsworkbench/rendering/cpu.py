@@ -10,7 +10,6 @@ import ctypes
 import functools
 import math
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gsworkbench.native import BuildError, library
+from gsworkbench.rendering.kernels import SOURCES
 
-_SOURCES = tuple(Path(__file__).parent / "kernels" / name for name in ("project.cpp", "voxelize.cpp"))
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
 _POINTER, _INT64, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 _SIGNATURES = {
@@ -42,7 +41,7 @@ class _Grid(NamedTuple):
 @functools.cache
 def unavailable_because() -> str | None:
     try:
-        library(*_SOURCES)
+        library(*SOURCES)
     except BuildError as error:
         return str(error)
     return None
@@ -156,7 +155,7 @@ def _grid(box_size: int, spacing: float, cutoff: float | None) -> _Grid:
 
 @functools.cache
 def _function(name: str, dtype: torch.dtype) -> Any:
-    function = getattr(library(*_SOURCES), f"{name}_{_SUFFIX[dtype]}")
+    function = getattr(library(*SOURCES), f"{name}_{_SUFFIX[dtype]}")
     function.restype, function.argtypes = _SIGNATURES[name]
     return function
 
