@@ -15,7 +15,14 @@ from typing import Any
 import yaml
 
 from gsworkbench import __version__
-from gsworkbench.config import PRESETS, ReconstructionConfig, SimulationConfig, from_mapping, to_mapping
+from gsworkbench.config import (
+    PRESETS,
+    NormalEquationsConfig,
+    ReconstructionConfig,
+    SimulationConfig,
+    from_mapping,
+    to_mapping,
+)
 from gsworkbench.errors import InputError
 
 
@@ -79,7 +86,8 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    settings = to_mapping(PRESETS[options.preset])
+    stochastic = options.method == "stochastic"
+    settings = to_mapping(PRESETS[options.preset] if stochastic else NormalEquationsConfig())
     if options.n_gaussians is not None:
         settings["n_gaussians"] = options.n_gaussians
     for assignment in options.set:
@@ -87,7 +95,8 @@ def _reconstruct(options: argparse.Namespace) -> None:
         if not separator:
             raise InputError(f"--set needs NAME=VALUE, not {assignment!r}")
         settings[name] = _number(value)
-    _run_reconstruction(options, {"method": options.method, "stochastic": settings, "backend": options.backend})
+    field = "stochastic" if stochastic else "normal_equations"
+    _run_reconstruction(options, {"method": options.method, field: settings, "backend": options.backend})
 
 
 def _backproject(options: argparse.Namespace) -> None:
@@ -273,26 +282,30 @@ def _add_reconstruct(commands: Any) -> None:
     _add_particles(command)
     _add_outputs(command)
     command.add_argument(
-        "--n-gaussians", type=int, metavar="N", help="number of Gaussians (default 30,000; 2,000 do for a 64 px box)"
+        "--n-gaussians",
+        type=int,
+        metavar="N",
+        help="number of Gaussians (default: 3,000 for a 64 px box, more for larger ones; stochastic: 30,000)",
     )
     command.add_argument(
         "--method",
         choices=[m for m in METHODS if m != "backprojection"],
-        default="stochastic",
-        help="stochastic: Adam on mini-batches of images, as the papers do (default)",
+        default="normal-equations",
+        help="normal-equations: read the particles once, then fit in seconds (default); "
+        "stochastic: Adam on mini-batches of images, as the papers do",
     )
     command.add_argument(
         "--preset",
         choices=list(PRESETS),
         default="tuned",
-        help="cryosplat: as published; tuned: better and faster (default)",
+        help="recipe of --method stochastic; cryosplat: as published; tuned: better and faster (default)",
     )
     command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="change one setting of the preset, as in n_epochs=3",
+        help="change one setting of the method, as in boost=1",
     )
     command.add_argument("--backend", help="renderer to use (default: the fastest that works; see doctor)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")

@@ -61,7 +61,7 @@ class StochasticConfig:
 class NormalEquationsConfig:
     """The fit that reads the particles once (fit_normal_equations.py). Lengths are in box edges unless said."""
 
-    n_gaussians: int = 3000
+    n_gaussians: int | None = None  # None: 3,000 for a box of 64, in proportion to the voxels, at most 30,000
     n_boosted_steps: int = 30  # first, with Fourier components weighted by exp(boost k^2 / k_nyquist^2)
     n_steps: int = 60  # then, with the true weights
     boost: float = 2.0
@@ -82,7 +82,7 @@ class NormalEquationsConfig:
 class ReconstructionConfig:
     """What `reconstruct` does with one stack of particles."""
 
-    method: str = "stochastic"  # a name of reconstruct.METHODS
+    method: str = "normal-equations"  # a name of reconstruct.METHODS
     stochastic: StochasticConfig = field(default_factory=lambda: PRESETS["tuned"])
     normal_equations: NormalEquationsConfig = field(default_factory=NormalEquationsConfig)
     half_maps: bool = True

@@ -189,7 +189,7 @@ def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) 
     Only density counts that exceeds 6 robust standard deviations of the map's surroundings, inside .48 of the box.
     """
     generator = torch.Generator().manual_seed(seed)
-    box_size, n = problem.box_size, config.n_gaussians
+    box_size, n = problem.box_size, number_of_gaussians(config, problem.box_size)
     inside = problem.shell < box_size // 2
     lowpass = max(8.0, 2.5 * problem.pixel_size)  # A
     frequency = problem.shell / (box_size * problem.pixel_size)
@@ -201,7 +201,7 @@ def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) 
     noise = 1.4826 * density[radius > 0.48 * box_size].abs().median()
     density = torch.where((density > 6 * noise) & (radius < 0.48 * box_size), density, 0.0).flatten().double()
     if not density.any():  # nothing stands out: pure noise, most likely
-        return _start_at_random(config, seed)
+        return _start_at_random(config, box_size, seed)
     cumulative = density.cumsum(0)
     ticks = (torch.arange(n).double() + torch.rand(1, generator=generator).double()) / n * cumulative[-1]
     voxel = torch.searchsorted(cumulative, ticks).clamp_max(box_size**3 - 1)
@@ -213,6 +213,11 @@ def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) 
         quaternions=torch.tensor([1.0, 0, 0, 0]).repeat(n, 1),
         weights=torch.full((n,), _INITIAL_WEIGHT / n),
     )
+
+
+def number_of_gaussians(config: NormalEquationsConfig, box_size: int) -> int:
+    """As configured, or 3,000 for a box of 64, in proportion to the voxels, at most 30,000."""
+    return config.n_gaussians or min(30_000, max(100, round(3000 * (box_size / 64) ** 3)))
 
 
 def sample(gaussians: Gaussians, problem: Problem, backend: str | None = None) -> Tensor:
@@ -240,7 +245,9 @@ def _descend(
     """Adam on all particles at once. Return the mixture in A and (step, error, error under `judge`) along the way."""
     box_size = problem.box_size
     edge = box_size * problem.pixel_size
-    start = start_from_data(problem, config, seed) if config.start == "data" else _start_at_random(config, seed)
+    start = (
+        start_from_data(problem, config, seed) if config.start == "data" else _start_at_random(config, box_size, seed)
+    )
     parameters = to_parameters(start)
     with torch.no_grad():
         unit = _best_scale(problem, _sampled(parameters, config, box_size, backend))
@@ -273,9 +280,9 @@ def _mixture(parameters: Parameters, config: NormalEquationsConfig, box_size: in
     return from_parameters(parameters, floor=config.floor_pixels / box_size)
 
 
-def _start_at_random(config: NormalEquationsConfig, seed: int) -> Gaussians:
+def _start_at_random(config: NormalEquationsConfig, box_size: int, seed: int) -> Gaussians:
     return random_gaussians(
-        config.n_gaussians,
+        number_of_gaussians(config, box_size),
         spread=config.initial_spread,
         scale=config.initial_scale,
         total_weight=_INITIAL_WEIGHT,

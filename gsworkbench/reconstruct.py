@@ -6,8 +6,9 @@ knows nothing of how they were made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.backprojection import backproject
 from gsworkbench.config import ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
+from gsworkbench.files import atomic_path
+from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.gaussians import Gaussians
 from gsworkbench.judging import FILES, MASKS, assess, write_assessment
+from gsworkbench.normal_equations import NormalEquations, accumulate
 from gsworkbench.particles import ParticleStack
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
@@ -34,10 +38,11 @@ MAP = "run_class001.mrc"
 HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 OUTPUTS = (
     *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
-    *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz"),
+    *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
 )
 _MAP_CUTOFF = 5.0  # standard deviations: a map is sampled once, so the float32 floor is affordable
-_FEW = 500  # fewer particles than this get a warning
+_FEW = 500  # fewer particles than this get a warning, and no particles held out
+_HELD_OUT = 10  # every tenth particle is held out
 
 
 @dataclass(frozen=True)
@@ -58,41 +63,109 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a method makes of one stack: a map, the Gaussians behind it if there are any, figures for run.json."""
+    """What a method makes of one stack.
+
+    volume : its map. gaussians, background : the parts it is the sum of, where there are any. report : figures for
+    run.json. held_out : (step, error on fitted particles, error on held-out ones).
+    """
 
     volume: Volume
     gaussians: Gaussians | None = None
+    background: Volume | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    held_out: tuple[tuple[int, float, float], ...] = ()
 
 
-def _stochastic(
-    stack: ParticleStack, config: ReconstructionConfig, seed: int, checkpoint: Path, resume: bool, label: str
-) -> Solution:
-    fitted = fit(
-        stack, config.stochastic, seed=seed, checkpoint=checkpoint, resume=resume, backend=config.backend, label=label
-    )
-    g = fitted.gaussians
-    volume = voxelize(
-        g.means,
-        g.covariances(),
-        g.weights,
-        box_size=stack.box_size,
-        voxel_size=stack.pixel_size,
-        cutoff=_MAP_CUTOFF,
-        backend=config.backend,
-    )
-    report = {"losses": list(fitted.losses), "image_scale": fitted.image_scale, "n_gaussians": len(g)}
-    return Solution(volume.numpy(), g, report)
+@dataclass(frozen=True)
+class Task:
+    """What a method is given: named stacks with a seed each, settings, a folder for checkpoints, the run's record."""
+
+    parts: dict[str, ParticleStack]
+    seeds: dict[str, int]
+    config: ReconstructionConfig
+    checkpoints: Path
+    resume: bool
+    record: RunRecord
+
+    def checkpoint(self, name: str) -> Path:
+        return self.checkpoints / f"{name.replace(' ', '')}.pt"
 
 
-def _backprojection(
-    stack: ParticleStack, config: ReconstructionConfig, seed: int, checkpoint: Path, resume: bool, label: str
-) -> Solution:
-    return Solution(backproject(stack, label=label))
+def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
+    config = task.config
+    for name, stack in task.parts.items():
+        with task.record.stage(f"{name}: {config.method}"):
+            fitted = fit(
+                stack,
+                config.stochastic,
+                seed=task.seeds[name],
+                checkpoint=task.checkpoint(name),
+                resume=task.resume,
+                backend=config.backend,
+                label=name,
+            )
+            g = fitted.gaussians
+            volume = voxelize(
+                g.means,
+                g.covariances(),
+                g.weights,
+                box_size=stack.box_size,
+                voxel_size=stack.pixel_size,
+                cutoff=_MAP_CUTOFF,
+                backend=config.backend,
+            )
+        report = {"losses": list(fitted.losses), "image_scale": fitted.image_scale, "n_gaussians": len(g)}
+        yield name, Solution(volume.numpy(), g, report=report)
 
 
-# A method makes a Solution of (stack, config, seed, checkpoint file, resume, label of the progress bar).
-METHODS: dict[str, Callable[[ParticleStack, ReconstructionConfig, int, Path, bool, str], Solution]] = {
+def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
+    for name, stack in task.parts.items():
+        with task.record.stage(f"{name}: {task.config.method}"):
+            volume = backproject(stack, label=name)
+        yield name, Solution(volume)
+
+
+def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
+    """Read every particle once; the sums of all are those of the half sets."""
+    config = task.config.normal_equations
+    halves = [name for name in task.parts if name != "all"]
+    sums: dict[str, tuple[NormalEquations, NormalEquations | None]] = {}
+    with task.record.stage("accumulate"):
+        for name in halves or ["all"]:
+            sums[name] = _accumulated(task, name)
+    if halves:
+        first, second = (sums[name] for name in halves)
+        held = None if first[1] is None or second[1] is None else first[1] + second[1]
+        sums = {"all": (first[0] + second[0], held)} | sums
+    for name, (fitted, held_out) in sums.items():
+        chosen = config if held_out is not None else replace(config, background=False)
+        with task.record.stage(f"{name}: {task.config.method}"):
+            result = fit_normal_equations(
+                fitted, held_out, chosen, seed=task.seeds[name], backend=task.config.backend, label=name
+            )
+        report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
+        if result.misfit is not None:
+            report["misfit"] = [round(float(m), 5) for m in result.misfit]
+        yield name, Solution(result.volume, result.gaussians, result.background, report, result.curve)
+
+
+def _accumulated(task: Task, name: str) -> tuple[NormalEquations, NormalEquations | None]:
+    """Normal equations of a stack without every tenth particle, and of these; all in one where there are few."""
+    stack = task.parts[name]
+    held = np.arange(len(stack)) % _HELD_OUT == 0
+    if len(stack) < _FEW / 2 or not task.config.normal_equations.background:
+        held[:] = False
+
+    def pass_over(chosen: NDArray[np.bool_], what: str) -> NormalEquations:
+        checkpoint = task.checkpoint(f"{name} {what}").with_suffix(".npz")
+        return accumulate(stack[chosen], checkpoint=checkpoint, resume=task.resume, label=f"{name}: {what}")
+
+    return pass_over(~held, "sums"), pass_over(held, "held out") if held.any() else None
+
+
+# A method yields a Solution for each part of its task, "all" first.
+METHODS: dict[str, Callable[[Task], Iterator[tuple[str, Solution]]]] = {
+    "normal-equations": _normal_equations,
     "stochastic": _stochastic,
     "backprojection": _backprojection,
 }
@@ -123,17 +196,17 @@ def reconstruct(
     record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
     record.warnings += _warnings(stack) + ([shared] if shared else [])
 
+    parts = _parts(stack, config.half_maps)
+    record.n_particles |= {name: len(part) for name, part in parts.items()}
+    record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
+    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record)
     solutions: dict[str, Solution] = {}
-    for number, (name, part) in enumerate(_parts(stack, config.half_maps).items()):
-        record.n_particles[name] = len(part)
-        record.seeds[name] = seed = 3 * config.seed + number
-        checkpoint = output_dir / "checkpoints" / f"{name.replace(' ', '')}.pt"
-        with record.stage(f"{name}: {config.method}"):
-            solutions[name] = METHODS[config.method](part, config, seed, checkpoint, resume, name)
-        record.results[name] = solutions[name].report
+    for name, solution in METHODS[config.method](task):
+        solutions[name] = solution
+        record.results[name] = solution.report
         if name == "all":
             _remove_outputs(output_dir)  # not before a map stands ready to take the place of an older one
-        _write_solution(output_dir, name, solutions[name], stack, config)
+        _write_solution(output_dir, name, solution, stack, config)
 
     with record.stage("assess"):
         volume = solutions["all"].volume
@@ -172,6 +245,13 @@ def _write_solution(
     if solution.gaussians is not None:
         file = "gaussians.npz" if name == "all" else f"gaussians_{half}.npz"
         solution.gaussians.save(output_dir / file, box_size=stack.box_size, pixel_size=stack.pixel_size)
+    if name == "all" and solution.background is not None:
+        write_map(output_dir / "background.mrc", solution.background, stack.pixel_size, "part of the map: background")
+    if name == "all" and solution.held_out:
+        with atomic_path(output_dir / "held_out.csv") as temporary, open(temporary, "w", encoding="utf-8") as text:
+            table = csv.writer(text, lineterminator="\n")
+            table.writerow(["step", "error_fitted", "error_held_out"])
+            table.writerows(solution.held_out)
 
 
 def _matching_map(path: Path, stack: ParticleStack) -> Volume:
