@@ -112,8 +112,7 @@ def _half_map_fsc(stack: ParticleStack) -> float:
     pixel_size = stack.pixel_size * stack.box_size / box_size
     order = np.random.default_rng(0).permutation(len(stack))
     halves: list[NDArray[np.float32]] = [
-        solve(accumulate(stack[np.sort(order[k::2])], box_size=box_size, label="quick map"))
-        for k in (0, 1)
+        solve(accumulate(stack[np.sort(order[k::2])], box_size=box_size, label="quick map")) for k in (0, 1)
     ]
     mask, name = spherical_mask(box_size, pixel_size)
     curve = fourier_shell_correlation(*halves, voxel_size=pixel_size, mask=mask, mask_name=name)

@@ -31,14 +31,13 @@ from tqdm.auto import tqdm
 
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path, sha256
-from gsworkbench.fourier import centred_irfftn
-from gsworkbench.insertion import PADDING, Direct, Float64, Grid, taper
+from gsworkbench.insertion import PADDING, Direct, Float64, Grid
 from gsworkbench.particles import ParticleStack
 from gsworkbench.readers.mrc import read_images
 
 VERSION = 1
 ENGINES = ("gridding", "finufft")
-CHUNK_BYTES = 2**25  # of images read at a time
+CHUNK_BYTES = 2**22  # of images read at a time: memory that stays in the cache and is used again
 CHECKPOINT_SECONDS = 60.0
 _EXACT = 2.0**53  # quanta that float64 counts without a gap
 _ARRAYS = ("sums", "particles")
@@ -92,8 +91,8 @@ class NormalEquations:
 
     def b(self) -> Tensor:
         """(D, D, D) float64, origin D // 2: <b, V> = sum_i <y_i, C_i P_i V>."""
-        inner = slice(self.box_size // 2, self.box_size // 2 + self.box_size)
-        return self.pixel_size * self._volume(torch.complex(*self._half_grid()[:2]), inner)
+        grid = torch.complex(*map(torch.from_numpy, self.sums[:2]))
+        return self.pixel_size * self._voxels(grid, torch.arange(self.box_size) - self.box_size // 2)
 
     def kernel(self, *, circular: bool) -> Tensor:
         """Transfer function of K, real float64, as rfftn lays it out: <V, K * V> = sum_i |C_i P_i V|^2.
@@ -101,11 +100,12 @@ class NormalEquations:
         circular : (D, D, D // 2 + 1), K cut at lags of D/2: V may fill half the box, or else wraps round a little.
         Otherwise (2 D, 2 D, D + 1), K at all lags, for V padded to twice the box.
         """
-        inner = slice(self.box_size // 2, self.box_size // 2 + self.box_size) if circular else slice(None)
-        kernel = self.pixel_size**2 * self._volume(self._half_grid()[2].to(torch.complex128), inner)
-        if not circular:  # at lag -D, which no two voxels are apart
-            kernel[0], kernel[:, 0], kernel[:, :, 0] = 0, 0, 0
-        return torch.fft.rfftn(torch.fft.ifftshift(kernel)).real
+        lags = torch.arange(self.box_size if circular else PADDING * self.box_size)
+        lags[len(lags) // 2 :] -= len(lags)
+        kernel = self.pixel_size**2 * self._voxels(torch.from_numpy(self.sums[2]).to(torch.complex128), lags)
+        if not circular:  # no two voxels are D apart
+            kernel[self.box_size] = kernel[:, self.box_size] = kernel[:, :, self.box_size] = 0
+        return torch.fft.rfftn(kernel).real
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
         """The sums over both. A particle in both, or another box, pixel size, sign or engine, raises InputError."""
@@ -156,44 +156,42 @@ class NormalEquations:
         except FileNotFoundError as error:
             raise InputError("there is no such file", file=path) from error
         except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError("not a file of sums, or a damaged one", file=path, remedy="accumulate them again") from error
+            raise InputError(
+                "not a file of sums, or a damaged one", file=path, remedy="accumulate them again"
+            ) from error
         if half_set is not None and result.half_set != half_set:
             found = f"half set {result.half_set}" if result.half_set else "no single half set"
             raise InputError(f"the sums are of {found}, not of half set {half_set}", file=path)
         return result
 
-    def _half_grid(self) -> Tensor:
-        """The sums with the planes x = 0 and Nyquist made Hermitian: there pairs were inserted on one side alone."""
-        edge = PADDING * self.box_size
-        grid = torch.from_numpy(self.sums.copy())
-        mate = (-torch.arange(edge)) % edge
-        mates = grid[:, :, :, [0, -1]][:, mate][:, :, mate]
-        mates[1] *= -1
-        grid[:, :, :, [0, -1]] += mates
-        return grid
+    def _voxels(self, grid: Tensor, places: Tensor) -> Tensor:
+        """Voxels at `places` along each axis, of sums over components on the padded half grid (overwritten).
 
-    def _volume(self, half_grid: Tensor, inner: slice) -> Tensor:
-        """Voxels of a padded half grid, the spreading over nodes undone, with the sum over pixels for one over k.
-
-        The origin's node holds the components k = 0 and no others: they fall on it and are not spread.
+        The planes x = 0 and Nyquist are made Hermitian, as of a pair one alone was inserted. The node at the origin
+        holds the components k = 0 and no others: they fall on it. All else was spread over nodes, which is undone.
         """
         edge = PADDING * self.box_size
-        origin = half_grid[0, 0, 0].real.clone()
-        half_grid[0, 0, 0] = 0
-        volume = centred_irfftn(half_grid)[inner, inner, inner] * edge**3
-        return (volume / torch.from_numpy(taper(edge)[inner, inner, inner]) + origin) / self.box_size**2
+        mate = (-torch.arange(edge)) % edge
+        for x in (0, -1):
+            grid[:, :, x] += grid[mate, :, x][:, mate].conj()
+        origin = float(grid[0, 0, 0].real)
+        grid[0, 0, 0] = 0
+        volume = torch.fft.ifft(grid, dim=0)[places]
+        volume = torch.fft.ifft(volume, dim=1)[:, places]
+        volume = torch.fft.irfft(volume, n=edge, dim=2)[:, :, places]
+        spread = torch.sinc(places.double() / edge) ** 2
+        volume *= edge**3 / (spread[:, None, None] * spread[:, None] * spread)
+        return (volume + origin) / self.box_size**2  # a sum over pixels is one over components / D^2
 
     def _checked(self) -> NormalEquations:
-        largest = max(
-            np.abs(self.sums[:2]).max() / self.data_quantum, self.sums[2].max() / self.ctf_quantum
-        )
+        real, imaginary, power = (max(part.max(), -part.min()) for part in self.sums)
+        largest = max(real / self.data_quantum, imaginary / self.data_quantum, power / self.ctf_quantum)
         if not largest < _EXACT:
             raise InputError(
                 f"{self.n_particles:,} particles of these values are too many to add up exactly",
                 remedy="normalise the images to noise of standard deviation 1",
             )
         return self
-
 
 
 def accumulate(
@@ -223,7 +221,6 @@ def accumulate(
     checkpoint : file to write what is summed up so far to, about once a minute. It stays when all is done.
     resume : go on from `checkpoint` if it is there.
     """
-    stack.require_poses()
     if engine not in ENGINES:
         raise InputError(f"there is no engine {engine!r}", remedy=f"use one of {', '.join(ENGINES)}")
     weights = None if noise_spectrum is None else _weights(noise_spectrum, len(stack), box_size or stack.box_size)
@@ -387,7 +384,7 @@ def _border_variance(images: NDArray[np.float32]) -> Float64:
     box_size = images.shape[-1]
     axis = np.arange(box_size) - box_size // 2
     outside = np.flatnonzero(axis[:, None] ** 2 + axis**2 >= (box_size / 2) ** 2)
-    return images.reshape(len(images), -1)[:, outside].var(axis=1, dtype=np.float64)
+    return images.reshape(len(images), -1)[:, outside].var(axis=1).astype(np.float64)
 
 
 def _rounded(values: Float64, quantum: float) -> float:

@@ -44,4 +44,3 @@ def test_cropping_in_fourier_space_keeps_scale_and_centre(clean_set):
     found = agreement(small, truth)
     assert found.slope == pytest.approx(1, abs=0.03)
     assert np.abs(found.shift_voxels).max() < 0.05
-

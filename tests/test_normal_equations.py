@@ -58,7 +58,10 @@ def test_compiled_insertion_is_that_of_the_reference(stack, monkeypatch, sums):
         pytest.skip("no C++ compiler here")
     monkeypatch.setattr(insertion, "_library", lambda: None)
     reference = accumulate(stack)
-    for compiled, readable in ((sums.b(), reference.b()), (sums.kernel(circular=True), reference.kernel(circular=True))):
+    for compiled, readable in (
+        (sums.b(), reference.b()),
+        (sums.kernel(circular=True), reference.kernel(circular=True)),
+    ):
         assert float((compiled - readable).norm() / readable.norm()) < 3e-5
     assert sums.energy == pytest.approx(reference.energy, rel=1e-6)
 
