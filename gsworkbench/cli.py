@@ -103,6 +103,74 @@ def _backproject(options: argparse.Namespace) -> None:
     _run_reconstruction(options, {"method": "backprojection"})
 
 
+def _accumulate(options: argparse.Namespace) -> None:
+    import time
+
+    from gsworkbench.normal_equations import accumulate
+
+    stack = _share(_stack(options), options)
+    checkpoint = options.out.with_name(f".{options.out.name}.unfinished")
+    wall, cpu = time.perf_counter(), time.process_time()
+    sums = accumulate(
+        stack,
+        engine=options.engine,
+        noise_spectrum=_noise_spectrum(options.noise_spectrum),
+        threads=options.threads,
+        checkpoint=checkpoint,
+        resume=options.resume,
+    )
+    sums.save(options.out)
+    checkpoint.unlink(missing_ok=True)
+    print(f"{_sums(sums)} in {options.out}")
+    print(f"  {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s")
+
+
+def _combine(options: argparse.Namespace) -> None:
+    from gsworkbench.normal_equations import NormalEquations
+
+    total = NormalEquations.load(options.sums[0])
+    for path in options.sums[1:]:
+        try:
+            total = total + NormalEquations.load(path)
+        except InputError as error:
+            raise error if error.file else InputError(error.problem, file=path, remedy=error.remedy) from error
+    total.save(options.out)
+    print(f"{_sums(total)} in {options.out}")
+
+
+def _sums(sums: Any) -> str:
+    half = f" of half set {sums.half_set}" if sums.half_set else ""
+    return f"sums of {sums.n_particles:,} particles{half}, {sums.box_size} px of {sums.pixel_size:.4g} A,"
+
+
+def _share(stack: Any, options: argparse.Namespace) -> Any:
+    """The particles of the half set and the part that are asked for."""
+    import numpy as np
+
+    if options.half_set:
+        stack = stack.with_half_sets(options.seed)
+        stack = stack[stack.half_set == options.half_set]
+    part, _, parts = options.part.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts) <= len(stack)):
+        raise InputError(
+            f"--part {options.part} is not a part of {len(stack):,} particles",
+            remedy="give --part 2/5 for the second of 5",
+        )
+    order = np.lexsort((stack.image_index, stack.file_index))  # so that each part reads few files
+    return stack[np.array_split(order, int(parts))[int(part) - 1]]
+
+
+def _noise_spectrum(path: Path | None) -> Any:
+    import numpy as np
+
+    if path is None:
+        return None
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError("not a noise spectrum", file=path, remedy="give a .npy file, one power per shell") from error
+
+
 def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -> None:
     from gsworkbench.reconstruct import reconstruct
 
@@ -221,6 +289,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_reconstruct(commands)
     _add_backproject(commands)
+    _add_accumulate(commands)
+    _add_combine(commands)
     _add_fsc(commands)
     _add_localres(commands)
     _add_directional(commands)
@@ -320,6 +390,51 @@ def _add_backproject(commands: Any) -> None:
     command.set_defaults(run=_backproject)
     _add_particles(command)
     _add_outputs(command)
+
+
+def _add_accumulate(commands: Any) -> None:
+    command = commands.add_parser(
+        "accumulate",
+        help="read the particles once, into a file that maps can be made from again and again",
+        description="Read every particle once and add up all that a map of fixed poses and CTF depends on: the images "
+        "backprojected with their CTF, and the point spread of views and CTF. The file that results has a fixed size, "
+        "however many particles went in. Large sets can be shared out over jobs by --part, and their files joined by "
+        "'combine'; the result is the same to the last bit.",
+    )
+    command.set_defaults(run=_accumulate)
+    _add_particles(command)
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write, as half1.npz")
+    command.add_argument(
+        "--half-set", type=int, choices=(1, 2), help="take the particles of one half set only (default: all)"
+    )
+    command.add_argument(
+        "--part", default="1/1", metavar="I/N", help="take the I-th of N equal parts of these particles, as in 2/5"
+    )
+    command.add_argument(
+        "--noise-spectrum",
+        type=Path,
+        metavar="NPY",
+        help="power of the images' noise per shell, 0 to Nyquist; data are weighted by its inverse (default: white)",
+    )
+    command.add_argument(
+        "--engine", default="gridding", choices=("gridding", "finufft"), help="finufft is exact and slow, for checks"
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, help="random numbers that deal half sets where the file has none"
+    )
+    command.add_argument("--threads", type=int, metavar="N", help="processor threads to use")
+    command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
+
+
+def _add_combine(commands: Any) -> None:
+    command = commands.add_parser(
+        "combine",
+        help="join files of 'accumulate': half sets to the full set, parts to the whole",
+        description="Add files of 'accumulate'. They must agree in box, pixel size and sign, and share no particle.",
+    )
+    command.set_defaults(run=_combine)
+    command.add_argument("sums", type=Path, nargs="+", metavar="FILE", help="files of 'accumulate' (.npz)")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
 
 
 def _add_fsc(commands: Any) -> None:

@@ -34,7 +34,7 @@ def contrast_transfer(parameters: CtfParameters, kx: Tensor, ky: Tensor, *, dtyp
     s2 = x * x + y * y
     # |k|^2 cos 2(angle of k - a) = (kx^2 - ky^2) cos 2a + 2 kx ky sin 2a: the phase is linear in five functions of k.
     basis = torch.stack([s2, x * x - y * y, 2 * x * y, s2 * s2, torch.ones_like(s2)])
-    turns = torch.from_numpy(_phase_coefficients(parameters)).to(basis.device) @ basis  # (n, m), phase / 2 pi
+    turns = torch.from_numpy(phase_coefficients(parameters)).to(basis.device) @ basis  # (n, m), phase / 2 pi
     ctf = torch.sin((2 * np.pi) * (turns - turns.round()).to(dtype))
     ctf *= torch.from_numpy(parameters.scale)[:, None].to(ctf)
     if parameters.b_factor.any():
@@ -57,7 +57,7 @@ def ctf_grid(
     return contrast_transfer(parameters, kx, ky, dtype=dtype)
 
 
-def _phase_coefficients(p: CtfParameters) -> NDArray[np.float64]:
+def phase_coefficients(p: CtfParameters) -> NDArray[np.float64]:
     """(n, 5) factors of s^2, kx^2 - ky^2, 2 kx ky, s^4 and 1 in the phase, in turns."""
     length = wavelength(p.voltage_kv)
     angle = np.deg2rad(p.defocus_angle)

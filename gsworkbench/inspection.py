@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import spherical_mask
-from gsworkbench.backprojection import PADDING, accumulate, solve
+from gsworkbench.backprojection import solve
+from gsworkbench.insertion import PADDING
+from gsworkbench.normal_equations import accumulate
 from gsworkbench.particles import ParticleStack
 
 QUICK_PARTICLES, QUICK_BOX = 2000, 64
@@ -102,7 +104,7 @@ def check_poses(stack: ParticleStack, *, n_particles: int = QUICK_PARTICLES, see
 def memory_estimate(stack: ParticleStack) -> dict[str, int]:
     """Bytes that the images in memory and the backprojection's grids will take; more than this is not needed."""
     n, d = len(stack), stack.box_size
-    return {"images": 4 * n * d**2, "backprojection": (3 * 8 + 2 * 16) * (PADDING * d) ** 3 // 2}
+    return {"images": 4 * n * d**2, "backprojection": (2 * 4 * 8 + 2 * 3 * 8) * (PADDING * d) ** 3 // 2}
 
 
 def _half_map_fsc(stack: ParticleStack) -> float:
@@ -110,8 +112,7 @@ def _half_map_fsc(stack: ParticleStack) -> float:
     pixel_size = stack.pixel_size * stack.box_size / box_size
     order = np.random.default_rng(0).permutation(len(stack))
     halves: list[NDArray[np.float32]] = [
-        solve(accumulate(stack[np.sort(order[k::2])], box_size=box_size, label="quick map"), box_size, pixel_size)
-        for k in (0, 1)
+        solve(accumulate(stack[np.sort(order[k::2])], box_size=box_size, label="quick map")) for k in (0, 1)
     ]
     mask, name = spherical_mask(box_size, pixel_size)
     curve = fourier_shell_correlation(*halves, voxel_size=pixel_size, mask=mask, mask_name=name)

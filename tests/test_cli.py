@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from gsworkbench.cli import main
 from gsworkbench.judging import FILES as JUDGED
 from gsworkbench.readers import read_map, write_map
+from gsworkbench.normal_equations import NormalEquations
 from gsworkbench.reconstruct import OUTPUTS
 
 
@@ -204,3 +206,43 @@ def test_bad_input_gets_one_sentence_code_2_and_writes_nothing(tmp_path, monkeyp
     assert named in message and message.startswith("gsworkbench: ") and message.endswith(".")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "executed").exists()
+
+
+def test_accumulate_in_parts_and_combine(noisy_set, tmp_path, capsys):
+    def sums(*arguments):
+        assert main(["accumulate", str(noisy_set.star), *map(str, arguments)]) == 0
+        return NormalEquations.load(arguments[1])
+
+    whole = sums("--out", tmp_path / "all.npz")
+    half = sums("--out", tmp_path / "1.npz", "--half-set", 1)
+    assert "300 particles of half set 1, 32 px of 12 A" in capsys.readouterr().out
+    assert (half.n_particles, half.half_set) == (300, 1)
+    for part in (1, 2, 3):
+        sums("--out", tmp_path / f"2-{part}.npz", "--half-set", 2, "--part", f"{part}/3")
+    parts = [str(tmp_path / name) for name in ("1.npz", "2-1.npz", "2-2.npz", "2-3.npz")]
+    assert main(["combine", *parts, "--out", str(tmp_path / "joined.npz")]) == 0
+    joined = NormalEquations.load(tmp_path / "joined.npz")
+    assert (joined.sums == whole.sums).all()
+    assert joined.energy == whole.energy
+    assert {path.name for path in tmp_path.iterdir()} == {"all.npz", "joined.npz", *(Path(p).name for p in parts)}
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["accumulate", "STAR", "--out", "x.npz", "--part", "4/3"], "--part 4/3 is not a part of 600 particles"),
+        (["accumulate", "STAR", "--out", "x.npz", "--part", "two"], "--part two is not a part"),
+        (["accumulate", "STAR", "--out", "x.npz", "--noise-spectrum", "STAR"], "not a noise spectrum"),
+        (["combine", "STAR", "--out", "x.npz"], "particles.star: not a file of sums, or a damaged one"),
+        (["combine", "SUMS", "SUMS", "--out", "x.npz"], "sums.npz: 600 particles are in both sums"),
+    ],
+)
+def test_sums_that_cannot_be(noisy_set, tmp_path, capsys, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert main(["accumulate", str(noisy_set.star), "--out", "sums.npz"]) == 0
+    capsys.readouterr()
+    names = {"STAR": str(noisy_set.star), "SUMS": "sums.npz"}
+    assert main([names.get(a, a) for a in arguments]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert sentence in said and said.count(". ") == 0
+    assert not Path("x.npz").exists()

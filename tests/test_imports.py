@@ -25,6 +25,7 @@ NEVER = {
     "gsworkbench.readers": ["rendering", "training", "imaging", "ctf", "backprojection", "simulate", "reconstruct"],
     "gsworkbench.rendering": ["training", "imaging", "ctf", "backprojection", "simulate", "particles", "gaussians"],
     "gsworkbench.backprojection": ["rendering", "training", "gaussians", "simulate"],
+    "gsworkbench.normal_equations": ["rendering", "training", "gaussians", "simulate", "backprojection"],
     "gsworkbench.workbench.registry": ["rendering", "training", "reconstruct", "gaussians"],
 }  # fmt: skip
 

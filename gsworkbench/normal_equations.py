@@ -1,0 +1,405 @@
+"""The squared error of a map against all particles, from one pass over them: <V, K * V> - 2 <b, V> + energy.
+
+With poses and CTF known, particles y_i (centred, inside |k| < D/2) enter the squared error of a map V,
+
+    sum_i |C_i P_i V - y_i|^2 = <V, K * V> - 2 <b, V> + energy,   b = sum_i P_i^T C_i y_i,   K of sum_i P_i^T C_i^2 P_i,
+
+through b, the convolution kernel K and a constant alone. Norms of images are sums over pixels, inner products of maps
+sums over voxels; P_i V is the line integral (pixel_size times a sum along the ray, as simulate.project), so V is in
+image units / A. All three are sums over particles: those of half sets, parts and files add up to those of the whole,
+bit for bit. Not valid where poses or CTF are being refined, or where particles differ in structure.
+
+Measured against exact sums for maps inside 0.4 D (see tests): b and K by gridding to about 1e-3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from gsworkbench.errors import InputError
+from gsworkbench.files import atomic_path, sha256
+from gsworkbench.insertion import PADDING, Direct, Float64, Grid
+from gsworkbench.particles import ParticleStack
+from gsworkbench.readers.mrc import read_images
+
+VERSION = 1
+ENGINES = ("gridding", "finufft")
+CHUNK_BYTES = 2**22  # of images read at a time: memory that stays in the cache and is used again
+CHECKPOINT_SECONDS = 60.0
+_EXACT = 2.0**53  # quanta that float64 counts without a gap
+_ARRAYS = ("sums", "particles")
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """Sums over n particles, from which b, K and the energy follow.
+
+    sums : (3, 2 D, 2 D, D + 1) float64 on the half grid of the padded box, origin at node 0: real and imaginary part of
+        the sum of CTF times centred transform, and the sum of CTF^2. A Friedel pair stands at x >= 0 only, once.
+    box_size, pixel_size : D and A of the map.
+    energy_sum, noise_sum : sums over particles of the power inside the disc, and of the noise power of one component.
+    data_quantum, ctf_quantum : powers of two that the sums are multiples of.
+    particles : (n,) uint64, sorted: the identity of each particle (image content, index, pose).
+    half_set : 1 or 2 if all particles are of that half set, else 0.
+    data_sign : the factor applied to all images, +1 or -1; 0 if there are both.
+    engine : "gridding", or "finufft", whose sums are exact to its tolerance but not repeatable to the bit.
+    weighted : whether noise spectra divided the data; the noise of a component is then that of a unit spectrum.
+    sources : SHA-256 of the metadata files that went in.
+    """
+
+    sums: Float64
+    box_size: int
+    pixel_size: float
+    energy_sum: float
+    noise_sum: float
+    data_quantum: float
+    ctf_quantum: float
+    particles: NDArray[np.uint64]
+    half_set: int
+    data_sign: int
+    engine: str
+    weighted: bool
+    sources: tuple[str, ...]
+    version: int = VERSION
+
+    @property
+    def n_particles(self) -> int:
+        return len(self.particles)
+
+    @property
+    def energy(self) -> float:
+        """sum_i |y_i|^2 over pixels, of what lies inside |k| < D/2."""
+        return self.energy_sum / self.box_size**2
+
+    @property
+    def noise_power(self) -> float:
+        """Mean power of the noise of one component of a transform of D^2 pixels: D^2 times the variance of a pixel."""
+        return self.noise_sum / max(self.n_particles, 1)
+
+    def b(self) -> Tensor:
+        """(D, D, D) float64, origin D // 2: <b, V> = sum_i <y_i, C_i P_i V>."""
+        grid = torch.complex(*map(torch.from_numpy, self.sums[:2]))
+        return self.pixel_size * self._voxels(grid, torch.arange(self.box_size) - self.box_size // 2)
+
+    def kernel(self, *, circular: bool) -> Tensor:
+        """Transfer function of K, real float64, as rfftn lays it out: <V, K * V> = sum_i |C_i P_i V|^2.
+
+        circular : (D, D, D // 2 + 1), K cut at lags of D/2: V may fill half the box, or else wraps round a little.
+        Otherwise (2 D, 2 D, D + 1), K at all lags, for V padded to twice the box.
+        """
+        lags = torch.arange(self.box_size if circular else PADDING * self.box_size)
+        lags[len(lags) // 2 :] -= len(lags)
+        kernel = self.pixel_size**2 * self._voxels(torch.from_numpy(self.sums[2]).to(torch.complex128), lags)
+        if not circular:  # no two voxels are D apart
+            kernel[self.box_size] = kernel[:, self.box_size] = kernel[:, :, self.box_size] = 0
+        return torch.fft.rfftn(kernel).real
+
+    def __add__(self, other: NormalEquations) -> NormalEquations:
+        """The sums over both. A particle in both, or another box, pixel size, sign or engine, raises InputError."""
+        for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "version"):
+            if getattr(self, name) != getattr(other, name):
+                raise InputError(
+                    f"these sums do not add up: {name} is {getattr(self, name)} here and {getattr(other, name)} there"
+                )
+        both = np.intersect1d(self.particles, other.particles)
+        if len(both):
+            raise InputError(f"{len(both):,} particles are in both sums", remedy="add parts that share no particle")
+        total = dataclasses.replace(
+            self,
+            sums=self.sums + other.sums,
+            energy_sum=self.energy_sum + other.energy_sum,
+            noise_sum=self.noise_sum + other.noise_sum,
+            data_quantum=min(self.data_quantum, other.data_quantum),
+            ctf_quantum=min(self.ctf_quantum, other.ctf_quantum),
+            particles=np.sort(np.concatenate([self.particles, other.particles])),
+            half_set=self.half_set if self.half_set == other.half_set else 0,
+            sources=tuple(sorted({*self.sources, *other.sources})),
+        )
+        return total._checked()
+
+    def save(self, path: str | Path) -> None:
+        """Write a .npz file, atomically; `load` reads it."""
+        header = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _ARRAYS}
+        text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, header=text, particles=self.particles, sums=self.sums[:, _ball(self.box_size)])
+
+    @staticmethod
+    def load(path: str | Path, *, half_set: int | None = None) -> NormalEquations:
+        """Read a file of `save`; one that is damaged, of another version or not of `half_set` raises InputError."""
+        try:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                header = json.loads(file["header"].tobytes())
+                if header.get("version") != VERSION:
+                    problem = f"the sums are of version {header.get('version')}, this program reads version {VERSION}"
+                    raise InputError(problem, file=path, remedy="accumulate them again")
+                box_size = int(header["box_size"])
+                sums = np.zeros((3, PADDING * box_size, PADDING * box_size, box_size + 1))
+                sums[:, _ball(box_size)] = file["sums"]
+                header["sources"] = tuple(header["sources"])
+                result = NormalEquations(sums=sums, particles=file["particles"], **header)
+        except InputError:
+            raise
+        except FileNotFoundError as error:
+            raise InputError("there is no such file", file=path) from error
+        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                "not a file of sums, or a damaged one", file=path, remedy="accumulate them again"
+            ) from error
+        if half_set is not None and result.half_set != half_set:
+            found = f"half set {result.half_set}" if result.half_set else "no single half set"
+            raise InputError(f"the sums are of {found}, not of half set {half_set}", file=path)
+        return result
+
+    def _voxels(self, grid: Tensor, places: Tensor) -> Tensor:
+        """Voxels at `places` along each axis, of sums over components on the padded half grid (overwritten).
+
+        The planes x = 0 and Nyquist are made Hermitian, as of a pair one alone was inserted. The node at the origin
+        holds the components k = 0 and no others: they fall on it. All else was spread over nodes, which is undone.
+        """
+        edge = PADDING * self.box_size
+        mate = (-torch.arange(edge)) % edge
+        for x in (0, -1):
+            grid[:, :, x] += grid[mate, :, x][:, mate].conj()
+        origin = float(grid[0, 0, 0].real)
+        grid[0, 0, 0] = 0
+        volume = torch.fft.ifft(grid, dim=0)[places]
+        volume = torch.fft.ifft(volume, dim=1)[:, places]
+        volume = torch.fft.irfft(volume, n=edge, dim=2)[:, :, places]
+        spread = torch.sinc(places.double() / edge) ** 2
+        volume *= edge**3 / (spread[:, None, None] * spread[:, None] * spread)
+        return (volume + origin) / self.box_size**2  # a sum over pixels is one over components / D^2
+
+    def _checked(self) -> NormalEquations:
+        real, imaginary, power = (max(part.max(), -part.min()) for part in self.sums)
+        largest = max(real / self.data_quantum, imaginary / self.data_quantum, power / self.ctf_quantum)
+        if not largest < _EXACT:
+            raise InputError(
+                f"{self.n_particles:,} particles of these values are too many to add up exactly",
+                remedy="normalise the images to noise of standard deviation 1",
+            )
+        return self
+
+
+def accumulate(
+    stack: ParticleStack,
+    *,
+    box_size: int | None = None,
+    engine: str = "gridding",
+    noise_spectrum: NDArray[np.floating] | None = None,
+    threads: int | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    label: str = "accumulate",
+) -> NormalEquations:
+    """Sum up all particles of a stack, reading each image once, a chunk at a time.
+
+    Memory is that of the padded grids and of one chunk. By gridding, the same particles give the same bits whatever
+    the chunks, their order and the number of threads.
+
+    Parameters
+    ----------
+    box_size : pixels of the map, even; of the images' transforms, what fits is used. Default: that of the images.
+    engine : "gridding", or "finufft": exact to 1e-9 and many times slower.
+    noise_spectrum : (D / 2 + 1,) or (n, D / 2 + 1) power of the noise per pixel in each shell, for all or each of the
+        particles; data and CTF^2 are divided by it, which makes the error the likelihood's. Default: white noise.
+    threads : default: torch's.
+    checkpoint : file to write what is summed up so far to, about once a minute. It stays when all is done.
+    resume : go on from `checkpoint` if it is there.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"there is no engine {engine!r}", remedy=f"use one of {', '.join(ENGINES)}")
+    weights = None if noise_spectrum is None else _weights(noise_spectrum, len(stack), box_size or stack.box_size)
+    empty = _empty(stack, box_size or stack.box_size, engine, weights is not None)
+    identities = _identities(stack)
+    done = empty
+    if resume and checkpoint is not None and checkpoint.exists():
+        done = NormalEquations.load(checkpoint)
+        _check_resumable(done, empty, identities, checkpoint)
+    todo = np.flatnonzero(~np.isin(identities, done.particles))
+    pass_ = _Pass(empty, stack[todo], identities[todo], None if weights is None else weights[todo], threads)
+
+    def total() -> NormalEquations:
+        return done + pass_.result() if len(done.particles) else pass_.result()
+
+    saved = time.monotonic()
+    with tqdm(total=len(stack), initial=len(stack) - len(todo), desc=label, unit="img", mininterval=0.5) as bar:
+        for indices, images in pass_.stack.chunks(chunk_bytes):
+            pass_.add(indices, images)
+            bar.update(len(indices))
+            if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                total().save(checkpoint)
+                saved = time.monotonic()
+    return total()
+
+
+class _Pass:
+    """One pass over a stack: the grid, and what is summed up beside it. Rows count in `stack`."""
+
+    def __init__(
+        self,
+        empty: NormalEquations,
+        stack: ParticleStack,
+        identities: NDArray[np.uint64],
+        weights: NDArray[np.float32] | None,
+        threads: int | None,
+    ) -> None:
+        self.empty, self.stack, self.identities, self.weights = empty, stack, identities, weights
+        self.summed: list[NDArray[np.int64]] = []
+        self.energy_sum = self.noise_sum = 0.0
+        quanta = empty.data_quantum, empty.ctf_quantum
+        self.engine = (
+            Direct(empty.box_size)
+            if empty.engine == "finufft"
+            else Grid(empty.box_size, *quanta, threads=threads or torch.get_num_threads())
+        )
+
+    def add(self, indices: NDArray[np.int64], images: NDArray[np.float32]) -> None:
+        weights = None if self.weights is None else self.weights[indices]
+        energies = self.engine.add(images, self.stack[indices], weights)
+        box_size = self.empty.box_size
+        noises = _border_variance(images) * (box_size**4 / self.stack.box_size**2)
+        if self.weights is not None:
+            noises[:] = box_size**2
+        quantum = 2.0**4 * self.empty.data_quantum**2 / self.empty.ctf_quantum
+        self.energy_sum += _rounded(energies, quantum)
+        self.noise_sum += _rounded(noises, 2.0**-16 * quantum)
+        self.summed.append(indices)
+
+    def result(self) -> NormalEquations:
+        indices = np.concatenate([np.empty(0, np.int64), *self.summed])
+        return dataclasses.replace(
+            self.empty,
+            sums=self.engine.sums(),
+            energy_sum=self.energy_sum,
+            noise_sum=self.noise_sum,
+            particles=np.sort(self.identities[indices]),
+        )._checked()
+
+
+def _empty(stack: ParticleStack, box_size: int, engine: str, weighted: bool) -> NormalEquations:
+    """What the sums over these particles will be of, and their quanta, before any particle is in.
+
+    The quanta follow from the root mean square of the first image of the first file, so that every part of a data set
+    has the same: 2^-20 of the noise of a transform's component, and 2^-24 of the largest CTF^2, leave room for 2^20
+    particles or more.
+    """
+    level = _power_of_two(float(np.sqrt(np.square(read_images(stack.files[0], np.zeros(1, np.int64))).mean())))
+    signs = np.unique(stack.data_sign)
+    halves = np.unique(stack.half_set)
+    return NormalEquations(
+        sums=np.zeros((3, 0, 0, 0)),
+        box_size=box_size,
+        pixel_size=stack.pixel_size * stack.box_size / box_size,
+        energy_sum=0.0,
+        noise_sum=0.0,
+        data_quantum=2.0**-20 * _power_of_two(box_size) * (1 / level if weighted else level),
+        ctf_quantum=2.0**-24 * (level**-2 if weighted else 1),
+        particles=np.empty(0, np.uint64),
+        half_set=int(halves[0]) if len(halves) == 1 else 0,
+        data_sign=int(signs[0]) if len(signs) == 1 else 0,
+        engine=engine,
+        weighted=weighted,
+        sources=() if stack.source is None else (sha256(stack.source),),
+    )
+
+
+def _identities(stack: ParticleStack) -> NDArray[np.uint64]:
+    """(n,) a number for each particle, of its image (name, size and beginning of its file, index) and its pose.
+
+    The same image may stand for several particles, as in a symmetry-expanded set, but not in the same pose.
+    """
+    files = np.zeros(len(stack.files), np.uint64)
+    for i in np.unique(stack.file_index):
+        with open(stack.files[i], "rb") as file:
+            start = file.read(2**16)
+        name = f"{stack.files[i].name} {stack.files[i].stat().st_size}".encode()
+        files[i] = int.from_bytes(hashlib.blake2b(name + start, digest_size=8).digest(), "little")
+    identities = _mixed(files[stack.file_index] ^ _mixed(stack.image_index.astype(np.uint64)))
+    for column in np.ascontiguousarray(stack.require_poses()).view(np.uint64).reshape(-1, 9).T:
+        identities = _mixed(identities ^ column)
+    order = np.argsort(identities, kind="stable")
+    twice = np.flatnonzero(identities[order][1:] == identities[order][:-1])
+    if len(twice):
+        row = int(stack.source_row[order[twice[0] + 1]]) + 1
+        first = int(stack.source_row[order[twice[0]]]) + 1
+        raise InputError(
+            f"the particle is the same as in row {first}", file=stack.source, row=row, remedy="list each particle once"
+        )
+    return identities
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Steele, Lea and Flood's splitmix64: every bit of the result depends on every bit of x."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _check_resumable(
+    done: NormalEquations, empty: NormalEquations, identities: NDArray[np.uint64], checkpoint: Path
+) -> None:
+    same = all(
+        getattr(done, name) == getattr(empty, name)
+        for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "data_quantum", "ctf_quantum")
+    )
+    if not same or not np.isin(done.particles, identities).all():
+        raise InputError(
+            "this checkpoint was written with other particles or settings",
+            file=checkpoint,
+            remedy="repeat the command as it was, or delete the checkpoint to start anew",
+        )
+
+
+def _weights(spectrum: NDArray[np.floating], n: int, box_size: int) -> NDArray[np.float32]:
+    """(n, D / 2 + 1) one over the noise's power."""
+    shape = (n, box_size // 2 + 1)
+    if spectrum.shape not in (shape, shape[1:]):
+        raise InputError(
+            f"a noise spectrum of shape {spectrum.shape} does not fit {n} particles of {box_size} px",
+            remedy=f"give one power for each shell from 0 to {box_size // 2}",
+        )
+    if not np.isfinite(spectrum).all() or (spectrum <= 0).any():
+        raise InputError("a noise spectrum must be finite and above 0 in every shell")
+    return np.broadcast_to(1 / spectrum, shape).astype(np.float32)
+
+
+def _border_variance(images: NDArray[np.float32]) -> Float64:
+    """(n,) variance of the pixels outside the inscribed circle, where particles seldom reach: the noise."""
+    box_size = images.shape[-1]
+    axis = np.arange(box_size) - box_size // 2
+    outside = np.flatnonzero(axis[:, None] ** 2 + axis**2 >= (box_size / 2) ** 2)
+    return images.reshape(len(images), -1)[:, outside].var(axis=1).astype(np.float64)
+
+
+def _rounded(values: Float64, quantum: float) -> float:
+    """Sum of values rounded to multiples of a power of two: exact, whatever their order."""
+    return float(np.rint(values / quantum).sum() * quantum)
+
+
+def _power_of_two(value: float) -> float:
+    """The least power of two that is not below a value; 1 for one that has none."""
+    return 2.0 ** math.ceil(math.log2(value)) if 0 < value < math.inf else 1.0
+
+
+def _ball(box_size: int) -> NDArray[np.bool_]:
+    """(2 D, 2 D, D + 1) the nodes that a sample inside the disc can reach."""
+    edge = PADDING * box_size
+    k2 = np.fft.fftfreq(edge, 1 / edge) ** 2
+    reach = edge // 2 + 2
+    return k2[:, None, None] + k2[:, None] + np.arange(edge // 2 + 1) ** 2 <= reach**2
