@@ -10,8 +10,8 @@ import pytest
 
 from gsworkbench.cli import main
 from gsworkbench.judging import FILES as JUDGED
-from gsworkbench.readers import read_map, write_map
 from gsworkbench.normal_equations import NormalEquations
+from gsworkbench.readers import read_map, write_map
 from gsworkbench.reconstruct import OUTPUTS
 
 
@@ -20,24 +20,33 @@ def reconstruct(simulated, out, *more):
     return main(arguments)
 
 
-def test_reconstruct_writes_everything_it_promises(noisy_set, tmp_path, capsys):
-    assert reconstruct(noisy_set, tmp_path / "fit", "--truth", str(noisy_set.truth_file)) == 0
+@pytest.mark.parametrize(
+    ("method", "settings", "files"),
+    [
+        ("normal-equations", "normal_equations", set(OUTPUTS)),
+        ("stochastic", "stochastic", {*OUTPUTS, "checkpoints"} - {"background.mrc", "held_out.csv"}),
+    ],
+)
+def test_reconstruct_writes_everything_it_promises(noisy_set, tmp_path, capsys, method, settings, files):
+    more = ["--truth", str(noisy_set.truth_file), "--method", method]
+    assert reconstruct(noisy_set, tmp_path / "fit", *more) == 0
     said = capsys.readouterr().out
     assert "FSC = 0.143" in said and "mask: none" in said
-    assert {p.name for p in (tmp_path / "fit").iterdir()} == {*OUTPUTS, "checkpoints"}
+    assert {p.name for p in (tmp_path / "fit").iterdir()} == files
     record = json.loads((tmp_path / "fit" / "run.json").read_text())
     assert record["n_particles"] == {"all": 600, "half 1": 300, "half 2": 300}
     assert len(set(record["seeds"].values())) == 3  # half sets must not start alike
-    assert record["config"]["stochastic"]["n_gaussians"] == 64
+    assert record["config"][settings]["n_gaussians"] == 64
     assert all(len(entry["sha256"]) == 64 for entry in record["inputs"].values())
     for name in ("run_class001.mrc", "run_half1_class001_unfil.mrc", "mask.mrc"):
         assert mrcfile.validate(tmp_path / "fit" / name)
 
 
-def test_resuming_a_finished_run_gives_the_same_map(noisy_set, tmp_path):
+@pytest.mark.parametrize("method", ["normal-equations", "stochastic"])
+def test_resuming_a_finished_run_gives_the_same_map(noisy_set, tmp_path, method):
     maps = []
     for more in ([], ["--resume"]):
-        assert reconstruct(noisy_set, tmp_path, "--no-half-maps", *more) == 0
+        assert reconstruct(noisy_set, tmp_path, "--no-half-maps", "--method", method, *more) == 0
         maps.append((tmp_path / "run_class001.mrc").read_bytes())
     assert maps[0] == maps[1]
 
@@ -174,7 +183,7 @@ def _unknown_parameter(folder, star):
 
 
 def _mistyped_parameter(folder, star):
-    return [str(star), "--set", "n_epochs=many"], "n_epochs"
+    return [str(star), "--set", "n_steps=many"], "n_steps"
 
 
 def _mask_of_another_box(folder, star):

@@ -113,7 +113,7 @@ def test_the_map_is_the_mixture_plus_the_background(noisy):
 
 
 def test_what_a_mixture_cannot_hold_is_found_and_put_back(clean_set, clean):
-    """A map with a smooth negative hull, as solvent makes one: held-out particles see it, the background restores it."""
+    """A map lacks a smooth hull, as solvent would make one: held-out particles see it, the background restores it."""
     fitted, held = (as_problem(e) for e in clean)
     truth = torch.from_numpy(clean_set.truth.copy())
     axis = torch.arange(32) - 16
