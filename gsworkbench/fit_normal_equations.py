@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -141,21 +141,25 @@ def as_problem(equations: NormalEquations) -> Problem:
     )
 
 
-def error_and_gradient(problem: Problem, volume: Tensor, boost: float = 0.0) -> tuple[float, Tensor]:
-    """<V, K * V> - 2 <b, V> under the problem's weights, and its gradient with respect to V (D, D, D).
+class Objective(NamedTuple):
+    """<V, K * V> - 2 <b, V> with weights worked in: kernel and data on the half grid, data in real space again."""
 
-    boost multiplies component k by exp(boost k^2 / k_nyquist^2).
-    """
-    weight = problem.weight
-    if boost:
-        weight = weight * torch.exp(boost * (problem.shell / (problem.box_size / 2)) ** 2)
-    transform = _transform(volume)
-    residual = (problem.kernel * transform - problem.data) * weight
-    gradient = _inverse(residual)
-    linear = (transform.conj() * problem.data * weight).real
-    linear[:, :, 1:-1] *= 2  # Friedel mates
-    error = float((volume * gradient).sum()) - float(linear.sum()) / volume.numel()
-    return error, 2 * gradient
+    kernel: Tensor
+    data: Tensor
+    linear: Tensor
+
+
+def objective(problem: Problem, boost: float = 0.0) -> Objective:
+    """The error to minimise, under the problem's weights times exp(boost k^2 / k_nyquist^2) for component k."""
+    weight = problem.weight * torch.exp(boost * (problem.shell / (problem.box_size / 2)) ** 2)
+    data = problem.data * weight
+    return Objective(problem.kernel * weight, data, _inverse(data))
+
+
+def error_and_gradient(aim: Objective, volume: Tensor) -> tuple[float, Tensor]:
+    """The error at a map V (D, D, D), and its gradient with respect to V."""
+    gradient = _inverse(aim.kernel * _transform(volume) - aim.data)
+    return float((volume * (gradient - aim.linear)).sum()), 2 * gradient
 
 
 def misfit_power(judge: Problem, transform: Tensor) -> Tensor:
@@ -254,14 +258,16 @@ def _descend(
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
     optimizer = adam(parameters, rates)
     steps = config.n_boosted_steps + config.n_steps
+    aims = {True: objective(problem, config.boost), False: objective(problem)}
+    held_out = None if judge is None else objective(judge)
     curve = []
     for step in tqdm(range(steps), desc=label, unit="step", mininterval=0.5):
         set_learning_rate(optimizer, config.learning_rate * cosine(step / steps, last=_LAST_RATE))
         volume = _sampled(parameters, config, box_size, backend)
-        boost = config.boost if step < config.n_boosted_steps else 0.0
-        error, gradient = error_and_gradient(problem, volume.detach() * unit, boost)
-        if judge is not None and not boost and step % _EVERY == 0:
-            curve.append((step, error, error_and_gradient(judge, volume.detach() * unit)[0]))
+        boosted = step < config.n_boosted_steps
+        error, gradient = error_and_gradient(aims[boosted], volume.detach() * unit)
+        if held_out is not None and not boosted and step % _EVERY == 0:
+            curve.append((step, error, error_and_gradient(held_out, volume.detach() * unit)[0]))
         optimizer.zero_grad()
         volume.backward(gradient * unit)
         optimizer.step()

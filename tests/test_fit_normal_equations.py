@@ -17,6 +17,7 @@ from gsworkbench.fit_normal_equations import (
     error_and_gradient,
     fit_normal_equations,
     misfit_power,
+    objective,
     wiener_background,
 )
 from gsworkbench.imaging import form_images
@@ -56,7 +57,7 @@ def blob(box_size, sigma, seed):
 def test_error_and_gradient_are_those_of_the_squared_error_over_all_particles(noisy_set):
     """Differences of the error equal sums over exact central slices of two maps; the gradient equals differences."""
     stack = noisy_set.stack
-    problem = as_problem(accumulate(stack))
+    aim = objective(as_problem(accumulate(stack)))
     images = torch.from_numpy(stack.images()).double()
     kept = torch.fft.irfft2(torch.fft.rfft2(images) * (simulate_disc(32)), s=(32, 32))
 
@@ -67,9 +68,9 @@ def test_error_and_gradient_are_those_of_the_squared_error_over_all_particles(no
     scale = float(np.abs(noisy_set.truth).max())
     first, second = (scale * blob(32, 2.0, seed) for seed in (0, 1))
     for volume in (first, second):
-        error, _ = error_and_gradient(problem, torch.from_numpy(volume).float())
+        error, _ = error_and_gradient(aim, torch.from_numpy(volume).float())
         assert error == pytest.approx(direct(volume), rel=5e-3)
-    _, gradient = error_and_gradient(problem, torch.from_numpy(first).float())
+    _, gradient = error_and_gradient(aim, torch.from_numpy(first).float())
     step = 1e-2
     slope = (direct(first + step * second) - direct(first - step * second)) / (2 * step)
     assert float((gradient * torch.from_numpy(second)).sum()) == pytest.approx(slope, rel=1e-2)
