@@ -8,7 +8,7 @@ come back in A and image units.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,18 @@ from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 from gsworkbench.gaussians import Gaussians, random_gaussians, split
 from gsworkbench.imaging import DataTerm, data_term, squared_error, total_weight
+from gsworkbench.parameters import (
+    Parameters,
+    Rates,
+    adam,
+    cosine,
+    from_parameters,
+    in_angstrom,
+    set_learning_rate,
+    to_parameters,
+)
 from gsworkbench.particles import ParticleStack
 from gsworkbench.rendering import project
-
-Parameters = dict[str, Tensor]  # means, scales, quaternions, weights; scales and weights before softplus
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def fit(
         image_scale = _image_scale(stack)
         state = {
             "epoch": 0,
-            "parameters": _start(config, seed),
+            "parameters": to_parameters(_start(config, seed)),
             "optimizer": None,
             "losses": [],
             "image_scale": image_scale,
@@ -81,15 +89,16 @@ def fit(
             )
         )
         if epoch + 1 in config.double_after_epochs:
-            parameters = _raw(split(_gaussians(parameters, config, term.stack.box_size), seed=seed + epoch))
-            parameters = {name: p.requires_grad_() for name, p in parameters.items()}
+            parameters = to_parameters(split(_gaussians(parameters, config, stack.box_size), seed=seed + epoch))
             optimizer = _optimizer(parameters, config)
         if checkpoint:
             done = {"epoch": epoch + 1, "losses": losses, "image_scale": state["image_scale"]}
             _save(checkpoint, parameters, optimizer, done, stack, config, seed)
     edge = stack.box_size * stack.pixel_size
     scale = state["image_scale"]
-    return Fit(_in_angstrom(_gaussians(parameters, config, stack.box_size), edge, scale), scale, tuple(losses))
+    # A projection in box edges and divided images is weight / edge^2 of one in A and image units.
+    model = in_angstrom(_gaussians(parameters, config, stack.box_size), edge=edge, weight_unit=scale * edge**2)
+    return Fit(model, scale, tuple(losses))
 
 
 def _epoch(
@@ -112,7 +121,7 @@ def _epoch(
     with tqdm(total=n, desc=description, unit="img", mininterval=0.5) as bar:
         for step in range(steps):
             indices = order[step * config.batch_size : (step + 1) * config.batch_size]
-            _set_rates(optimizer, config, epoch, step / steps)
+            set_learning_rate(optimizer, _learning_rate(config, epoch, step / steps))
             kernel, filtered, energy = term.batch(indices)
             projections = _project(parameters, rotations[indices], config, box_size, backend)
             loss, gradient = squared_error(projections, kernel, filtered / image_scale, energy / image_scale**2)
@@ -143,49 +152,15 @@ def _project(
     )
 
 
-def _start(config: StochasticConfig, seed: int) -> Parameters:
-    model = random_gaussians(
+def _start(config: StochasticConfig, seed: int) -> Gaussians:
+    return random_gaussians(
         config.n_gaussians, spread=config.initial_spread, scale=config.initial_scale, total_weight=0.5, seed=seed
     )
-    return _raw(model)
-
-
-def _raw(model: Gaussians) -> Parameters:
-    """Parameters as the optimiser sees them, detached."""
-    return {
-        "means": model.means.detach().clone(),
-        "scales": _inverse_softplus(model.scales.detach()),
-        "quaternions": model.quaternions.detach().clone(),
-        "weights": _inverse_softplus(model.weights.detach()),
-    }
 
 
 def _gaussians(parameters: Parameters, config: StochasticConfig, box_size: int) -> Gaussians:
-    """The mixture in box edges that parameters stand for."""
-    scales = torch.nn.functional.softplus(parameters["scales"])
-    if config.minimum_scale:
-        scales = scales.clamp_min(config.minimum_scale)
-    weights = torch.nn.functional.softplus(parameters["weights"])
     floor = config.floor_pixels / box_size
-    return Gaussians(parameters["means"], scales, parameters["quaternions"], weights, floor)
-
-
-def _in_angstrom(model: Gaussians, edge: float, image_scale: float) -> Gaussians:
-    """From box edges and divided images to A and image units: a projection's weight per area grows by 1/edge^2."""
-    model = replace(
-        model, **{name: getattr(model, name).detach() for name in ("means", "scales", "quaternions", "weights")}
-    )
-    return replace(
-        model,
-        means=model.means * edge,
-        scales=model.scales * edge,
-        weights=model.weights * (image_scale * edge**2),
-        floor_angstrom=model.floor_angstrom * edge,
-    )
-
-
-def _inverse_softplus(values: Tensor) -> Tensor:
-    return values + torch.log(-torch.expm1(-values))
+    return from_parameters(parameters, floor=floor, minimum_scale=config.minimum_scale)
 
 
 def _image_scale(stack: ParticleStack) -> float:
@@ -202,18 +177,14 @@ def _image_scale(stack: ParticleStack) -> float:
 
 
 def _optimizer(parameters: Parameters, config: StochasticConfig) -> torch.optim.Adam:
-    groups = [{"params": [p], "rate": getattr(config, f"rate_{name}")} for name, p in parameters.items()]
-    return torch.optim.Adam(groups, lr=config.learning_rate, eps=1e-15, fused=True)
+    return adam(parameters, Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights))
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, config: StochasticConfig, epoch: int, done: float) -> None:
-    """Set learning rates; `done` is the fraction of this epoch behind us."""
+def _learning_rate(config: StochasticConfig, epoch: int, done: float) -> float:
+    """The common learning rate when the fraction `done` of an epoch is behind us."""
     if config.schedule == "epoch":
-        factor = config.gamma**epoch
-    else:
-        factor = 0.5 * (1 + math.cos(math.pi * (epoch + done) / config.n_epochs))
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * group["rate"] * factor
+        return config.learning_rate * config.gamma**epoch
+    return config.learning_rate * cosine((epoch + done) / config.n_epochs)
 
 
 def _fingerprint(stack: ParticleStack, config: StochasticConfig, seed: int) -> dict[str, Any]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from gsworkbench.config import SimulationConfig
 from gsworkbench.particles import ParticleStack
 from gsworkbench.readers import read_map, read_particles
 from gsworkbench.simulate import simulate
+
+# The arrays of tests are small: on a busy machine, threads that wait for each other cost more than they gain.
+torch.set_num_threads(1)
 
 
 class SimulatedSet:

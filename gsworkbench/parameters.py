@@ -1,0 +1,79 @@
+"""What an optimiser sees of a mixture: unconstrained parameters, a learning rate for each type.
+
+Lengths are in box edges, so that the papers' rates and starts apply as printed. Scales, and weights unless they may be
+negative, are softplus of their parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from gsworkbench.gaussians import Gaussians
+
+Parameters = dict[str, Tensor]  # means (n, 3), scales (n, 3), quaternions (n, 4), weights (n,)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rate of each type of parameter as a multiple of a common one."""
+
+    means: float = 1.0
+    scales: float = 1.0
+    quaternions: float = 1.0
+    weights: float = 1.0
+
+
+def to_parameters(model: Gaussians) -> Parameters:
+    """Parameters of a mixture in box edges, ready to be optimised. `from_parameters` inverts it up to the floor."""
+    raw = {
+        "means": model.means,
+        "scales": _inverse_softplus(model.scales),
+        "quaternions": model.quaternions,
+        "weights": _inverse_softplus(model.weights),
+    }
+    return {name: p.detach().clone().requires_grad_() for name, p in raw.items()}
+
+
+def from_parameters(parameters: Parameters, *, floor: float = 0.0, minimum_scale: float = 0.0) -> Gaussians:
+    """The mixture in box edges that parameters stand for; an additive floor and, if not 0, a clamp of its scales."""
+    scales = softplus(parameters["scales"])
+    if minimum_scale:
+        scales = scales.clamp_min(minimum_scale)
+    return Gaussians(parameters["means"], scales, parameters["quaternions"], softplus(parameters["weights"]), floor)
+
+
+def in_angstrom(model: Gaussians, *, edge: float, weight_unit: float) -> Gaussians:
+    """A mixture in box edges, detached, as one in A: lengths times `edge` (A), weights times `weight_unit`."""
+    return Gaussians(
+        means=model.means.detach() * edge,
+        scales=model.scales.detach() * edge,
+        quaternions=model.quaternions.detach(),
+        weights=model.weights.detach() * weight_unit,
+        floor_angstrom=model.floor_angstrom * edge,
+    )
+
+
+def adam(parameters: Parameters, rates: Rates) -> torch.optim.Adam:
+    """Adam over the parameters; `set_learning_rate` gives each type its rate."""
+    groups = [{"params": [p], "rate": getattr(rates, name)} for name, p in parameters.items()]
+    return torch.optim.Adam(groups, lr=0.0, eps=1e-15, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the common learning rate; every type gets its multiple of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["rate"]
+
+
+def cosine(done: float, *, last: float = 0.0) -> float:
+    """Half a cosine from 1 to `last` as `done` goes from 0 to 1."""
+    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _inverse_softplus(values: Tensor) -> Tensor:
+    return values + torch.log(-torch.expm1(-values))
