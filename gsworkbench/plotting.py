@@ -35,6 +35,7 @@ def fsc_figure(curves: Sequence[FscCurve], resolutions: Sequence[Resolution], ti
     draw_frame(axes, curves[0])
     draw_legend(axes)
     axes.set_title(title, fontsize="medium")
+    figure.supxlabel(_definition(curves[0], resolutions), fontsize="x-small", color="0.45")
     return figure
 
 
@@ -158,6 +159,12 @@ def _draw_scale_bar(axes: Axes, box_size: int, voxel_size: float, length: float 
     margin = 0.06 * box_size
     axes.plot([margin, margin + length / voxel_size], [margin, margin], color="white", lw=2, solid_capstyle="butt")
     axes.text(margin, 1.4 * margin, f"{length:g} Å", color="white", fontsize="x-small", va="bottom")
+
+
+def _definition(curve: FscCurve, resolutions: Sequence[Resolution]) -> str:
+    """Say whose shells these are, on which grid, and how the first resolution was read."""
+    rule = f"; {resolutions[0].rule}" if resolutions else ""
+    return f"{curve.definition} definition, box {curve.box_size}, {curve.voxel_size:.4g} Å/voxel{rule}"
 
 
 def _in_words(name: str) -> str:

@@ -40,11 +40,11 @@ def fsc(a, b, **keywords):
 
 
 def test_two_percent_shared_particles_ring():
-    file_index, image_index = np.zeros(1020, int), np.r_[np.arange(1000), np.arange(20)]
-    half_set = np.r_[np.arange(1000) % 2 + 1, np.arange(20) % 2 * -1 + 2]
+    file_index, image_index = np.zeros(1010, int), np.r_[np.arange(1000), np.arange(10)]
+    half_set = np.r_[np.arange(1000) % 2 + 1, 2 - np.arange(10) % 2]  # the last ten once more, in the other half
     said = alarms.particles_in_both_halves(file_index, image_index, half_set)
-    assert "20 of 510" in said and "0.0392" in said
-    other_file = np.r_[np.zeros(1000, int), np.ones(20, int)]
+    assert "10 of 505" in said and "0.0198" in said
+    other_file = np.r_[np.zeros(1000, int), np.ones(10, int)]
     assert alarms.particles_in_both_halves(other_file, image_index, half_set) is None
 
 

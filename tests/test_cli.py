@@ -74,6 +74,14 @@ def test_backproject_and_fsc(noisy_set, tmp_path, capsys):
     assert not any("alarm" in line for line in lines), lines
 
 
+def test_half_maps_of_backprojection_are_honest(clean_set, tmp_path):
+    assert main(["backproject", str(clean_set.star), "--out", str(tmp_path), "--truth", str(clean_set.truth_file)]) == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    for treatment in ("unmasked", "masked"):
+        assert abs(record["results"]["overstatement"][treatment]["mean"]) < 0.01
+    assert not any("share a bias" in warning for warning in record["warnings"])
+
+
 def test_judge_half_maps_in_every_way(noisy_set, tmp_path, capsys):
     volume, voxel_size = read_map(noisy_set.truth_file)
     rng = np.random.default_rng(0)

@@ -64,6 +64,19 @@ CRYODRGN_MASKED = (
     1.000000, 0.974267, 0.969490, 0.957151, 0.916654, 0.885622, 0.876662, 0.814331, 0.636755, 0.450128,
     0.296775, 0.235052, 0.204235, 0.078218, 0.043060,
 )  # fmt: skip
+# The same program's calculate_cryosparc_fscs with masks of its own making, around the mean of the half maps.
+CRYODRGN_LOOSE = (
+    -1.000000, 0.750052, 0.712885, 0.617289, 0.640811, 0.496228, 0.505664, 0.319778, 0.156570, 0.095321,
+    0.040708, 0.030058, 0.017633, -0.000873, 0.034923,
+)  # fmt: skip
+CRYODRGN_TIGHT = (
+    1.000000, 0.932077, 0.854181, 0.822662, 0.800586, 0.699357, 0.644624, 0.509363, 0.332090, 0.275409,
+    0.201964, 0.122838, 0.083239, 0.077211, 0.069661,
+)  # fmt: skip
+CRYODRGN_CORRECTED = (
+    1.000000, 0.932077, 0.854181, 0.822662, 0.800586, 0.699357, 0.644624, 0.509363, 0.302793, 0.286957,
+    0.186449, 0.128344, 0.103671, 0.093542, 0.081350,
+)  # fmt: skip
 
 
 def test_relion_definition_gives_what_relion_printed(halves, mask):
@@ -97,6 +110,16 @@ def test_cryodrgn_definition_gives_what_cryodrgn_printed(halves, mask):
     found = judge(*halves, "cryoDRGN", voxel_size=VOXEL, mask=mask)
     np.testing.assert_allclose(found.curve("fsc_unmasked").values[1:16], CRYODRGN_UNMASKED, atol=2e-5)
     np.testing.assert_allclose(found.curve("fsc_masked").values[1:16], CRYODRGN_MASKED, atol=2e-5)
+
+
+def test_cryodrgn_definition_makes_cryodrgns_masks_and_corrects_like_it(halves):
+    found = judge(*halves, "cryoDRGN", voxel_size=VOXEL)
+    np.testing.assert_allclose(found.curve("fsc_loose").values[1:16], CRYODRGN_LOOSE, atol=2e-5)
+    np.testing.assert_allclose(found.curve("fsc_masked").values[1:16], CRYODRGN_TIGHT, atol=2e-5)
+    corrected, start = found.curve("fsc_corrected").values[1:16], found.randomised_from
+    np.testing.assert_allclose(corrected[:start], CRYODRGN_CORRECTED[:start], atol=2e-5)
+    z = (corrected - CRYODRGN_CORRECTED)[start:] / found.errors["fsc_corrected"][1:16][start:]
+    assert np.abs(z).max() < 4  # their random phases are other ones
 
 
 def test_the_same_maps_under_every_definition_say_whose_it_is(halves):

@@ -12,7 +12,9 @@ from scipy import fft
 def threads() -> int:
     """Threads to use: OMP_NUM_THREADS if it is set, else the cores this process is allowed."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
+    if wanted.isdigit() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def transform(volume: NDArray[np.floating]) -> NDArray[np.complex128]:
