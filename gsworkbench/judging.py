@@ -297,9 +297,10 @@ def _alarms(
             alarms.rises_again(c, judgement.errors[c.name]) for c in judgement.curves if c.name in judgement.errors
         ]
         randomised = judgement.curve("fsc_randomized_masked")
-        if randomised is not None:
-            raised.append(alarms.reaches_too_far(read["fsc_unmasked"], read["fsc_corrected"]))
-            raised.append(alarms.mask_still_agrees(randomised, read["fsc_corrected"]))
+        if randomised is not None and judgement.randomised_from is not None:
+            corrected = read["fsc_corrected"]
+            raised.append(alarms.reaches_too_far(read["fsc_unmasked"], corrected))
+            raised.append(alarms.mask_still_agrees(randomised, corrected, judgement.randomised_from))
     raised += [alarms.shared_bias(h.mean) for name, h in overstatements.items() if name == "unmasked"]
     raised += [] if truth is None else [alarms.unlike_truth(volume, truth)]
     return alarms.gather(raised)

@@ -125,10 +125,28 @@ def test_maps_masked_beyond_their_cutoff_ring(truth):
 
 
 def test_a_tight_mask_on_random_phases_rings():
-    curve = FscCurve("fsc_randomized_masked", np.array([1, 1, 0.9, 0.4, 0.1, 0, 0]), 12, 2.0)
-    at = resolution(FscCurve("fsc_corrected", np.array([1, 1, 1, 0.9, 0, 0, 0]), 12, 2.0))
-    assert "agree by 0.40" in alarms.mask_still_agrees(curve, at)
-    assert alarms.mask_still_agrees(dataclasses.replace(curve, values=np.zeros(7)), at) is None
+    curve = FscCurve("fsc_randomized_masked", np.array([1, 1, 0.9, 0.8, 0.6, 0.4, 0.3, 0.2, 0.2]), 16, 2.0)
+    at = resolution(FscCurve("fsc_corrected", np.array([1, 1, 1, 1, 1, 0.9, 0, 0, 0]), 16, 2.0))
+    assert "agree by 0.40 at 6.40 A, 4 shells beyond" in alarms.mask_still_agrees(curve, at, from_shell=1)
+    assert alarms.mask_still_agrees(dataclasses.replace(curve, values=np.zeros(9)), at, from_shell=1) is None
+    assert "agree by 0.30" in alarms.mask_still_agrees(curve, at, from_shell=2)  # not read where every mask leaks
+    assert alarms.mask_still_agrees(curve, at, from_shell=4) is None
+
+
+@pytest.mark.parametrize("start", [9, 12, 13, 14, 15])
+def test_a_good_mask_rings_nothing_though_phases_are_random_from_near_nyquist_only(start):
+    """The mask carries agreement some shells beyond the start; near Nyquist there is nothing farther to read."""
+    mask = spherical_mask(BOX, VOXEL, radius=18, edge=12)[0]
+    signal = filtered(noise(7) * mask, lambda s: np.where(s < start, 30.0, 1.0))
+    found = judge(*(signal + noise(i) for i in (1, 2)), "RELION", voxel_size=VOXEL, mask=mask)
+    read = {r.curve: r for r in found.resolutions}
+    if found.randomised_from is None:
+        assert start >= 14 and "of 16" in found.notes[0] and found.curve("fsc_corrected") is None
+        return
+    assert found.randomised_from == start
+    randomised = found.curve("fsc_randomized_masked")
+    assert randomised.values[start] > 0.3  # what used to ring
+    assert alarms.mask_still_agrees(randomised, read["fsc_corrected"], start) is None
 
 
 @pytest.mark.parametrize(

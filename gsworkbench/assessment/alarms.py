@@ -145,13 +145,24 @@ def _said(resolution: Resolution) -> str:
     return "no crossing" if resolution.angstrom is None else f"{resolution.angstrom:.2f} A"
 
 
-def mask_still_agrees(randomised: FscCurve, corrected: Resolution, most: float = 0.1) -> str | None:
-    """Random phases that agree by more than `most` at the resolution read: a mask too tight or too hard."""
-    shell = round(corrected.shell) if corrected.shell is not None else randomised.box_size // 2 - 1
-    value = randomised.values[shell]
-    if not value > most:
+def mask_still_agrees(
+    randomised: FscCurve, corrected: Resolution, from_shell: int, most: float = 0.1, reach: int = 4
+) -> str | None:
+    """Random phases that agree by more than `most` at the resolution read: a mask too tight or too hard.
+
+    Every mask carries what agrees below `from_shell` some shells beyond it. So the curve of random phases is read
+    `reach` shells from their start or farther, in the last shell if there is no crossing, and not at all if Nyquist is
+    closer.
+    """
+    last = randomised.box_size // 2 - 1
+    shell = last if corrected.shell is None else max(round(corrected.shell), from_shell + reach)
+    if not from_shell + reach <= shell <= last or not randomised.values[shell] > most:
         return None
-    return f"maps of random phases agree by {value:.2f} at the resolution read: the mask is too tight or too hard"
+    angstrom = randomised.box_size * randomised.voxel_size / shell
+    return (
+        f"maps of random phases agree by {randomised.values[shell]:.2f} at {angstrom:.2f} A, "
+        f"{shell - from_shell} shells beyond where they became random: the mask is too tight or too hard"
+    )
 
 
 def agree_where_empty(half_1: Map, half_2: Map, curve: FscCurve) -> str | None:

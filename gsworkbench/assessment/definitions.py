@@ -46,7 +46,8 @@ class Definition:
     randomise : where phases are randomised from: the first shell whose unmasked FSC is below a height; or the given
     fraction of the frequency where fsc_masked crosses the threshold (half of the unmasked one if it never does); None
     where nothing is corrected.
-    corrected_from : shells beyond that, from which the corrected curve is (t - n) / (1 - n).
+    corrected_from : shells beyond that, from which the corrected curve is (t - n) / (1 - n). Where that leaves no
+    shell before Nyquist there is no corrected curve.
     clipped : the corrected curve is cut to 0...1.
     crossing, threshold : how the resolution is read.
     notes : what is not documented and taken as it stands here, and where we depart on purpose.
@@ -201,7 +202,8 @@ def judge(
         errors["fsc_masked"] = standard_error(curves[-1], samples)
         if definition.randomise is not None:
             shell = _randomisation_shell(definition, curves[0], curves[-1])
-            notes += [] if shell else [_nothing_to_randomise(definition)]
+            nothing = _nothing_to_correct(definition, shell, len(half_1))
+            shell, notes = (None, [nothing]) if nothing else (shell, notes)
     if shell:
         measured, start = curves[-1], shell + definition.corrected_from
         random = [randomise_phases(half, shell, seed=2 * seed + i) for i, half in enumerate(halves)]
@@ -243,12 +245,16 @@ def _randomisation_shell(definition: Definition, unmasked: FscCurve, masked: Fsc
     return int(value * shell) or None
 
 
-def _nothing_to_randomise(definition: Definition) -> str:
+def _nothing_to_correct(definition: Definition, shell: int | None, box_size: int) -> str | None:
+    """Why there is no corrected curve: phases are random from no shell, or from one that leaves none to correct."""
     assert definition.randomise is not None
     rule, value = definition.randomise
-    if rule == "unmasked below":
-        return f"no corrected curve: the unmasked FSC never falls below {value:g}, the sampling limits it"
-    return "no corrected curve: the masked FSC is below the threshold from the first shell on"
+    if shell and shell + definition.corrected_from < box_size // 2:
+        return None
+    if rule != "unmasked below":
+        return "no corrected curve: the masked FSC is below the threshold from the first shell on"
+    where = f"only in shell {shell} of {box_size // 2}" if shell else "never"
+    return f"no corrected curve: the unmasked FSC {where} falls below {value:g}, the sampling limits it"
 
 
 def _clipped(curve: FscCurve, clipped: bool) -> FscCurve:
