@@ -189,11 +189,16 @@ def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -
 
 
 def _fsc(options: argparse.Namespace) -> None:
-    from gsworkbench.judging import judge_maps, write_assessment
+    from gsworkbench.judging import judge_maps, judge_substituted, write_assessment
 
-    assessment = judge_maps(
-        options.half1, options.half2, definition=options.definition, mask=options.mask, truth=options.truth
-    )
+    if (options.substituted is None) != (options.beyond is None):
+        raise InputError("--substituted and --beyond go together")
+    if options.substituted is not None:
+        halves = options.half1, options.half2
+        assessment = judge_substituted(halves, options.substituted, beyond=options.beyond, mask=options.mask)
+    else:
+        named = {k: getattr(options, k) for k in ("definition", "mask", "truth", "model", "b_factor", "initial")}
+        assessment = judge_maps(options.half1, options.half2, **named)
     if options.out is not None:
         names = (options.half1.name, options.half2.name)
         write_assessment(options.out, assessment, " and ".join(names), names)
@@ -492,6 +497,7 @@ def _add_half_maps(command: Any) -> None:
 
 def _add_judged(command: Any, mask: str) -> None:
     from gsworkbench.assessment.definitions import DEFINITIONS
+    from gsworkbench.judging import MODEL_B_FACTOR
 
     command.set_defaults(run=_fsc)
     _add_half_maps(command)
@@ -500,6 +506,23 @@ def _add_judged(command: Any, mask: str) -> None:
     )
     command.add_argument("--definition", default="RELION", help=f"whose FSC: {', '.join(DEFINITIONS)}; default RELION")
     command.add_argument("--truth", type=Path, metavar="MAP", help="a map to compare the mean of the halves with")
+    command.add_argument(
+        "--model", type=Path, metavar="FILE", help="atoms (.cif, .pdb) in the frame of half map 1, to compare likewise"
+    )
+    command.add_argument(
+        "--b-factor", type=float, default=MODEL_B_FACTOR, metavar="A2", help="of the model's atoms (default 60)"
+    )
+    command.add_argument(
+        "--initial", type=Path, metavar="MAP", help="the map both fits started from: how much of the FSC is its doing?"
+    )
+    command.add_argument(
+        "--substituted",
+        type=Path,
+        nargs=2,
+        metavar=("MAP", "MAP"),
+        help="half maps of the same method from particles of random phases: noise substitution (Chen et al. 2013)",
+    )
+    command.add_argument("--beyond", type=float, metavar="A", help="where the phases of these particles become random")
 
 
 def _add_particles(command: Any) -> None:

@@ -1,4 +1,4 @@
-"""From two half maps, and a truth if there is one, to a folder of curves, files for EMDB and RELION, and alarms.
+"""From two half maps, and a truth or an atomic model, to a folder of curves, files for EMDB and RELION, and alarms.
 
 What `gsworkbench fsc` and `postprocess` do, and the last step of `reconstruct`. The judging itself is in assessment/.
 """
@@ -6,7 +6,7 @@ What `gsworkbench fsc` and `postprocess` do, and the last step of `reconstruct`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment import alarms
+from gsworkbench.assessment.corrected import noise_substitution
 from gsworkbench.assessment.definitions import Judgement, find_definition, judge
 from gsworkbench.assessment.directional import DirectionalFsc, directional_fsc
 from gsworkbench.assessment.exports import write_fsc_xml, write_postprocess_star
@@ -21,14 +22,17 @@ from gsworkbench.assessment.fsc import FscCurve, Resolution, fourier_shell_corre
 from gsworkbench.assessment.honesty import Overstatement, overstatement
 from gsworkbench.assessment.local import LocalResolution, local_resolution
 from gsworkbench.assessment.masks import automatic_mask, make_mask, spherical_mask
+from gsworkbench.assessment.model_map import model_map
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
+from gsworkbench.molecules import read_atoms
 from gsworkbench.plotting import directional_figure, fsc_figure, local_resolution_figure
-from gsworkbench.readers import read_map, write_map
+from gsworkbench.readers import map_origin, read_map, write_map
 
 Volume = NDArray[np.floating]
 
 MASKS = ("own", "auto", "sphere", "none")
+MODEL_B_FACTOR = 60.0  # A^2, of every atom of a model; inside a shell the FSC does not depend on it, but for the mask
 FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.star")  # what write_assessment may write
 
 
@@ -36,9 +40,10 @@ FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.st
 class Assessment:
     """What can be said of a map.
 
-    curves : those of the judgement, then the map against the truth, unmasked and masked. resolutions : read off them,
-    by the definition between half maps, at 0.5 to a truth; none of the randomised curve. judgement : of the half maps,
-    None without them. overstatements : "unmasked", "masked" -> H, with half maps and truth. alarms : sentences.
+    curves : those of the judgement, then the map against the truth and against the model, unmasked and masked.
+    resolutions : read off them, by the definition between half maps, at 0.5 to a truth or model; none of the
+    randomised curve. judgement : of the half maps, None without them. overstatements : "unmasked", "masked" -> H, with
+    half maps and truth. alarms : sentences.
     mask, mask_name : of the masked curves; None, "none" without.
     """
 
@@ -76,6 +81,7 @@ def assess(
     truth: Volume | None,
     *,
     voxel_size: float,
+    model: Volume | None = None,
     mask: str = "auto",
     user_mask: Volume | None = None,
     definition: str = "RELION",
@@ -83,8 +89,8 @@ def assess(
 ) -> Assessment:
     """Judge maps (D, D, D) under a named definition.
 
-    volume : the map compared with the truth, and that masks are made from. mask : "own" (as the definition makes it),
-    "auto", "sphere", "none", or the name of `user_mask`. seed : of the random phases.
+    volume : the map compared with the truth and with the model's map, and that masks are made from. mask : "own" (as
+    the definition makes it), "auto", "sphere", "none", or the name of `user_mask`. seed : of the random phases.
     """
     chosen, name = choose_mask(mask, user_mask, volume, voxel_size, definition)
     judgement = None
@@ -92,14 +98,19 @@ def assess(
         judgement = judge(
             *halves, definition, voxel_size=voxel_size, mask=chosen, mask_name=name, masked=mask != "none", seed=seed
         )
-    to_truth = [] if truth is None else _truth_curves(volume, truth, chosen, name, voxel_size, definition)
+    references = {what: other for what, other in (("truth", truth), ("model", model)) if other is not None}
+    others = [
+        c
+        for what, other in references.items()
+        for c in _reference_curves(volume, other, what, chosen, name, voxel_size, definition)
+    ]
     h = _overstatements(halves, truth, chosen, name, voxel_size, definition, judgement)
     return Assessment(
-        curves=(*(judgement.curves if judgement else ()), *to_truth),
-        resolutions=(*(judgement.resolutions if judgement else ()), *(resolution(c, 0.5) for c in to_truth)),
+        curves=(*(judgement.curves if judgement else ()), *others),
+        resolutions=(*(judgement.resolutions if judgement else ()), *(resolution(c, 0.5) for c in others)),
         judgement=judgement,
         overstatements=h,
-        alarms=tuple(_alarms(volume, halves, truth, judgement, h)),
+        alarms=tuple(_alarms(volume, halves, references, judgement, h)),
         mask=chosen,
         mask_name=name,
         voxel_size=voxel_size,
@@ -113,22 +124,55 @@ def judge_maps(
     definition: str = "RELION",
     mask: str = "none",
     truth: Path | None = None,
+    model: Path | None = None,
+    b_factor: float = MODEL_B_FACTOR,
+    initial: Path | None = None,
     seed: int = 0,
 ) -> Assessment:
-    """Judge half maps on disk, and their mean against a truth. `mask` as in `assess`, or a path."""
+    """Judge half maps on disk, and their mean against a truth and an atomic model.
+
+    mask : as in `assess`, or a path. model : coordinates (.cif, .pdb) in the frame of half map 1, whose potential has
+    every atom at `b_factor` A^2. initial : the map that both fits started from.
+    """
     definition = find_definition(definition).name
-    user = [] if mask in MASKS else [Path(mask)]
-    (first, second, *others), voxel_size = read_maps(half_1, half_2, *([truth] if truth else []), *user)
-    return assess(
+    paths = {"truth": truth, "initial": initial, "mask": None if mask in MASKS else Path(mask)}
+    given = {name: path for name, path in paths.items() if path is not None}
+    (first, second, *others), voxel_size = read_maps(half_1, half_2, *given.values())
+    read = dict(zip(given, others, strict=True))
+    found = assess(
         (first + second) / np.float32(2),
         (first, second),
-        others[0] if truth else None,
+        read.get("truth"),
         voxel_size=voxel_size,
+        model=_map_of_atoms(model, half_1, len(first), voxel_size, b_factor) if model else None,
         mask=mask,
-        user_mask=others[-1] if user else None,
+        user_mask=read.get("mask"),
         definition=definition,
         seed=seed,
     )
+    if "initial" not in read or found.judgement is None:
+        return found
+    started = alarms.shared_initialisation(first, second, read["initial"], found.judgement.resolution, found.mask)
+    return replace(found, alarms=(*found.alarms, *alarms.gather([started])))
+
+
+def judge_substituted(
+    halves: tuple[Path, Path], substituted: tuple[Path, Path], *, beyond: float, mask: str = "none"
+) -> Assessment:
+    """Judge half maps by those of the same method from particles whose phases are random beyond `beyond` A.
+
+    The curves are fsc_measured, fsc_substituted and fsc_corrected, FSC_true of Chen et al. 2013.
+    """
+    user = [] if mask in MASKS else [Path(mask)]
+    (first, second, third, fourth, *others), voxel_size = read_maps(*halves, *substituted, *user)
+    chosen, name = choose_mask(mask, others[0] if user else None, (first + second) / 2, voxel_size, "RELION")
+    found = noise_substitution(
+        (first, second), (third, fourth), from_angstrom=beyond, voxel_size=voxel_size, mask=chosen, mask_name=name
+    )
+    read = tuple(resolution(c) for c in (found.measured, found.substituted, found.corrected))
+    raised = tuple(alarms.gather([alarms.fits_noise(found.substituted, found.from_shell)]))
+    curves = (found.measured, found.substituted, found.corrected)
+    return Assessment(curves, read, None, {}, raised, chosen, name, voxel_size)
 
 
 def read_maps(first: Path, *others: Path) -> tuple[list[Volume], float]:
@@ -239,15 +283,28 @@ def _pair_and_mask(map_1: Path, map_2: Path, mask: str) -> tuple[tuple[Volume, V
     return (first, second), chosen, name, voxel_size
 
 
-def _truth_curves(
-    volume: Volume, truth: Volume, mask: Volume | None, mask_name: str, voxel_size: float, definition: str
+def _map_of_atoms(path: Path, map_path: Path, box_size: int, voxel_size: float, b_factor: float) -> Volume:
+    """Potential of the atoms of a file on the grid of a map, in the frame of the map's header."""
+    coordinates, elements, _ = read_atoms(path)
+    origin = map_origin(map_path)
+    try:
+        return model_map(
+            coordinates, elements, box_size=box_size, voxel_size=voxel_size, origin=origin, b_factor=b_factor
+        )
+    except InputError as error:
+        raise InputError(error.problem, file=path, remedy=error.remedy) from error
+
+
+def _reference_curves(
+    volume: Volume, other: Volume, what: str, mask: Volume | None, mask_name: str, voxel_size: float, definition: str
 ) -> list[FscCurve]:
-    masks: list[tuple[str, Volume | None, str]] = [("fsc_unmasked_truth", None, "none")]
-    masks += [] if mask is None else [("fsc_masked_truth", mask, mask_name)]
+    """Curves of a map to the "truth" or "model", without and inside the mask."""
+    masks: list[tuple[str, Volume | None, str]] = [(f"fsc_unmasked_{what}", None, "none")]
+    masks += [] if mask is None else [(f"fsc_masked_{what}", mask, mask_name)]
     return [
         fourier_shell_correlation(
             volume,
-            truth,
+            other,
             voxel_size=voxel_size,
             mask=m,
             mask_name=words,
@@ -273,7 +330,7 @@ def _overstatements(
         return {}
     mean = (halves[0] + halves[1]) / 2
     found = {}
-    for c in _truth_curves(mean, truth, mask, mask_name, voxel_size, definition):
+    for c in _reference_curves(mean, truth, "truth", mask, mask_name, voxel_size, definition):
         name = c.name.removesuffix("_truth")
         half_map_fsc = judgement.curve(name)
         assert half_map_fsc is not None
@@ -284,7 +341,7 @@ def _overstatements(
 def _alarms(
     volume: Volume,
     halves: tuple[Volume, Volume] | None,
-    truth: Volume | None,
+    references: dict[str, Volume],
     judgement: Judgement | None,
     overstatements: dict[str, Overstatement],
 ) -> Sequence[str]:
@@ -302,5 +359,5 @@ def _alarms(
             raised.append(alarms.reaches_too_far(read["fsc_unmasked"], corrected))
             raised.append(alarms.mask_still_agrees(randomised, corrected, judgement.randomised_from))
     raised += [alarms.shared_bias(h.mean) for name, h in overstatements.items() if name == "unmasked"]
-    raised += [] if truth is None else [alarms.unlike_truth(volume, truth)]
+    raised += [alarms.unlike_truth(volume, other, what) for what, other in references.items()]
     return alarms.gather(raised)

@@ -168,7 +168,8 @@ def _definition(curve: FscCurve, resolutions: Sequence[Resolution]) -> str:
 
 
 def _in_words(name: str) -> str:
-    """fsc_masked -> half maps, masked; fsc_unmasked_truth -> map and truth, no mask."""
-    pair = "map and truth" if name.endswith("_truth") else "half maps"
-    treatment = name.removeprefix("fsc_").removesuffix("_truth").replace("_", " ")
+    """fsc_masked -> half maps, masked; fsc_unmasked_truth -> map and truth, no mask; _model likewise."""
+    other = next((what for what in ("truth", "model") if name.endswith(f"_{what}")), None)
+    pair = f"map and {other}" if other else "half maps"
+    treatment = name.removeprefix("fsc_").removesuffix(f"_{other}").replace("_", " ")
     return f"{pair}, {'no mask' if treatment == 'unmasked' else treatment}"

@@ -102,6 +102,41 @@ def test_judge_half_maps_in_every_way(noisy_set, tmp_path, capsys):
     assert "there is no FSC definition 'mine'" in capsys.readouterr().err
 
 
+@pytest.fixture
+def biased_maps(tmp_path):
+    """Half maps (0, 1) and those of random phases (2, 3), of a method that makes up shells 9 and beyond; the start."""
+    shells = np.rint(np.sqrt(sum(k**2 for k in np.meshgrid(*[np.fft.fftfreq(32, 1 / 32)] * 3))))
+    draw = np.random.default_rng(0).standard_normal
+
+    def drawn(kept):
+        return np.fft.ifftn(np.fft.fftn(draw((32,) * 3)) * kept).real
+
+    signal, bias = drawn(3 * (shells < 9)), drawn(2 * (shells >= 9))
+    maps = [*(signal + bias + draw((32,) * 3) for _ in range(2)), *(signal + bias + draw((32,) * 3) for _ in range(2))]
+    for i, volume in enumerate([*maps, bias + draw((32,) * 3)]):
+        write_map(tmp_path / f"{i}.mrc", volume, 3.0)
+    return [str(tmp_path / f"{i}.mrc") for i in range(5)]
+
+
+def test_noise_substitution_says_what_is_made_up(biased_maps, tmp_path, capsys):
+    command = ["fsc", *biased_maps[:2], "--substituted", *biased_maps[2:4], "--out", str(tmp_path / "out")]
+    assert main([*command, "--beyond", "12"]) == 0
+    said = capsys.readouterr().out
+    means = [line.split("mean FSC")[1] for line in said.splitlines() if "mean FSC" in line]
+    assert len(means) == 3 and float(means[2]) < float(means[0]) - 0.2
+    assert "fsc_substituted" in said and "alarm: fits to random phases agree by 0.79" in said
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"fsc.csv", "fsc.png", "fsc.svg"}
+    assert main(command) == 2 and "go together" in capsys.readouterr().err
+    assert main([*command, "--beyond", "5"]) == 2 and "leave nothing to correct" in capsys.readouterr().err
+
+
+def test_a_start_that_both_half_maps_keep_rings(biased_maps, capsys):
+    assert main(["fsc", *biased_maps[:2], "--initial", biased_maps[4]]) == 0
+    assert "alarm: the map both halves started from explains" in capsys.readouterr().out
+    assert main(["fsc", *biased_maps[:2]]) == 0
+    assert "started from" not in capsys.readouterr().out
+
+
 def test_inspect_finds_good_poses_good_and_bad_ones_bad(clean_set, tmp_path, capsys):
     assert main(["inspect", str(clean_set.star)]) == 0
     said = capsys.readouterr().out

@@ -165,6 +165,18 @@ def mask_still_agrees(
     )
 
 
+def fits_noise(substituted: FscCurve, from_shell: int, most: float = 0.05) -> str | None:
+    """Fits to particles of random phases that agree by more than `most` on average, from `from_shell` to Nyquist."""
+    beyond = np.nan_to_num(substituted.values[from_shell : substituted.box_size // 2])
+    if not len(beyond) or beyond.mean() <= most:
+        return None
+    edge = substituted.box_size * substituted.voxel_size
+    return (
+        f"fits to random phases agree by {beyond.mean():.2f} on average beyond {edge / from_shell:.2f} A: so much of "
+        "the half-map FSC there is overfitting, a shared prior or the mask"
+    )
+
+
 def agree_where_empty(half_1: Map, half_2: Map, curve: FscCurve) -> str | None:
     """Half maps that are empty in the corners of the box and still agree by more than 0.5 in the last shells.
 
@@ -198,10 +210,11 @@ def shared_bias(mean_overstatement: float, most: float = 0.02) -> str | None:
 VARIANTS = ("its sign flipped", "its hand inverted", "half its size", "twice its size")
 
 
-def unlike_truth(volume: Map, truth: Map, margin: float = 0.1) -> str | None:
-    """A map that agrees with the truth by `margin` more after its sign, hand or magnification is changed.
+def unlike_truth(volume: Map, truth: Map, what: str = "truth", margin: float = 0.1) -> str | None:
+    """A map that agrees with the truth, or a model, by `margin` more after its sign, hand or magnification is changed.
 
-    Both (D, D, D) are compared by correlation, below 0.4 of Nyquist, where every map has signal.
+    what : "truth" or "model", for the sentence. Both (D, D, D) are compared by correlation, below 0.4 of Nyquist, where
+    every map has signal.
     """
     from scipy import ndimage
 
@@ -227,7 +240,7 @@ def unlike_truth(volume: Map, truth: Map, margin: float = 0.1) -> str | None:
     if changed[best] < as_given + margin or changed[best] < 0.3:
         return None
     return (
-        f"the map agrees better with the truth with {best}: correlation {changed[best]:.2f} instead of {as_given:.2f}"
+        f"the map agrees better with the {what} with {best}: correlation {changed[best]:.2f} instead of {as_given:.2f}"
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import FscCurve, fourier_shell_correlation
 from gsworkbench.assessment.transforms import inverse, transform
+from gsworkbench.errors import InputError
 
 Map = NDArray[np.floating]
 
@@ -107,11 +108,12 @@ def half_bit(box_size: int, mask: Map | None = None) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class NoiseSubstitution:
-    """The measured curve, the one of fits to phase-randomised particles, and what is left: all shells."""
+    """The measured curve, the one of fits to phase-randomised particles, and what is left from `from_shell` on."""
 
     measured: FscCurve
     substituted: FscCurve
     corrected: FscCurve
+    from_shell: int
 
 
 def noise_substitution(
@@ -133,5 +135,11 @@ def noise_substitution(
         fourier_shell_correlation(*pair, voxel_size=voxel_size, mask=mask, mask_name=mask_name, name=name)
         for pair, name in ((halves, "fsc_measured"), (substituted, "fsc_substituted"))
     )
-    from_shell = round(measured.box_size * voxel_size / from_angstrom)
-    return NoiseSubstitution(measured, noise, corrected_curve(measured, noise, from_shell + 2))
+    from_shell = round(measured.box_size * voxel_size / from_angstrom) + 2
+    if not 2 < from_shell < measured.box_size // 2:
+        edge = measured.box_size * voxel_size
+        raise InputError(
+            f"phases random beyond {from_angstrom:g} A leave nothing to correct between {edge:g} A, the box, and "
+            f"{measured.nyquist_angstrom:g} A, Nyquist"
+        )
+    return NoiseSubstitution(measured, noise, corrected_curve(measured, noise, from_shell), from_shell)

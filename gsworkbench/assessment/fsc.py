@@ -50,7 +50,7 @@ class FscCurve:
     """One FSC curve with its definition.
 
     name : what it is, and its column in fsc.csv: fsc_unmasked, fsc_masked, fsc_randomized_masked, fsc_corrected, or
-        with the suffix _truth for a map against a known truth.
+        with the suffix _truth or _model for a map against a known truth or the map of an atomic model.
     values : (box_size // 2 + 1,) one per shell, 0 to Nyquist; NaN where a map has no power.
     box_size, voxel_size : px, A.
     mask : the mask in words, with its radii in A; "none" without one.

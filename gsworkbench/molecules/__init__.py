@@ -57,9 +57,15 @@ def load_molecule(name: str) -> Molecule:
 
 
 def read_molecule(path: str | Path) -> Molecule:
+    """Read a coordinate file as `read_atoms` does, and move the centre of mass to the origin."""
+    return centred(*read_atoms(path))
+
+
+def read_atoms(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.str_]]:
     """Read the first model of a .cif or .pdb file (.gz too), without hydrogens, waters and alternative conformations.
 
-    A file that is missing, cannot be parsed or has no atoms, and atoms of unknown element, raise InputError.
+    Returns coordinates (n, 3) in A in the frame of the file, atomic numbers (n,) and chains (n,). A file that is
+    missing, cannot be parsed or has no atoms, and atoms of unknown element, raise InputError.
     """
     import gemmi
 
@@ -87,7 +93,7 @@ def read_molecule(path: str | Path) -> Molecule:
     if not elements.all():
         unknown = atoms[int(np.flatnonzero(elements == 0)[0])][1]
         raise InputError(f"atom {unknown.serial} ({unknown.name}) is of no known element", file=path)
-    return centred(np.array([atom.pos.tolist() for _, atom in atoms]), elements, np.array([name for name, _ in atoms]))
+    return np.array([atom.pos.tolist() for _, atom in atoms]), elements, np.array([name for name, _ in atoms])
 
 
 def centred(coordinates: NDArray[np.float64], elements: NDArray[np.uint8], chains: NDArray[np.str_]) -> Molecule:

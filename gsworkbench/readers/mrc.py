@@ -105,6 +105,20 @@ def read_map(path: str | Path) -> tuple[NDArray[np.float32], float]:
     return volume, x
 
 
+def map_origin(path: str | Path) -> NDArray[np.float64]:
+    """(3,) x, y, z in A of voxel [0, 0, 0] of a map in the frame of its atomic model.
+
+    The header's ORIGIN where one is set (MRC 2014), else the start indices times the voxel size, as in EMDB's files and
+    as ChimeraX reads them; zero in most maps, so that a coordinate is the voxel's index times the voxel size.
+    """
+    raw, header = _raw_header(path), read_header(path)
+    origin = np.array([raw.origin.x, raw.origin.y, raw.origin.z], np.float64)
+    if origin.any():
+        return origin
+    starts = np.array([raw.nzstart, raw.nystart, raw.nxstart], np.float64)  # of sections, rows and columns
+    return starts[[header.axes.index(axis) for axis in (1, 2, 3)]] * header.voxel_sizes
+
+
 def write_map(path: str | Path, volume: NDArray[np.floating], voxel_size: float, label: str = "map") -> None:
     """Write a map (z, y, x) as float32 with space group 1, axes x, y, z and right statistics, atomically.
 

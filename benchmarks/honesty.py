@@ -1,0 +1,92 @@
+"""Do half maps agree more than the truth allows? Mean H of backprojection, both Gaussian methods and a neural field.
+
+    python benchmarks/honesty.py [--particles 3000] [--epochs 4]
+
+One simulated ribosome set (64 px of 6 A, SNR 0.1), every method on the same half sets, H (assessment/honesty.py) without
+and inside a sphere; prints the table of docs/judge.md. About five minutes of processor time, and fifteen more for
+cryoDRGN (a decoder 256 wide), which is run if the command `cryodrgn` is on PATH, as from `pip install cryodrgn==4.3.1`
+into an environment of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import resource
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from gsworkbench.config import ReconstructionConfig, SimulationConfig
+from gsworkbench.judging import Assessment, assess
+from gsworkbench.particles import ParticleStack
+from gsworkbench.readers import read_map, read_particles
+from gsworkbench.reconstruct import METHODS, reconstruct
+from gsworkbench.simulate import simulate
+
+WIDTH = 256
+LABELS = ("method", "half maps, mean FSC", "to the truth, mean FSC", "mean H", "mean H in a sphere", "worst H", "CPU s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--particles", type=int, default=3000, metavar="N")
+    parser.add_argument("--epochs", type=int, default=4, metavar="N", help="of cryoDRGN")
+    options = parser.parse_args()
+    print(f"| {' | '.join(LABELS)} |\n|{'---|' * len(LABELS)}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        stack = simulate(SimulationConfig(n_particles=options.particles), folder)
+        truth, _ = read_map(folder / "truth.mrc")
+        for method in reversed(METHODS):
+            result = reconstruct(stack, folder / method, ReconstructionConfig(method=method))
+            assert result.half_maps is not None
+            cpu = sum(seconds for stage, seconds in result.record.cpu_seconds.items() if stage != "assess")
+            print(row(method, judged(result.half_maps, truth, stack.pixel_size), cpu), flush=True)
+        program = shutil.which("cryodrgn")
+        if program is None:
+            print("\ncryoDRGN: not run, because there is no `cryodrgn` on PATH")
+            return
+        halves, cpu = neural_field(program, read_particles(folder / "particles.star"), folder, options.epochs)
+        print(row(f"cryoDRGN train_nn, {options.epochs} epochs", judged(halves, truth, stack.pixel_size), cpu))
+
+
+def judged(halves: tuple[np.ndarray, np.ndarray], truth: np.ndarray, voxel_size: float) -> Assessment:
+    return assess((halves[0] + halves[1]) / 2, halves, truth, voxel_size=voxel_size, mask="sphere")
+
+
+def row(method: str, found: Assessment, cpu_seconds: float) -> str:
+    mean = {c.name: c.mean() for c in found.curves}
+    h = found.overstatements
+    numbers = f"{mean['fsc_unmasked']:.3f} | {mean['fsc_unmasked_truth']:.3f} | {h['unmasked'].mean:+.4f}"
+    return f"| {method} | {numbers} | {h['masked'].mean:+.4f} | {h['unmasked'].worst:+.3f} | {cpu_seconds:.0f} |"
+
+
+def neural_field(
+    program: str, stack: ParticleStack, folder: Path, epochs: int
+) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    """Half maps of `cryodrgn train_nn` on the half sets of a set, and its processor time, s.
+
+    They have the truth's grid, hand and sign: `train_nn` inverts images, and its CTF has the other sign.
+    """
+
+    def run(command: str) -> None:
+        subprocess.run([program, *command.split()], cwd=folder, check=True, capture_output=True)
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run("parse_pose_star particles.star -o poses.pkl")
+    run("parse_ctf_star particles.star -o ctf.pkl --ps 0")
+    for half in (1, 2):
+        (folder / f"half{half}.pkl").write_bytes(pickle.dumps(np.flatnonzero(stack.half_set == half)))
+        inputs = f"particles.mrcs --poses poses.pkl --ctf ctf.pkl --ind half{half}.pkl"
+        run(f"train_nn {inputs} -o neural{half} -n {epochs} --dim {WIDTH}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    first, second = (read_map(folder / f"neural{half}" / f"reconstruct.{epochs}.mrc")[0] for half in (1, 2))
+    return (first, second), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+if __name__ == "__main__":
+    main()
