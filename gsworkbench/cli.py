@@ -355,8 +355,8 @@ def _add_reconstruct(commands: Any) -> None:
         "--n-gaussians",
         type=_number,
         metavar="N",
-        help="number of Gaussians, or auto: as many as held-out particles ask for (default: 3,000 for a 64 px box, more "
-        "for larger ones; stochastic: 30,000)",
+        help="number of Gaussians, or auto: as many as held-out particles ask for (default: 3,000 for a box of 64 px, "
+        "more for larger ones; stochastic: 30,000)",
     )
     command.add_argument(
         "--method",
