@@ -39,6 +39,7 @@ VERSION = 1
 ENGINES = ("gridding", "finufft")
 CHUNK_BYTES = 2**22  # of images read at a time: memory that stays in the cache and is used again
 CHECKPOINT_SECONDS = 60.0
+LARGEST_BOX = 800  # cells of the grid are numbered by 32 bits
 _EXACT = 2.0**53  # quanta that float64 counts without a gap
 _ARRAYS = ("sums", "particles")
 
@@ -298,6 +299,11 @@ def _empty(stack: ParticleStack, box_size: int, engine: str, weighted: bool) -> 
     has the same: 2^-20 of the noise of a transform's component, and 2^-24 of the largest CTF^2, leave room for 2^20
     particles or more.
     """
+    if box_size % 2 or not 0 < box_size <= min(stack.box_size, LARGEST_BOX):
+        largest = min(stack.box_size, LARGEST_BOX)
+        raise InputError(
+            f"a box of {box_size} px cannot be summed up", remedy=f"choose an even one of at most {largest}"
+        )
     level = _power_of_two(float(np.sqrt(np.square(read_images(stack.files[0], np.zeros(1, np.int64))).mean())))
     signs = np.unique(stack.data_sign)
     halves = np.unique(stack.half_set)
