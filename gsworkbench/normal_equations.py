@@ -9,7 +9,10 @@ sums over voxels; P_i V is the line integral (pixel_size times a sum along the r
 image units / A. All three are sums over particles: those of half sets, parts and files add up to those of the whole,
 bit for bit. Not valid where poses or CTF are being refined, or where particles differ in structure.
 
-Measured against exact sums for maps inside 0.4 D (see tests): b and K by gridding to about 1e-3.
+Gridding against exact sums (1,500 particles of 64^2 at SNR 0.1; relative norms): <b, V> and <V, K * V> of a molecule
+inside 0.4 D 2e-4; b voxel by voxel 2e-3 inside 0.25 D and 7e-3 inside 0.4 D, where noise from beyond the box folds in;
+K 7e-3 at lags within 0.5 D, 5e-2 within 0.8 D. Its longest lags are the worst: prefer the circular kernel, which cuts
+them off, to the padded one, unless sums were made by finufft.
 """
 
 from __future__ import annotations
