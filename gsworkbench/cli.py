@@ -15,7 +15,14 @@ from typing import Any
 import yaml
 
 from gsworkbench import __version__
-from gsworkbench.config import PRESETS, ReconstructionConfig, SimulationConfig, from_mapping, to_mapping
+from gsworkbench.config import (
+    PRESETS,
+    NormalEquationsConfig,
+    ReconstructionConfig,
+    SimulationConfig,
+    from_mapping,
+    to_mapping,
+)
 from gsworkbench.errors import InputError
 
 
@@ -79,7 +86,8 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    settings = to_mapping(PRESETS[options.preset])
+    stochastic = options.method == "stochastic"
+    settings = to_mapping(PRESETS[options.preset] if stochastic else NormalEquationsConfig())
     if options.n_gaussians is not None:
         settings["n_gaussians"] = options.n_gaussians
     for assignment in options.set:
@@ -87,7 +95,8 @@ def _reconstruct(options: argparse.Namespace) -> None:
         if not separator:
             raise InputError(f"--set needs NAME=VALUE, not {assignment!r}")
         settings[name] = _number(value)
-    _run_reconstruction(options, {"method": options.method, "stochastic": settings, "backend": options.backend})
+    field = "stochastic" if stochastic else "normal_equations"
+    _run_reconstruction(options, {"method": options.method, field: settings, "backend": options.backend})
 
 
 def _backproject(options: argparse.Namespace) -> None:
@@ -180,13 +189,34 @@ def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -
 
 
 def _fsc(options: argparse.Namespace) -> None:
-    from gsworkbench.reconstruct import compare_maps
+    from gsworkbench.judging import judge_maps, write_assessment
 
-    curves, resolutions = compare_maps(
-        options.half1, options.half2, mask=options.mask, truth=options.truth, out=options.out
+    assessment = judge_maps(
+        options.half1, options.half2, definition=options.definition, mask=options.mask, truth=options.truth
     )
-    for curve, r in zip(curves, resolutions, strict=True):
-        print(f"{r}; mean FSC {curve.mean():.4f}; box {curve.box_size}, {curve.voxel_size:g} A/voxel")
+    if options.out is not None:
+        names = (options.half1.name, options.half2.name)
+        write_assessment(options.out, assessment, " and ".join(names), names)
+    print("\n".join(assessment.lines()))
+
+
+def _localres(options: argparse.Namespace) -> None:
+    from gsworkbench.judging import localise
+
+    named = {k: getattr(options, k) for k in ("out", "mask", "window", "step", "threshold")}
+    print(localise(options.half1, options.half2, **named))
+
+
+def _directional(options: argparse.Namespace) -> None:
+    from gsworkbench.judging import direct
+
+    named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold")}
+    print(direct(options.half1, options.half2, **named))
+    if options.particles is not None:
+        from gsworkbench.assessment.directional import sampling
+        from gsworkbench.readers import read_particles
+
+        print(sampling(read_particles(options.particles).require_poses()))
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -262,6 +292,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_accumulate(commands)
     _add_combine(commands)
     _add_fsc(commands)
+    _add_localres(commands)
+    _add_directional(commands)
     doctor = commands.add_parser("doctor", help="say which backends and devices work here, and why others do not")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -320,26 +352,30 @@ def _add_reconstruct(commands: Any) -> None:
     _add_particles(command)
     _add_outputs(command)
     command.add_argument(
-        "--n-gaussians", type=int, metavar="N", help="number of Gaussians (default 30,000; 2,000 do for a 64 px box)"
+        "--n-gaussians",
+        type=int,
+        metavar="N",
+        help="number of Gaussians (default: 3,000 for a 64 px box, more for larger ones; stochastic: 30,000)",
     )
     command.add_argument(
         "--method",
         choices=[m for m in METHODS if m != "backprojection"],
-        default="stochastic",
-        help="stochastic: Adam on mini-batches of images, as the papers do (default)",
+        default="normal-equations",
+        help="normal-equations: read the particles once, then fit in seconds (default); "
+        "stochastic: Adam on mini-batches of images, as the papers do",
     )
     command.add_argument(
         "--preset",
         choices=list(PRESETS),
         default="tuned",
-        help="cryosplat: as published; tuned: better and faster (default)",
+        help="recipe of --method stochastic; cryosplat: as published; tuned: better and faster (default)",
     )
     command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="change one setting of the preset, as in n_epochs=3",
+        help="change one setting of the method, as in boost=1",
     )
     command.add_argument("--backend", help="renderer to use (default: the fastest that works; see doctor)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
@@ -407,12 +443,63 @@ def _add_fsc(commands: Any) -> None:
         help="Fourier shell correlation of two half maps",
         description="FSC between half maps, and of their mean to a truth; resolution with its definition.",
     )
-    command.set_defaults(run=_fsc)
+    _add_judged(command, mask="none")
+    command.add_argument("--out", type=Path, metavar="DIR", help="write fsc.csv, .xml, .png and .svg there")
+    command = commands.add_parser(
+        "postprocess",
+        help="masked and corrected FSC of two half maps, with files for RELION and EMDB",
+        description="FSC between half maps without a mask, inside it, with random phases, and corrected. Writes "
+        "fsc.csv, fsc.xml (EMDB), fsc.png, fsc.svg, postprocess.star (RELION) and mask.mrc.",
+    )
+    _add_judged(command, mask="own")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+
+
+def _add_localres(commands: Any) -> None:
+    command = commands.add_parser(
+        "localres",
+        help="local resolution of two half maps",
+        description="FSC of two half maps in a moving window. Writes locres.mrc (A, 0 outside the mask), locres.png.",
+    )
+    command.set_defaults(run=_localres)
+    _add_half_maps(command)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    command.add_argument("--mask", default="auto", help="where to look: auto (default), sphere or a mask (.mrc)")
+    command.add_argument("--window", type=float, metavar="A", help="diameter (default 40 A, at least 16 voxels)")
+    command.add_argument("--step", type=float, metavar="A", help="between points (default an eighth of the window)")
+    command.add_argument("--threshold", type=float, default=0.5, help="of the FSC (default 0.5)")
+
+
+def _add_directional(commands: Any) -> None:
+    command = commands.add_parser(
+        "directional",
+        help="FSC of two half maps by direction, and how evenly views sample",
+        description="FSC inside cones, and the sphericity of what it resolves. Writes directional.csv and .png.",
+    )
+    command.set_defaults(run=_directional)
+    _add_half_maps(command)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    command.add_argument("--mask", default="auto", help="auto (default), sphere, none or a mask (.mrc)")
+    command.add_argument("--half-angle", type=float, default=20.0, metavar="DEG", help="of the cones (default 20)")
+    command.add_argument("--threshold", type=float, default=0.143, help="of the FSC (default 0.143)")
+    command.add_argument("--particles", type=Path, help="their metadata, for the sampling compensation factor")
+
+
+def _add_half_maps(command: Any) -> None:
     command.add_argument("half1", type=Path, help="half map 1 (.mrc)")
     command.add_argument("half2", type=Path, help="half map 2 (.mrc)")
-    command.add_argument("--mask", default="none", help="auto, sphere, none (default) or a mask (.mrc)")
+
+
+def _add_judged(command: Any, mask: str) -> None:
+    from gsworkbench.assessment.definitions import DEFINITIONS
+
+    command.set_defaults(run=_fsc)
+    _add_half_maps(command)
+    command.add_argument(
+        "--mask", default=mask, help=f"own (the definition's), auto, sphere, none or a mask (.mrc); default {mask}"
+    )
+    command.add_argument("--definition", default="RELION", help=f"whose FSC: {', '.join(DEFINITIONS)}; default RELION")
     command.add_argument("--truth", type=Path, metavar="MAP", help="a map to compare the mean of the halves with")
-    command.add_argument("--out", type=Path, metavar="DIR", help="write fsc.csv and fsc.png there")
 
 
 def _add_particles(command: Any) -> None:

@@ -58,11 +58,33 @@ class StochasticConfig:
 
 
 @dataclass(frozen=True)
+class NormalEquationsConfig:
+    """The fit that reads the particles once (fit_normal_equations.py). Lengths are in box edges unless said."""
+
+    n_gaussians: int | None = None  # None: 3,000 for a box of 64, in proportion to the voxels, at most 30,000
+    n_boosted_steps: int = 30  # first, with Fourier components weighted by exp(boost k^2 / k_nyquist^2)
+    n_steps: int = 60  # then, with the true weights
+    boost: float = 2.0
+    learning_rate: float = 2e-3
+    rate_means: float = 1.0  # multipliers of the learning rate, per parameter type
+    rate_scales: float = 20.0
+    rate_quaternions: float = 20.0
+    rate_weights: float = 20.0
+    start: Literal["data", "random"] = "data"  # centres drawn from a low-passed map, or from N(0, initial_spread^2)
+    initial_spread: float = 0.12
+    initial_scale: float = 0.004
+    floor_pixels: float = 0.45  # additive floor of the covariances
+    background: bool = True  # measure on held-out particles what the mixture misses, and add it as a smooth map
+    cutoff: float = 3.5  # footprint half width in standard deviations while fitting
+
+
+@dataclass(frozen=True)
 class ReconstructionConfig:
     """What `reconstruct` does with one stack of particles."""
 
-    method: str = "stochastic"  # a name of reconstruct.METHODS
+    method: str = "normal-equations"  # a name of reconstruct.METHODS
     stochastic: StochasticConfig = field(default_factory=lambda: PRESETS["tuned"])
+    normal_equations: NormalEquationsConfig = field(default_factory=NormalEquationsConfig)
     half_maps: bool = True
     mask: str = "auto"  # auto, sphere, none, or the path of a mask
     seed: int = 0

@@ -1,7 +1,7 @@
 """C++ sources with a plain C interface, built at first use for the processor at hand and kept in the user's cache.
 
-A library is named by a hash of sources, options and platform: a checkout that moves on, or a home shared by unlike
-machines, never meets a stale one, and the package stays free of binaries.
+A library is named by a hash of sources, options and platform: a checkout that moves on, an editable install, or a
+home shared by unlike machines never meets a stale one, and the package stays free of binaries and of ties to torch.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 
 from gsworkbench.files import atomic_path
 
-# No -ffast-math: it deletes the rounding to a quantum and, at link time, flushes denormals in the whole process.
+# No -ffast-math: it deletes roundings that are meant and, at link time, flushes denormals in the whole process.
 OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fno-signed-zeros",
-           "-fPIC", "-shared", "-fopenmp")  # fmt: skip
-# By what torch calls the capability of the processor.
+           "-fPIC", "-shared", "-fopenmp", "-Wno-psabi")  # fmt: skip
+# By what torch calls the capability of the processor (ATEN_CPU_CAPABILITY lowers it); others get the baseline.
 INSTRUCTIONS = {
     "AVX512": ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma"),
     "AVX2": ("-mavx2", "-mfma"),
@@ -34,21 +34,26 @@ class BuildError(Exception):
     """The library cannot be built or loaded here; the message is a sentence that says why and what to do."""
 
 
+def capability() -> str:
+    """Return "AVX512", "AVX2" or "baseline": the instructions that libraries are built for here."""
+    found = torch.backends.cpu.get_cpu_capability()
+    return found if found in INSTRUCTIONS and platform.machine() in ("x86_64", "AMD64") else "baseline"
+
+
 @functools.cache
-def library(source: Path) -> ctypes.CDLL:
-    """Load the library of one C++ file; build it (a second or two) if no one has yet."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    options = (*OPTIONS, *(INSTRUCTIONS.get(capability, ()) if x86 else ()))
+def library(*sources: Path) -> ctypes.CDLL:
+    """Load the library of some C++ files of one folder; build it (some seconds) if no one has yet."""
+    options = (*OPTIONS, *INSTRUCTIONS.get(capability(), ()))
     digest = hashlib.sha256(repr((options, platform.machine(), platform.libc_ver(), os.environ.get("CXX"))).encode())
-    digest.update(source.read_bytes())
-    path = cache_folder() / f"{source.stem}-{digest.hexdigest()[:16]}.so"
+    for file in (*sources, *sorted(sources[0].parent.glob("*.h"))):
+        digest.update(file.name.encode() + file.read_bytes())
+    path = cache_folder() / f"{sources[0].stem}-{capability()}-{digest.hexdigest()[:16]}.so"
     if not path.exists():
-        _build(source, path, options)
+        _build(sources, path, options)
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise BuildError(f"the compiled {source.name} does not load ({error}); delete {path}") from error
+        raise BuildError(f"the compiled {sources[0].name} does not load ({error}); delete {path}") from error
 
 
 def cache_folder() -> Path:
@@ -56,17 +61,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsworkbench"
 
 
-def _build(source: Path, path: Path, options: tuple[str, ...]) -> None:
+def _build(sources: tuple[Path, ...], path: Path, options: tuple[str, ...]) -> None:
     compiler = _compiler()
     try:
         with atomic_path(path) as temporary:
-            command = [*compiler, *options, str(source), "-o", str(temporary)]
+            command = [*compiler, *options, *map(str, sources), "-o", str(temporary)]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode:
                 said = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr.strip())
-                raise BuildError(f"{compiler[0]} cannot compile {source.name} ({said[-300:]}); name another by CXX")
+                raise BuildError(f"{compiler[0]} cannot compile {sources[0].name} ({said[-300:]}); name another by CXX")
     except OSError as error:
-        raise BuildError(f"{source.name} cannot be built ({error}); set XDG_CACHE_HOME to a folder to write") from error
+        raise BuildError(
+            f"{sources[0].name} cannot be built ({error}); set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
 
 
 def _compiler() -> list[str]:
@@ -74,5 +81,8 @@ def _compiler() -> list[str]:
     candidates = [named[0]] if named else ["g++", "clang++", "c++"]
     found = next((c for c in candidates if shutil.which(c)), None)
     if found is None:
-        raise BuildError("there is no C++ compiler here; install one (apt install g++, conda install cxx-compiler)")
+        raise BuildError(
+            f"there is no C++ compiler here ({', '.join(candidates)}); install one (apt install g++, or conda install "
+            "cxx-compiler), or name one by CXX"
+        )
     return named or [found]

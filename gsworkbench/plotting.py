@@ -1,4 +1,4 @@
-"""The plot of FSC curves and that of central sections.
+"""Plots of FSC curves, local and directional resolution, and central sections.
 
 Figures are made without pyplot, so they need no screen and leave no global state."""
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
 
+    from gsworkbench.assessment.directional import DirectionalFsc
+    from gsworkbench.assessment.local import LocalResolution
+
 # Okabe and Ito's palette, told apart by colour-blind readers; black first.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 THRESHOLDS = (0.143, 0.5)
@@ -32,6 +35,7 @@ def fsc_figure(curves: Sequence[FscCurve], resolutions: Sequence[Resolution], ti
     draw_frame(axes, curves[0])
     draw_legend(axes)
     axes.set_title(title, fontsize="medium")
+    figure.supxlabel(_definition(curves[0], resolutions), fontsize="x-small", color="0.45")
     return figure
 
 
@@ -39,7 +43,7 @@ def draw_curve(axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *
     """Draw one curve, a mark where each of its `resolutions` was read, and say them in the label."""
     own = [r for r in resolutions if r.curve == curve.name]
     said = [f"{r.angstrom:.1f} Å" if r.angstrom is not None else "no crossing" for r in own]
-    said = [f"{text} at {r.threshold:g}" for text, r in zip(said, own, strict=True)]
+    said = [f"{text} at {r.criterion}" for text, r in zip(said, own, strict=True)]
     axes.plot(
         curve.frequencies,
         curve.values,
@@ -49,7 +53,9 @@ def draw_curve(axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *
     )
     for r in own:
         if r.shell is not None:
-            axes.plot(curve.frequencies[r.shell], curve.values[r.shell], "o", color=colour, ms=5, mfc="white", mew=1.5)
+            shells = np.arange(len(curve.values))
+            crossing = (np.interp(r.shell, shells, y) for y in (curve.frequencies, curve.values))
+            axes.plot(*crossing, "o", color=colour, ms=5, mfc="white", mew=1.5)
 
 
 def draw_frame(axes: Axes, curve: FscCurve) -> None:
@@ -80,6 +86,51 @@ def draw_legend(axes: Axes) -> None:
     axes.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), borderaxespad=0)
 
 
+def local_resolution_figure(found: LocalResolution, volume: NDArray[np.floating]) -> Figure:
+    """Draw the histogram of local resolutions, and the central section of a map coloured by them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    histogram, section = figure.subplots(1, 2)
+    low, high = np.percentile(found.values, [2, 98])
+    high = max(high, low + found.voxel_size)
+    histogram.hist(found.values, np.linspace(low, high, 40), color=COLOURS[2])
+    histogram.axvline(np.median(found.values), color=COLOURS[1])
+    histogram.set_xlabel(f"local resolution, Å (FSC = {found.threshold:g}, window {found.window:g} Å)")
+    histogram.set_ylabel("points")
+    middle = len(volume) // 2
+    section.imshow(volume[middle], cmap="gray", origin="lower")
+    coloured = np.ma.masked_equal(found.resolution[middle], 0)
+    image = section.imshow(coloured, cmap="viridis_r", origin="lower", alpha=0.6, vmin=low, vmax=high)
+    section.set_axis_off()
+    figure.colorbar(image, ax=section, label="Å")
+    figure.suptitle(f"median {np.median(found.values):.2f} Å, mask: {found.mask}", fontsize="small")
+    return figure
+
+
+def directional_figure(found: DirectionalFsc) -> Figure:
+    """Draw the FSC of every direction, and the resolution over the half sphere seen along z."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    curves, sphere = figure.subplots(1, 2)
+    frequencies = np.arange(found.curves.shape[1]) / (found.box_size * found.voxel_size)
+    curves.plot(frequencies, found.curves.T, color=COLOURS[2], lw=0.4, alpha=0.4)
+    curves.plot(frequencies[1:], np.nanmean(found.curves[:, 1:], axis=0), color=COLOURS[0], lw=1.5)
+    curves.axhline(found.threshold, color="0.6", lw=0.8, ls="--")
+    curves.set_xlabel("spatial frequency, 1/Å")
+    curves.set_ylabel(f"FSC in cones of {found.half_angle:g}°")
+    # An equal-area map of the half sphere: the radius is sqrt(1 - z).
+    x, y, z = found.directions.T
+    radius = np.sqrt(1 - z) / np.hypot(x, y)
+    dots = sphere.scatter(radius * x, radius * y, c=found.values, cmap="viridis_r", s=60)
+    sphere.set_aspect("equal")
+    sphere.set_axis_off()
+    figure.colorbar(dots, ax=sphere, label=f"Å at FSC = {found.threshold:g}, along each direction")
+    figure.suptitle(f"sphericity {found.sphericity:.3f}, mask: {found.mask}", fontsize="small")
+    return figure
+
+
 def slices_figure(maps: Mapping[str, tuple[NDArray[np.floating], float]]) -> Figure:
     """Draw the central section of maps {label: (volume, voxel size in A)} side by side."""
     from matplotlib.figure import Figure
@@ -108,6 +159,12 @@ def _draw_scale_bar(axes: Axes, box_size: int, voxel_size: float, length: float 
     margin = 0.06 * box_size
     axes.plot([margin, margin + length / voxel_size], [margin, margin], color="white", lw=2, solid_capstyle="butt")
     axes.text(margin, 1.4 * margin, f"{length:g} Å", color="white", fontsize="x-small", va="bottom")
+
+
+def _definition(curve: FscCurve, resolutions: Sequence[Resolution]) -> str:
+    """Say whose shells these are, on which grid, and how the first resolution was read."""
+    rule = f"; {resolutions[0].rule}" if resolutions else ""
+    return f"{curve.definition} definition, box {curve.box_size}, {curve.voxel_size:.4g} Å/voxel{rule}"
 
 
 def _in_words(name: str) -> str:

@@ -6,8 +6,9 @@ knows nothing of how they were made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.assessment.fsc import FscCurve, Resolution, fourier_shell_correlation, resolution, write_fsc_csv
-from gsworkbench.assessment.masks import automatic_mask, spherical_mask
+from gsworkbench.assessment.alarms import particles_in_both_halves
+from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.backprojection import backproject
 from gsworkbench.config import ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
+from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.gaussians import Gaussians
+from gsworkbench.judging import FILES, MASKS, assess, write_assessment
+from gsworkbench.normal_equations import NormalEquations, accumulate
 from gsworkbench.particles import ParticleStack
-from gsworkbench.plotting import fsc_figure
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
 from gsworkbench.rendering import voxelize
@@ -34,11 +37,12 @@ Volume = NDArray[np.float32]
 MAP = "run_class001.mrc"
 HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 OUTPUTS = (
-    *(MAP, *HALF_MAPS, "mask.mrc", "fsc.csv", "fsc.png", "run_data.star", "run.json"),
-    *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz"),
+    *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
+    *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
 )
 _MAP_CUTOFF = 5.0  # standard deviations: a map is sampled once, so the float32 floor is affordable
-_FEW = 500  # fewer particles than this get a warning
+_FEW = 500  # fewer particles than this get a warning, and no particles held out
+_HELD_OUT = 10  # every tenth particle is held out
 
 
 @dataclass(frozen=True)
@@ -59,41 +63,109 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a method makes of one stack: a map, the Gaussians behind it if there are any, figures for run.json."""
+    """What a method makes of one stack.
+
+    volume : its map. gaussians, background : the parts it is the sum of, where there are any. report : figures for
+    run.json. held_out : (step, error on fitted particles, error on held-out ones).
+    """
 
     volume: Volume
     gaussians: Gaussians | None = None
+    background: Volume | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    held_out: tuple[tuple[int, float, float], ...] = ()
 
 
-def _stochastic(
-    stack: ParticleStack, config: ReconstructionConfig, seed: int, checkpoint: Path, resume: bool, label: str
-) -> Solution:
-    fitted = fit(
-        stack, config.stochastic, seed=seed, checkpoint=checkpoint, resume=resume, backend=config.backend, label=label
-    )
-    g = fitted.gaussians
-    volume = voxelize(
-        g.means,
-        g.covariances(),
-        g.weights,
-        box_size=stack.box_size,
-        voxel_size=stack.pixel_size,
-        cutoff=_MAP_CUTOFF,
-        backend=config.backend,
-    )
-    report = {"losses": list(fitted.losses), "image_scale": fitted.image_scale, "n_gaussians": len(g)}
-    return Solution(volume.numpy(), g, report)
+@dataclass(frozen=True)
+class Task:
+    """What a method is given: named stacks with a seed each, settings, a folder for checkpoints, the run's record."""
+
+    parts: dict[str, ParticleStack]
+    seeds: dict[str, int]
+    config: ReconstructionConfig
+    checkpoints: Path
+    resume: bool
+    record: RunRecord
+
+    def checkpoint(self, name: str) -> Path:
+        return self.checkpoints / f"{name.replace(' ', '')}.pt"
 
 
-def _backprojection(
-    stack: ParticleStack, config: ReconstructionConfig, seed: int, checkpoint: Path, resume: bool, label: str
-) -> Solution:
-    return Solution(backproject(stack, label=label))
+def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
+    config = task.config
+    for name, stack in task.parts.items():
+        with task.record.stage(f"{name}: {config.method}"):
+            fitted = fit(
+                stack,
+                config.stochastic,
+                seed=task.seeds[name],
+                checkpoint=task.checkpoint(name),
+                resume=task.resume,
+                backend=config.backend,
+                label=name,
+            )
+            g = fitted.gaussians
+            volume = voxelize(
+                g.means,
+                g.covariances(),
+                g.weights,
+                box_size=stack.box_size,
+                voxel_size=stack.pixel_size,
+                cutoff=_MAP_CUTOFF,
+                backend=config.backend,
+            )
+        report = {"losses": list(fitted.losses), "image_scale": fitted.image_scale, "n_gaussians": len(g)}
+        yield name, Solution(volume.numpy(), g, report=report)
 
 
-# A method makes a Solution of (stack, config, seed, checkpoint file, resume, label of the progress bar).
-METHODS: dict[str, Callable[[ParticleStack, ReconstructionConfig, int, Path, bool, str], Solution]] = {
+def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
+    for name, stack in task.parts.items():
+        with task.record.stage(f"{name}: {task.config.method}"):
+            volume = backproject(stack, label=name)
+        yield name, Solution(volume)
+
+
+def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
+    """Read every particle once; the sums of all are those of the half sets."""
+    config = task.config.normal_equations
+    halves = [name for name in task.parts if name != "all"]
+    sums: dict[str, tuple[NormalEquations, NormalEquations | None]] = {}
+    with task.record.stage("accumulate"):
+        for name in halves or ["all"]:
+            sums[name] = _accumulated(task, name)
+    if halves:
+        first, second = (sums[name] for name in halves)
+        held = None if first[1] is None or second[1] is None else first[1] + second[1]
+        sums = {"all": (first[0] + second[0], held)} | sums
+    for name, (fitted, held_out) in sums.items():
+        chosen = config if held_out is not None else replace(config, background=False)
+        with task.record.stage(f"{name}: {task.config.method}"):
+            result = fit_normal_equations(
+                fitted, held_out, chosen, seed=task.seeds[name], backend=task.config.backend, label=name
+            )
+        report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
+        if result.misfit is not None:
+            report["misfit"] = [round(float(m), 5) for m in result.misfit]
+        yield name, Solution(result.volume, result.gaussians, result.background, report, result.curve)
+
+
+def _accumulated(task: Task, name: str) -> tuple[NormalEquations, NormalEquations | None]:
+    """Normal equations of a stack without every tenth particle, and of these; all in one where there are few."""
+    stack = task.parts[name]
+    held = np.arange(len(stack)) % _HELD_OUT == 0
+    if len(stack) < _FEW / 2 or not task.config.normal_equations.background:
+        held[:] = False
+
+    def pass_over(chosen: NDArray[np.bool_], what: str) -> NormalEquations:
+        checkpoint = task.checkpoint(f"{name} {what}").with_suffix(".npz")
+        return accumulate(stack[chosen], checkpoint=checkpoint, resume=task.resume, label=f"{name}: {what}")
+
+    return pass_over(~held, "sums"), pass_over(held, "held out") if held.any() else None
+
+
+# A method yields a Solution for each part of its task, "all" first.
+METHODS: dict[str, Callable[[Task], Iterator[tuple[str, Solution]]]] = {
+    "normal-equations": _normal_equations,
     "stochastic": _stochastic,
     "backprojection": _backprojection,
 }
@@ -117,74 +189,46 @@ def reconstruct(
         raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
     stack.require_poses()
     true_map = _matching_map(truth, stack) if truth else None
-    user_mask = None if config.mask in ("auto", "sphere", "none") else _matching_map(Path(config.mask), stack)
+    user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
     if config.half_maps:
         stack = stack.with_half_sets(config.seed)
+    shared = particles_in_both_halves(stack.file_index, stack.image_index, stack.half_set) if config.half_maps else None
     record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
-    record.warnings += _warnings(stack)
+    record.warnings += _warnings(stack) + ([shared] if shared else [])
 
+    parts = _parts(stack, config.half_maps)
+    record.n_particles |= {name: len(part) for name, part in parts.items()}
+    record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
+    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record)
     solutions: dict[str, Solution] = {}
-    for number, (name, part) in enumerate(_parts(stack, config.half_maps).items()):
-        record.n_particles[name] = len(part)
-        record.seeds[name] = seed = 3 * config.seed + number
-        checkpoint = output_dir / "checkpoints" / f"{name.replace(' ', '')}.pt"
-        with record.stage(f"{name}: {config.method}"):
-            solutions[name] = METHODS[config.method](part, config, seed, checkpoint, resume, name)
-        record.results[name] = solutions[name].report
+    for name, solution in METHODS[config.method](task):
+        solutions[name] = solution
+        record.results[name] = solution.report
         if name == "all":
             _remove_outputs(output_dir)  # not before a map stands ready to take the place of an older one
-        _write_solution(output_dir, name, solutions[name], stack, config)
+        _write_solution(output_dir, name, solution, stack, config)
 
     with record.stage("assess"):
         volume = solutions["all"].volume
         halves = (solutions["half 1"].volume, solutions["half 2"].volume) if config.half_maps else None
-        mask, mask_name = _mask(config.mask, user_mask, volume, stack.pixel_size)
-        if mask is not None:
-            write_map(output_dir / "mask.mrc", mask, stack.pixel_size, mask_name)
-        curves = _curves(volume, halves, true_map, mask, mask_name, stack.pixel_size)
-        resolutions = _resolutions(curves)
-        if curves:
-            _write_curves(output_dir, curves, resolutions, f"{config.method}, {len(stack):,} particles")
-    record.results |= {c.name: {"mean": c.mean(), **asdict(r)} for c, r in zip(curves, resolutions, strict=True)}
+        assessment = assess(
+            volume,
+            halves,
+            true_map,
+            voxel_size=stack.pixel_size,
+            mask=config.mask,
+            user_mask=user_mask,
+            seed=config.seed,
+        )
+        write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", HALF_MAPS)
+    curves, resolutions = assessment.curves, assessment.resolutions
+    record.results |= assessment.figures()
     if true_map is not None:
         record.results["agreement"] = asdict(agreement(volume, true_map))
-    record.warnings += _saturation(resolutions)
+    record.warnings += [*_saturation(resolutions), *assessment.alarms]
     write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
     record.finish(output_dir / "run.json")
     return Reconstruction(output_dir, volume, halves, curves, resolutions, record)
-
-
-def compare_maps(
-    half_1: Path, half_2: Path, *, mask: str = "none", truth: Path | None = None, out: Path | None = None
-) -> tuple[tuple[FscCurve, ...], tuple[Resolution, ...]]:
-    """FSC between two half maps on disk, and of their mean to a truth; fsc.csv and fsc.png go to `out` if given."""
-    first, voxel_size = read_map(half_1)
-    others = []
-    for path in (half_2, *([truth] if truth else [])):
-        volume, size = read_map(path)
-        if volume.shape != first.shape or abs(size / voxel_size - 1) > 0.01:
-            raise InputError(f"its grid is not that of {half_1}", file=path)
-        others.append(volume)
-    mean = (first + others[0]) / np.float32(2)
-    user_mask = None if mask in ("auto", "sphere", "none") else read_map(Path(mask))[0]
-    soft, name = _mask(mask, user_mask, mean, voxel_size)
-    curves = _curves(mean, (first, others[0]), others[1] if truth else None, soft, name, voxel_size)
-    resolutions = _resolutions(curves)
-    if out is not None:
-        _write_curves(out, curves, resolutions, f"{half_1.name} and {half_2.name}")
-    return curves, resolutions
-
-
-def _resolutions(curves: tuple[FscCurve, ...]) -> tuple[Resolution, ...]:
-    return tuple(resolution(c, 0.5 if c.name.endswith("_truth") else 0.143) for c in curves)
-
-
-def _write_curves(
-    output_dir: Path, curves: tuple[FscCurve, ...], resolutions: tuple[Resolution, ...], title: str
-) -> None:
-    write_fsc_csv(output_dir / "fsc.csv", curves)
-    with atomic_path(output_dir / "fsc.png") as temporary:
-        fsc_figure(curves, resolutions, title).savefig(temporary, dpi=150)
 
 
 def _parts(stack: ParticleStack, half_maps: bool) -> dict[str, ParticleStack]:
@@ -201,40 +245,13 @@ def _write_solution(
     if solution.gaussians is not None:
         file = "gaussians.npz" if name == "all" else f"gaussians_{half}.npz"
         solution.gaussians.save(output_dir / file, box_size=stack.box_size, pixel_size=stack.pixel_size)
-
-
-def _mask(
-    choice: str, user_mask: Volume | None, volume: Volume, voxel_size: float
-) -> tuple[NDArray[np.float32] | None, str]:
-    if user_mask is not None:
-        if user_mask.min() < 0 or user_mask.max() > 1:
-            raise InputError("a mask must lie between 0 and 1", file=choice)
-        return user_mask, Path(choice).name
-    if choice == "none":
-        return None, "none"
-    return automatic_mask(volume, voxel_size) if choice == "auto" else spherical_mask(len(volume), voxel_size)
-
-
-def _curves(
-    volume: Volume,
-    halves: tuple[Volume, Volume] | None,
-    truth: Volume | None,
-    mask: NDArray[np.float32] | None,
-    mask_name: str,
-    voxel_size: float,
-) -> tuple[FscCurve, ...]:
-    pairs: list[tuple[Volume, Volume, str]] = [] if halves is None else [(*halves, "")]
-    pairs += [] if truth is None else [(volume, truth, "_truth")]
-    curves = []
-    for first, second, suffix in pairs:
-        curves.append(fourier_shell_correlation(first, second, voxel_size=voxel_size, name=f"fsc_unmasked{suffix}"))
-        if mask is not None:
-            curves.append(
-                fourier_shell_correlation(
-                    first, second, voxel_size=voxel_size, mask=mask, mask_name=mask_name, name=f"fsc_masked{suffix}"
-                )
-            )
-    return tuple(curves)
+    if name == "all" and solution.background is not None:
+        write_map(output_dir / "background.mrc", solution.background, stack.pixel_size, "part of the map: background")
+    if name == "all" and solution.held_out:
+        with atomic_path(output_dir / "held_out.csv") as temporary, open(temporary, "w", encoding="utf-8") as text:
+            table = csv.writer(text, lineterminator="\n")
+            table.writerow(["step", "error_fitted", "error_held_out"])
+            table.writerows(solution.held_out)
 
 
 def _matching_map(path: Path, stack: ParticleStack) -> Volume:

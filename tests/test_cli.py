@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from gsworkbench.cli import main
+from gsworkbench.judging import FILES as JUDGED
 from gsworkbench.normal_equations import NormalEquations
+from gsworkbench.readers import read_map, write_map
 from gsworkbench.reconstruct import OUTPUTS
 
 
@@ -18,24 +20,33 @@ def reconstruct(simulated, out, *more):
     return main(arguments)
 
 
-def test_reconstruct_writes_everything_it_promises(noisy_set, tmp_path, capsys):
-    assert reconstruct(noisy_set, tmp_path / "fit", "--truth", str(noisy_set.truth_file)) == 0
+@pytest.mark.parametrize(
+    ("method", "settings", "files"),
+    [
+        ("normal-equations", "normal_equations", set(OUTPUTS)),
+        ("stochastic", "stochastic", {*OUTPUTS, "checkpoints"} - {"background.mrc", "held_out.csv"}),
+    ],
+)
+def test_reconstruct_writes_everything_it_promises(noisy_set, tmp_path, capsys, method, settings, files):
+    more = ["--truth", str(noisy_set.truth_file), "--method", method]
+    assert reconstruct(noisy_set, tmp_path / "fit", *more) == 0
     said = capsys.readouterr().out
     assert "FSC = 0.143" in said and "mask: none" in said
-    assert {p.name for p in (tmp_path / "fit").iterdir()} == {*OUTPUTS, "checkpoints"}
+    assert {p.name for p in (tmp_path / "fit").iterdir()} == files
     record = json.loads((tmp_path / "fit" / "run.json").read_text())
     assert record["n_particles"] == {"all": 600, "half 1": 300, "half 2": 300}
     assert len(set(record["seeds"].values())) == 3  # half sets must not start alike
-    assert record["config"]["stochastic"]["n_gaussians"] == 64
+    assert record["config"][settings]["n_gaussians"] == 64
     assert all(len(entry["sha256"]) == 64 for entry in record["inputs"].values())
     for name in ("run_class001.mrc", "run_half1_class001_unfil.mrc", "mask.mrc"):
         assert mrcfile.validate(tmp_path / "fit" / name)
 
 
-def test_resuming_a_finished_run_gives_the_same_map(noisy_set, tmp_path):
+@pytest.mark.parametrize("method", ["normal-equations", "stochastic"])
+def test_resuming_a_finished_run_gives_the_same_map(noisy_set, tmp_path, method):
     maps = []
     for more in ([], ["--resume"]):
-        assert reconstruct(noisy_set, tmp_path, "--no-half-maps", *more) == 0
+        assert reconstruct(noisy_set, tmp_path, "--no-half-maps", "--method", method, *more) == 0
         maps.append((tmp_path / "run_class001.mrc").read_bytes())
     assert maps[0] == maps[1]
 
@@ -56,8 +67,39 @@ def test_backproject_and_fsc(noisy_set, tmp_path, capsys):
         == 0
     )
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and all("mask:" in line and "A/voxel" in line for line in lines)
-    assert (tmp_path / "f" / "fsc.csv").exists() and (tmp_path / "f" / "fsc.png").exists()
+    curves = [line for line in lines if "mean FSC" in line]
+    assert len(curves) == 5 and all("mask:" in line and "A/voxel" in line for line in curves)
+    assert sum("half maps overstate by" in line for line in lines) == 2
+    assert {p.name for p in (tmp_path / "f").iterdir()} == set(JUDGED)
+    assert not any("alarm" in line for line in lines), lines
+
+
+def test_half_maps_of_backprojection_are_honest(clean_set, tmp_path):
+    assert main(["backproject", str(clean_set.star), "--out", str(tmp_path), "--truth", str(clean_set.truth_file)]) == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    for treatment in ("unmasked", "masked"):
+        assert abs(record["results"]["overstatement"][treatment]["mean"]) < 0.01
+    assert not any("share a bias" in warning for warning in record["warnings"])
+
+
+def test_judge_half_maps_in_every_way(noisy_set, tmp_path, capsys):
+    volume, voxel_size = read_map(noisy_set.truth_file)
+    rng = np.random.default_rng(0)
+    halves = [tmp_path / f"half{k}.mrc" for k in (1, 2)]
+    for half in halves:
+        write_map(half, volume + 2 * volume.std() * rng.standard_normal(volume.shape).astype("f"), voxel_size)
+    command = ["postprocess", *map(str, halves), "--out", str(tmp_path / "out")]
+    assert main([*command, "--definition", "cryosparc"]) == 0
+    said = capsys.readouterr().out
+    assert "fsc_loose" in said and "cryoSPARC definition" in said and "fsc_corrected" in said
+    more = [*map(str, halves), "--out", str(tmp_path / "more"), "--mask", "sphere"]
+    assert main(["localres", *more]) == 0
+    assert main(["directional", *more, "--particles", str(noisy_set.star)]) == 0
+    said = capsys.readouterr().out
+    assert "window" in said and "sphericity" in said and "sampling compensation factor" in said
+    assert len(list((tmp_path / "more").iterdir())) == 4
+    assert main([*command, "--definition", "mine"]) == 2
+    assert "there is no FSC definition 'mine'" in capsys.readouterr().err
 
 
 def test_inspect_finds_good_poses_good_and_bad_ones_bad(clean_set, tmp_path, capsys):
@@ -149,7 +191,7 @@ def _unknown_parameter(folder, star):
 
 
 def _mistyped_parameter(folder, star):
-    return [str(star), "--set", "n_epochs=many"], "n_epochs"
+    return [str(star), "--set", "n_steps=many"], "n_steps"
 
 
 def _mask_of_another_box(folder, star):

@@ -82,7 +82,7 @@ def test_table_says_no_crossing_and_how_it_was_measured(made_up):
     table = registry.tables["table_methods"]
     rows = tables.select(results.read_results(made_up / "results.csv"), table)
     page = tables.markdown(rows, table, registry)
-    first = next(line for line in page.splitlines() if line.startswith("| Gaussians (tuned) |"))
+    first = next(line for line in page.splitlines() if line.startswith("| Gaussians (one pass) |"))
     assert "no crossing below Nyquist (24.00 A)" in first and "| 256 |" in first and "1.5 s" in first
     assert next(line for line in page.splitlines() if line.startswith("| Backprojection |")).split("|")[3].strip() == ""
     assert "FSC = 0.143, last shell before the first below" in page and "a machine" in page

@@ -1,7 +1,8 @@
 """Fourier shell correlation and the resolution read off it.
 
-FSC(s) = Re sum_s F1 conj(F2) / sqrt(sum_s |F1|^2 sum_s |F2|^2) over the voxels whose |k| rounds to s (Harauz and
-van Heel 1986; shells as RELION's). A number never travels alone: curve and resolution carry their definition.
+FSC(s) = Re sum_s F1 conj(F2) / sqrt(sum_s |F1|^2 sum_s |F2|^2) over the voxels of shell s (Harauz and van Heel 1986).
+Programs differ in what a shell is and in how a crossing is read; both are arguments here and named sets of them are
+in definitions.py. A number never travels alone: curve and resolution carry their definition.
 """
 
 from __future__ import annotations
@@ -11,14 +12,37 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 
 Map = NDArray[np.floating]
+Crossing = Literal["before first below", "last at or above", "interpolated"]
+
+RULES: dict[Crossing, str] = {
+    "before first below": "last shell before the first below",
+    "last at or above": "last shell at or above",
+    "interpolated": "first crossing, interpolated",
+}
+
+
+@dataclass(frozen=True)
+class Shells:
+    """How Fourier voxels are summed into shells.
+
+    radius : the shell of a voxel at distance |k| from the origin: |k| rounded, |k| cut ("floor"), or the integer above
+        it ("floor + 1": shell i holds i - 1 <= |k| < i).
+    mates : "all" sums over the whole transform. "stored" sums over the half that a real transform stores, as RELION
+        does, so that the plane kx = 0 counts twice.
+    """
+
+    radius: Literal["round", "floor", "floor + 1"] = "round"
+    mates: Literal["all", "stored"] = "all"
 
 
 @dataclass(frozen=True)
@@ -30,6 +54,7 @@ class FscCurve:
     values : (box_size // 2 + 1,) one per shell, 0 to Nyquist; NaN where a map has no power.
     box_size, voxel_size : px, A.
     mask : the mask in words, with its radii in A; "none" without one.
+    definition : whose shells these are, a name of definitions.DEFINITIONS, or "rounded" for |k| rounded.
     """
 
     name: str
@@ -37,6 +62,7 @@ class FscCurve:
     box_size: int
     voxel_size: float
     mask: str = "none"
+    definition: str = "rounded"
 
     @property
     def frequencies(self) -> NDArray[np.float64]:
@@ -57,29 +83,53 @@ class Resolution:
     """Where a curve falls below a threshold.
 
     angstrom : None if it never does: "no crossing", a value of its own, not Nyquist.
-    shell : the shell read, None without a crossing.
+    shell : the shell read, a fraction where the rule interpolates; None without a crossing.
+    threshold : its height where it was read. criterion : its name, "0.143" or "half-bit".
     """
 
     angstrom: float | None
-    shell: int | None
+    shell: float | None
     threshold: float
+    criterion: str
     rule: str
     nyquist_angstrom: float
     curve: str
     mask: str
+    box_size: int
+    voxel_size: float
+    definition: str
 
     def __str__(self) -> str:
-        where = f"{self.curve}, FSC = {self.threshold:g}, {self.rule}, mask: {self.mask}"
+        criterion = f"FSC = {self.criterion}" if self.criterion[0].isdigit() else self.criterion
+        where = (
+            f"{self.curve}, {criterion}, {self.rule}, mask: {self.mask}; {self.definition} definition, "
+            f"box {self.box_size}, {self.voxel_size:.4g} A/voxel"
+        )
         if self.angstrom is None:
             return f"no crossing below Nyquist ({self.nyquist_angstrom:.2f} A) [{where}]"
         return f"{self.angstrom:.2f} A [{where}]"
 
 
-def shell_indices(box_size: int) -> NDArray[np.int64]:
-    """(D, D, D // 2 + 1) shell of each voxel of numpy's rfftn: |k| rounded to the nearest integer."""
+def shell_indices(box_size: int, shells: Shells = Shells()) -> NDArray[np.int64]:
+    """(D, D, D // 2 + 1) shell of each voxel of numpy's rfftn."""
     k = np.fft.fftfreq(box_size, 1 / box_size)
     kx = np.arange(box_size // 2 + 1)
-    return np.rint(np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + kx**2)).astype(np.int64)
+    return _shell_of(k[:, None, None] ** 2 + k[None, :, None] ** 2 + kx**2, shells)
+
+
+def _shell_of(squared: NDArray[np.floating], shells: Shells) -> NDArray[np.int64]:
+    """Shell of voxels at squared distances from the origin."""
+    distance = np.sqrt(squared)
+    if shells.radius == "round":
+        return np.rint(distance).astype(np.int64)
+    return distance.astype(np.int64) + (shells.radius == "floor + 1")
+
+
+def shell_weights(box_size: int, shells: Shells = Shells()) -> NDArray[np.float64]:
+    """(D // 2 + 1,) how often a voxel of the stored half counts, by kx."""
+    weights = np.full(box_size // 2 + 1, 2.0 if shells.mates == "all" else 1.0)
+    weights[[0, -1]] = 1.0
+    return weights
 
 
 def fourier_shell_correlation(
@@ -90,55 +140,92 @@ def fourier_shell_correlation(
     mask: Map | None = None,
     mask_name: str = "none",
     name: str | None = None,
+    shells: Shells = Shells(),
+    definition: str = "rounded",
 ) -> FscCurve:
     """Correlate two (D, D, D) maps shell by shell, after multiplying both by `mask` if one is given."""
     if map_1.shape != map_2.shape or map_1.ndim != 3 or len(set(map_1.shape)) != 1:
         raise InputError(f"maps must be cubes of the same box, not {map_1.shape} and {map_2.shape}")
     if mask is not None and mask.shape != map_1.shape:
         raise InputError(f"the mask has shape {mask.shape}, the maps {map_1.shape}")
-    box_size = len(map_1)
-    masked = [m.astype(np.float64) * (1 if mask is None else mask) for m in (map_1, map_2)]
-    first, second = (np.fft.rfftn(m) for m in masked)
-    shells = shell_indices(box_size).ravel()
-    weight = np.full(box_size // 2 + 1, 2.0)  # Friedel mates
-    weight[[0, -1]] = 1.0
-    weights = np.broadcast_to(weight, first.shape).ravel()
+    first, second = (transform(m if mask is None else m * mask.astype(np.float64)) for m in (map_1, map_2))
+    name = name or ("fsc_unmasked" if mask is None else "fsc_masked")
+    return FscCurve(name, correlate_transforms(first, second, shells), len(map_1), voxel_size, mask_name, definition)
 
-    def shell_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(shells, values.ravel() * weights)[: box_size // 2 + 1].astype(np.float64)
 
-    cross = shell_sum((first * second.conj()).real)
-    power_1, power_2 = (shell_sum(np.abs(f) ** 2) for f in (first, second))
+def correlate_transforms(
+    first: NDArray[np.complex128], second: NDArray[np.complex128], shells: Shells
+) -> NDArray[np.float64]:
+    """(D // 2 + 1,) FSC of two transforms as `transform` stores them; NaN in shells where one has no power."""
+    box_size, n = len(first), len(first) // 2 + 1
+    k, kx = np.fft.fftfreq(box_size, 1 / box_size), np.arange(n)
+    weights = np.broadcast_to(shell_weights(box_size, shells), (box_size, n)).ravel()
+    sums = np.zeros((3, n))
+    for kz, f, g in zip(k, first, second, strict=True):  # plane by plane, for whole maps do not fit a cache
+        index = _shell_of(kz**2 + k[:, None] ** 2 + kx**2, shells).ravel()
+        planes = (f.real * g.real + f.imag * g.imag, f.real**2 + f.imag**2, g.real**2 + g.imag**2)
+        for total, plane in zip(sums, planes, strict=True):
+            total += np.bincount(index, plane.ravel() * weights, minlength=n)[:n]
+    cross, power_1, power_2 = sums
     # Power at the rounding of the transform is no power: maps cut off in Fourier space have shells like that.
     empty = [p <= 1e-14 * max(p.sum(), np.finfo(float).tiny) for p in (power_1, power_2)]
-    values = np.full(len(cross), np.nan)
+    values = np.full(n, np.nan)
     np.divide(cross, np.sqrt(power_1 * power_2), out=values, where=~(empty[0] | empty[1]))
-    name = name or ("fsc_unmasked" if mask is None else "fsc_masked")
-    return FscCurve(name, values, box_size, voxel_size, mask_name)
+    return values
 
 
-def resolution(curve: FscCurve, threshold: float = 0.143) -> Resolution:
-    """Read the resolution: the last shell before the first one, from shell 1 on, whose FSC is below `threshold`.
+def resolution(
+    curve: FscCurve,
+    threshold: float | NDArray[np.float64] = 0.143,
+    rule: Crossing = "before first below",
+    criterion: str | None = None,
+) -> Resolution:
+    """Read where `curve` falls below `threshold`, one height or one per shell, by one of RULES.
 
-    Shells up to Nyquist - 1 count. If none is below, there is no crossing.
+    Shells 1 to Nyquist - 1 count. If none is below (for "last at or above": if the last is not), there is no crossing.
     """
-    values = np.nan_to_num(curve.values[1 : curve.box_size // 2])  # a shell without power is below any threshold
-    below = np.flatnonzero(values < threshold)
-    shell = int(below[0]) if len(below) else None  # values[i] is shell i + 1, so this is the shell before
-    angstrom = None if shell is None else curve.box_size * curve.voxel_size / max(shell, 1)
-    rule = "last shell before the first below"
-    return Resolution(angstrom, shell, threshold, rule, curve.nyquist_angstrom, curve.name, curve.mask)
+    heights = np.broadcast_to(threshold, curve.values.shape)[1 : curve.box_size // 2]
+    above = np.nan_to_num(curve.values[1 : curve.box_size // 2], nan=-1.0) - heights  # no power is below anything
+    shell = _last_above(above) if rule == "last at or above" else _before_first_below(above)
+    if shell is not None and shell > 0 and rule == "interpolated":
+        shell += float(above[int(shell) - 1] / (above[int(shell) - 1] - above[int(shell)]))
+    return Resolution(
+        angstrom=None if shell is None else curve.box_size * curve.voxel_size / max(shell, 1),
+        shell=shell,
+        threshold=float(np.interp(shell if shell is not None else len(heights), 1 + np.arange(len(heights)), heights)),
+        criterion=criterion or f"{np.max(threshold):g}",
+        rule=RULES[rule],
+        nyquist_angstrom=curve.nyquist_angstrom,
+        curve=curve.name,
+        mask=curve.mask,
+        box_size=curve.box_size,
+        voxel_size=curve.voxel_size,
+        definition=curve.definition,
+    )
+
+
+def _before_first_below(above: NDArray[np.float64]) -> float | None:
+    """above[i] belongs to shell i + 1, so the first index below is the number of the shell before."""
+    below = np.flatnonzero(above < 0)
+    return int(below[0]) if len(below) else None
+
+
+def _last_above(above: NDArray[np.float64]) -> float | None:
+    at_least = np.flatnonzero(above >= 0)
+    last = int(at_least[-1]) + 1 if len(at_least) else 0
+    return None if last == len(above) else last
 
 
 def write_fsc_csv(path: str | Path, curves: Sequence[FscCurve]) -> None:
     """Write curves of one box as fsc.csv: shell, frequency_per_angstrom, resolution_angstrom, then a column per curve.
 
-    A first line `# ...` says box, voxel size and masks. NaN is written as an empty field.
+    A first line `# ...` says box, voxel size, definition and masks. NaN is written as an empty field.
     """
     first = curves[0]
     masks = "; ".join(f"{c.name}: {c.mask}" for c in curves)
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        file.write(f"# box_size {first.box_size}, voxel_size {first.voxel_size:g} A, masks: {masks}\n")
+        grid = f"box_size {first.box_size}, voxel_size {first.voxel_size:g} A"
+        file.write(f"# {grid}, definition {first.definition}, masks: {masks}\n")
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["shell", "frequency_per_angstrom", "resolution_angstrom", *(c.name for c in curves)])
         for shell, frequency in enumerate(first.frequencies):
@@ -150,12 +237,11 @@ def write_fsc_csv(path: str | Path, curves: Sequence[FscCurve]) -> None:
 def read_fsc_csv(path: str | Path) -> list[FscCurve]:
     """Read the curves that `write_fsc_csv` wrote; anything else raises InputError."""
     with open(path, newline="", encoding="utf-8") as file:
-        header = re.fullmatch(r"# box_size (\d+), voxel_size (\S+) A, masks: (.*)\n", file.readline())
+        header = re.fullmatch(r"# box_size (\d+), voxel_size (\S+) A, definition (.*?), masks: (.*)\n", file.readline())
         if header is None:
             raise InputError("not an fsc.csv", file=path, remedy="give one that this program wrote")
         rows = list(csv.DictReader(file))
-    masks = dict(item.split(": ", 1) for item in re.split("; (?=fsc_)", header[3]))
-    return [
-        FscCurve(name, np.array([float(row[name] or "nan") for row in rows]), int(header[1]), float(header[2]), mask)
-        for name, mask in masks.items()
-    ]
+    masks = dict(item.split(": ", 1) for item in re.split("; (?=fsc_)", header[4]))
+    box_size, voxel_size, definition = int(header[1]), float(header[2]), header[3]
+    values = {name: np.array([float(row[name] or "nan") for row in rows]) for name in masks}
+    return [FscCurve(name, values[name], box_size, voxel_size, mask, definition) for name, mask in masks.items()]

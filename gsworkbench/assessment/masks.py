@@ -2,11 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
+from gsworkbench.assessment.transforms import inverse, transform
+
 Map = NDArray[np.floating]
 Mask = tuple[NDArray[np.float32], str]
+
+
+@dataclass(frozen=True)
+class MaskRecipe:
+    """How a program makes a mask from a map; `make_mask` follows it.
+
+    kind : "automatic" (`automatic_mask`), "sphere" (85 to 100 % of half the box) or "grown" from the voxels at or above
+        half of a percentile of the map.
+    percentile, dilation (A), edge (A) : of a grown mask.
+    steps : the dilation goes by distance, or along voxel faces by whole voxels ("taxicab").
+    profile : the edge falls as a raised cosine, or as a quarter of one, which ends in a kink.
+    """
+
+    kind: Literal["automatic", "sphere", "grown"]
+    percentile: float = 100.0
+    dilation: float = 0.0
+    edge: float = 0.0
+    steps: Literal["distance", "taxicab"] = "distance"
+    profile: Literal["raised cosine", "quarter cosine"] = "raised cosine"
+
+
+def make_mask(recipe: MaskRecipe, volume: Map, voxel_size: float) -> Mask:
+    """Return the mask that `recipe` makes of a (D, D, D) map, and its description."""
+    if recipe.kind == "automatic":
+        return automatic_mask(volume, voxel_size)
+    if recipe.kind == "sphere":
+        half_box = len(volume) / 2 * voxel_size
+        return spherical_mask(len(volume), voxel_size, radius=0.85 * half_box, edge=0.15 * half_box)
+    return grown_mask(volume, voxel_size, recipe)
+
+
+def grown_mask(volume: Map, voxel_size: float, recipe: MaskRecipe) -> Mask:
+    """Return a mask of the voxels at or above half of a percentile of the map, grown and given a soft edge."""
+    from scipy import ndimage
+
+    level = float(np.percentile(volume, recipe.percentile)) / 2
+    inside = volume >= level
+    if recipe.steps == "taxicab":
+        grown = ndimage.distance_transform_cdt(~inside, "taxicab") <= recipe.dilation // voxel_size
+        distance = ndimage.distance_transform_edt(~grown) * voxel_size
+    else:
+        distance = ndimage.distance_transform_edt(~inside) * voxel_size - recipe.dilation
+    words = (
+        f"level {level:.3g} (half of percentile {recipe.percentile:g}), dilated {recipe.dilation:g} A, "
+        f"soft edge {recipe.edge:g} A, {100 * np.mean(distance <= 0):.1f} % of the box"
+    )
+    if recipe.profile == "raised cosine":
+        return _cosine_edge(distance, recipe.edge), words
+    return np.cos(np.pi / 2 * np.clip(distance / recipe.edge, 0, 1)).round(6).astype(np.float32), words
 
 
 def spherical_mask(box_size: int, voxel_size: float, *, radius: float | None = None, edge: float | None = None) -> Mask:
@@ -69,5 +123,4 @@ def _lowpass(volume: Map, voxel_size: float, angstrom: float) -> NDArray[np.floa
     k = [np.fft.fftfreq(n, voxel_size) for n in volume.shape]
     k[2] = np.fft.rfftfreq(volume.shape[2], voxel_size)
     s = np.sqrt(k[0][:, None, None] ** 2 + k[1][:, None] ** 2 + k[2] ** 2) * angstrom
-    filtered = np.fft.rfftn(volume) * (0.5 * (1 + np.cos(np.pi * np.clip(s - 0.5, 0, 1))))
-    return np.fft.irfftn(filtered, s=volume.shape, axes=(0, 1, 2))
+    return inverse(transform(volume) * (0.5 * (1 + np.cos(np.pi * np.clip(s - 0.5, 0, 1)))))

@@ -6,23 +6,24 @@ A projection is the line integral of the mixture along z after rotating it by A,
 
 sampled at pixel centres; a volume is the mixture sampled at voxel centres. Nothing is sorted, blended or normalised.
 A Gaussian reaches the pixels of its footprint only: the rectangle of `cutoff` standard deviations about its mean,
-decided once here in float64 and given to every backend, so that backends agree to rounding.
+decided in float64 by one rule (footprints.py), so that backends agree to rounding.
 
-`reference` is the readable definition. The others are tested against it, values and gradients.
+`reference` is the readable definition. The others are tested against it, values and gradients: `cpu`, compiled, and
+`windowed`, plain torch, which serves where there is no compiler and on other devices.
 """
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from gsworkbench.rendering import reference, windowed
-from gsworkbench.rendering.footprints import footprints, image_extents
+from gsworkbench.rendering import cpu, reference, windowed
 
-# Fastest first. A backend is a module with project(), voxelize() and unavailable_because().
-_BACKENDS: dict[str, ModuleType] = {"windowed": windowed, "reference": reference}
+# Fastest first. A backend is a module with project(), voxelize(), unavailable_because() and supports(tensor).
+_BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "windowed": windowed, "reference": reference}
 
 
 def available_backends() -> dict[str, str | None]:
@@ -52,21 +53,19 @@ def project(
     box_size : pixels along each side; pixel box_size // 2 is the origin.
     pixel_size : A.
     cutoff : half width of a footprint in standard deviations; None reaches every pixel.
-    backend : a name of `available_backends()`; None takes the first that works.
+    backend : a name of `available_backends()`; None takes the first that works and knows the device and dtype.
 
     Returns
     -------
     (..., box_size, box_size), rows are y, columns x, in weight / A^2: sum(image) pixel_size^2 = sum(weights) for
     Gaussians inside the box, wider than about a pixel.
     """
-    _check(means, covariances, weights)
     if rotations.shape[-2:] != (3, 3):
         raise ValueError(f"rotations must be (..., 3, 3), not {tuple(rotations.shape)}")
     flat = rotations.reshape(-1, 3, 3)
-    centres, variances = image_extents(*(t.detach().double() for t in (means, covariances, flat)))
-    bounds = footprints(centres, variances, box_size, pixel_size, cutoff)
-    images = _backend(backend).project(
-        means, covariances, weights, flat, bounds, box_size=box_size, pixel_size=pixel_size
+    _check(means, covariances, weights, flat)
+    images = _backend(backend, means).project(
+        means, covariances, weights, flat, box_size=box_size, pixel_size=pixel_size, cutoff=cutoff
     )
     return images.reshape(*rotations.shape[:-2], box_size, box_size)
 
@@ -88,29 +87,42 @@ def voxelize(
     (box_size, box_size, box_size) = (z, y, x), in weight / A^3: sum(volume) voxel_size^3 = sum(weights).
     """
     _check(means, covariances, weights)
-    variances = covariances.detach().double().diagonal(dim1=-2, dim2=-1)
-    bounds = footprints(means.detach().double(), variances, box_size, voxel_size, cutoff)
-    return _backend(backend).voxelize(means, covariances, weights, bounds, box_size=box_size, voxel_size=voxel_size)
+    return _backend(backend, means).voxelize(
+        means, covariances, weights, box_size=box_size, voxel_size=voxel_size, cutoff=cutoff
+    )
 
 
-def _backend(name: str | None) -> ModuleType:
-    reasons = available_backends()
+def _backend(name: str | None, tensor: Tensor) -> ModuleType:
     if name is None:
-        name = next(n for n, reason in reasons.items() if reason is None)
+        return next(b for b in _BACKENDS.values() if b.supports(tensor) and b.unavailable_because() is None)
     if name not in _BACKENDS:
         raise ValueError(f"there is no backend {name!r}; there are {', '.join(_BACKENDS)}")
-    if reasons[name] is not None:
-        raise RuntimeError(f"backend {name} does not work here: {reasons[name]}")
-    return _BACKENDS[name]
+    backend = _BACKENDS[name]
+    if reason := backend.unavailable_because():
+        raise RuntimeError(f"backend {name} does not work here: {reason}")
+    if not backend.supports(tensor):
+        raise RuntimeError(f"backend {name} does not know {tensor.dtype} on {tensor.device}")
+    return backend
 
 
-def _check(means: Tensor, covariances: Tensor, weights: Tensor) -> None:
+def _check(means: Tensor, covariances: Tensor, weights: Tensor, rotations: Tensor | None = None) -> None:
+    """Shapes, one dtype and device, and finite numbers; `rotations` are (b, 3, 3)."""
     n = len(means)
     if means.shape != (n, 3) or covariances.shape != (n, 3, 3) or weights.shape != (n,):
         raise ValueError(
             "means, covariances and weights must be (n, 3), (n, 3, 3) and (n,), not "
             f"{tuple(means.shape)}, {tuple(covariances.shape)} and {tuple(weights.shape)}"
         )
-    finite = torch.isfinite(means).all(1) & torch.isfinite(covariances).flatten(1).all(1) & torch.isfinite(weights)
-    if not finite.all():
-        raise ValueError(f"Gaussian {int((~finite).nonzero()[0])} is not finite")
+    given = {"means": means, "covariances": covariances, "weights": weights}
+    if rotations is not None:
+        given["rotations"] = rotations
+    for name, tensor in given.items():
+        if tensor.dtype != means.dtype or tensor.device != means.device:
+            raise ValueError(
+                f"{name} are {tensor.dtype} on {tensor.device}, means {means.dtype} on {means.device}: they must agree"
+            )
+        if not math.isfinite(tensor.detach().sum()):  # or a sum of large numbers overflowed: look at each
+            finite = torch.isfinite(tensor.detach()).reshape(len(tensor), -1).all(1)
+            if not finite.all():
+                kind = "rotation" if name == "rotations" else "Gaussian"
+                raise ValueError(f"{kind} {int((~finite).nonzero()[0])} is not finite: its {name} hold NaN or infinity")

@@ -10,9 +10,15 @@ import math
 import torch
 from torch import Tensor
 
+from gsworkbench.rendering.footprints import image_footprints, volume_footprints
+
 
 def unavailable_because() -> str | None:
     return None
+
+
+def supports(tensor: Tensor) -> bool:
+    return tensor.is_floating_point()
 
 
 def image_moments(means: Tensor, covariances: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,12 +32,13 @@ def project(
     covariances: Tensor,
     weights: Tensor,
     rotations: Tensor,
-    bounds: Tensor,
     *,
     box_size: int,
     pixel_size: float,
+    cutoff: float | None,
 ) -> Tensor:
-    """(b, box_size, box_size); `rotations` are (b, 3, 3), `bounds` (b, n, 2, 2)."""
+    """(b, box_size, box_size); `rotations` are (b, 3, 3)."""
+    bounds = image_footprints(means, covariances, rotations, box_size, pixel_size, cutoff)
     centres, variances = image_moments(means, covariances, rotations)
     images = [
         _sample(c, v, weights, b, box_size, pixel_size) for c, v, b in zip(centres, variances, bounds, strict=True)
@@ -40,9 +47,16 @@ def project(
 
 
 def voxelize(
-    means: Tensor, covariances: Tensor, weights: Tensor, bounds: Tensor, *, box_size: int, voxel_size: float
+    means: Tensor,
+    covariances: Tensor,
+    weights: Tensor,
+    *,
+    box_size: int,
+    voxel_size: float,
+    cutoff: float | None,
 ) -> Tensor:
-    """(box_size, box_size, box_size) = z, y, x; `bounds` are (n, 3, 2)."""
+    """(box_size, box_size, box_size) = z, y, x."""
+    bounds = volume_footprints(means, covariances, box_size, voxel_size, cutoff)
     return _sample(means, covariances, weights, bounds, box_size, voxel_size)
 
 

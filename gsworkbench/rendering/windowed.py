@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gsworkbench.rendering.footprints import image_footprints, volume_footprints
+
 _WINDOWS = (4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)  # sizes offered
 _BLOCK = 2**19  # window samples evaluated at a time: a few MB, which stay in cache
 
@@ -32,17 +34,22 @@ def unavailable_because() -> str | None:
     return None
 
 
+def supports(tensor: Tensor) -> bool:
+    return tensor.is_floating_point()
+
+
 def project(
     means: Tensor,
     covariances: Tensor,
     weights: Tensor,
     rotations: Tensor,
-    bounds: Tensor,
     *,
     box_size: int,
     pixel_size: float,
+    cutoff: float | None,
 ) -> Tensor:
-    """(b, box_size, box_size); `rotations` are (b, 3, 3), `bounds` (b, n, 2, 2)."""
+    """(b, box_size, box_size); `rotations` are (b, 3, 3)."""
+    bounds = image_footprints(means, covariances, rotations, box_size, pixel_size, cutoff)
     b = len(rotations)
     rows = rotations[:, :2, :]  # (b, 2, 3)
     centres = (rows @ means.mT).mT  # (b, n, 2)
@@ -65,9 +72,16 @@ def project(
 
 
 def voxelize(
-    means: Tensor, covariances: Tensor, weights: Tensor, bounds: Tensor, *, box_size: int, voxel_size: float
+    means: Tensor,
+    covariances: Tensor,
+    weights: Tensor,
+    *,
+    box_size: int,
+    voxel_size: float,
+    cutoff: float | None,
 ) -> Tensor:
-    """(box_size, box_size, box_size) = z, y, x; `bounds` are (n, 3, 2)."""
+    """(box_size, box_size, box_size) = z, y, x."""
+    bounds = volume_footprints(means, covariances, box_size, voxel_size, cutoff)
     start = torch.zeros(len(means), dtype=torch.int64, device=means.device)
     return _splat(means, covariances, weights, bounds, start, 1, box_size, voxel_size).reshape([box_size] * 3)
 

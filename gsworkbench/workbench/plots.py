@@ -49,17 +49,19 @@ def maps_and_curves(registry: Registry, figure: Figure, folder: Path) -> mpl.Fig
 
 
 def metrics_against_number(registry: Registry, figure: Figure, folder: Path) -> mpl.Figure:
-    """The figure's metrics against the number of Gaussians."""
+    """The figure's metrics against the number of Gaussians: a colour for each method, a line style for each metric."""
     from matplotlib.figure import Figure
 
     results = read_results(folder / "results.csv")
     rows = results[results.experiment == figure.experiment]
-    page = Figure(figsize=(4.5, 3.2), layout="constrained")
+    page = Figure(figsize=(4.5, 3.6), layout="constrained")
     axes = page.add_subplot()
-    for metric, colour, marker in zip(figure.metrics, COLOURS[1:], "osD^", strict=False):
-        points = rows[rows.metric == metric].sort_values("n_gaussians")
-        label = METRIC_NAMES.get(metric, metric)
-        axes.plot(points.n_gaussians.astype(int), points.value, marker=marker, color=colour, label=label)
+    for method, colour in zip(dict.fromkeys(rows.method), COLOURS[1:], strict=False):
+        for metric, style, marker in zip(figure.metrics, ("-", "--", ":"), "os^", strict=False):
+            points = rows[(rows.metric == metric) & (rows.method == method)].sort_values("n_gaussians")
+            label = f"{registry.methods[method].label}: {METRIC_NAMES.get(metric, metric)}"
+            numbers = points.n_gaussians.astype(int)
+            axes.plot(numbers, points.value, style, marker=marker, ms=4, color=colour, label=label)
     numbers = sorted(set(rows.n_gaussians.astype(int)))
     axes.set_xscale("log")
     axes.set_xticks(numbers, [f"{n:,}" for n in numbers], fontsize="small")

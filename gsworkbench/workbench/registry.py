@@ -19,6 +19,8 @@ from gsworkbench.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS_FILE = ROOT / "paper_figures" / "experiments.yaml"
+# Methods with Gaussians, and the part of ReconstructionConfig that holds their settings.
+GAUSSIAN_METHODS = {"normal-equations": "normal_equations", "stochastic": "stochastic"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _experiment(
     runs: dict[str, Run] = {}
     for dataset, method, n, seed in itertools.product(*(getattr(factors, f.name) for f in fields(Factors))):
         simulation, how = _named(datasets, dataset, "dataset"), _named(methods, method, "method")
-        n_gaussians = None if how.preset is None else n
+        n_gaussians = n if how.method in GAUSSIAN_METHODS else None
         name = "-".join([dataset, method, *([] if n_gaussians is None else [f"n{n}"]), f"s{seed}"])
         config = RunConfig(simulation, _reconstruction(how, n, seed))
         runs[name] = Run(name, dataset, method, how.preset, n_gaussians, seed, row["notebook"], config)
@@ -152,11 +154,11 @@ def _experiment(
 
 
 def _reconstruction(row: Method, n_gaussians: int, seed: int) -> ReconstructionConfig:
-    """Resolve a method: its preset, its own settings over that, and the factors over both. No preset, no Gaussians."""
+    """Resolve a method: the preset of a stochastic one, its own settings over that, and the factors over both."""
     values: dict[str, Any] = {"method": row.method, "seed": seed}
-    if row.preset is not None:
-        preset = to_mapping(_named(PRESETS, row.preset, "preset"))
-        values["stochastic"] = preset | row.settings | {"n_gaussians": n_gaussians}
+    if row.method in GAUSSIAN_METHODS:
+        preset = {} if row.preset is None else to_mapping(_named(PRESETS, row.preset, "preset"))
+        values[GAUSSIAN_METHODS[row.method]] = preset | row.settings | {"n_gaussians": n_gaussians}
     return from_mapping(ReconstructionConfig, values)
 
 

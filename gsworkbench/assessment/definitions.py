@@ -1,0 +1,255 @@
+"""Whose FSC is it? The definitions of four programs as data, and one judge that follows them.
+
+Sources: RELION 3.1 relion_postprocess (equal to 1e-5, tests/test_judge.py), cryoDRGN 4.3 cryodrgn_utils fsc (equal
+likewise), cryoSPARC's guide and forum (closed source: `notes` say what is not documented), the FSC of the CryoNeRF
+release, which GEM's numbers come from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.assessment.corrected import (
+    corrected_curve,
+    corrected_error,
+    effective_samples,
+    randomise_phases,
+    standard_error,
+)
+from gsworkbench.assessment.fsc import (
+    Crossing,
+    FscCurve,
+    Resolution,
+    Shells,
+    fourier_shell_correlation,
+    resolution,
+)
+from gsworkbench.assessment.masks import MaskRecipe, make_mask
+from gsworkbench.errors import InputError
+
+Map = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a program means by FSC and resolution.
+
+    shells : how voxels are summed. masks : curve -> recipe; the one of fsc_masked gives the corrected curve, and a
+    mask that the user gives takes its place.
+    randomise : where phases are randomised from: the first shell whose unmasked FSC is below a height; or the given
+    fraction of the frequency where fsc_masked crosses the threshold (half of the unmasked one if it never does); None
+    where nothing is corrected.
+    corrected_from : shells beyond that, from which the corrected curve is (t - n) / (1 - n).
+    clipped : the corrected curve is cut to 0...1.
+    crossing, threshold : how the resolution is read.
+    notes : what is not documented and taken as it stands here, and where we depart on purpose.
+    """
+
+    name: str
+    shells: Shells
+    masks: Mapping[str, MaskRecipe]
+    randomise: tuple[Literal["unmasked below", "fraction of masked crossing"], float] | None
+    corrected_from: int = 0
+    clipped: bool = False
+    crossing: Crossing = "before first below"
+    threshold: float = 0.143
+    notes: tuple[str, ...] = ()
+
+
+_CRYODRGN_GROWN = MaskRecipe("grown", percentile=99.99, steps="taxicab", profile="quarter cosine")
+
+DEFINITIONS: Mapping[str, Definition] = MappingProxyType({
+    d.name: d
+    for d in (
+        Definition(
+            "RELION",
+            Shells("round", "stored"),
+            {"fsc_masked": MaskRecipe("automatic")},
+            ("unmasked below", 0.8),
+            corrected_from=2,
+            notes=(
+                "sums run over the stored half of the transform, so the plane kx = 0 counts twice",
+                "without a mask of the user's the automatic mask of this program is taken; RELION has no default",
+            ),
+        ),
+        Definition(
+            "cryoSPARC",
+            Shells("round", "all"),
+            {
+                "fsc_sphere": MaskRecipe("sphere"),
+                "fsc_loose": MaskRecipe("grown", dilation=25, edge=15),
+                "fsc_masked": MaskRecipe("grown", dilation=6, edge=6),
+            },
+            ("unmasked below", 0.143),
+            crossing="interpolated",
+            notes=(
+                "closed source; shells and filtering before the masks are not documented",
+                "interpolation is inferred from the fractional radii in its logs",
+            ),
+        ),
+        Definition(
+            "cryoDRGN",
+            Shells("floor + 1", "all"),
+            {
+                "fsc_sphere": MaskRecipe("sphere"),
+                "fsc_loose": dataclasses.replace(_CRYODRGN_GROWN, dilation=25, edge=15),
+                "fsc_masked": dataclasses.replace(_CRYODRGN_GROWN, dilation=6, edge=6),
+            },
+            ("fraction of masked crossing", 0.75),
+            corrected_from=1,
+            clipped=True,
+            crossing="last at or above",
+            notes=(
+                "its spherical mask is a cylinder along z; a sphere is taken here",
+                "its randomised phases are neither seeded nor those of a real map; they are here",
+                "a shell without power counts 1 there; it has no value here",
+                "shell i holds i - 1 <= |k| < i but is read as frequency i: half a shell optimistic on average",
+                "a curve that ends above the threshold gives its last shell there, no crossing here",
+            ),
+        ),
+        Definition(
+            "GEM/CryoNeRF",
+            Shells("floor", "all"),
+            {},
+            None,
+            notes=("a binary search that takes the curve for monotone; on others the first shell below is taken here",),
+        ),
+    )
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Two half maps under one definition.
+
+    curves : fsc_unmasked, one per mask, fsc_randomized_masked and fsc_corrected where there are such.
+    errors : curve name -> (D // 2 + 1,) standard errors, for curves other than those of sphere and loose masks.
+    resolutions : one for every curve but the randomised one.
+    resolution : the one the program would report: of the corrected curve, else masked, else unmasked.
+    masks : curve name -> mask. randomised_from : shell, None if nothing was randomised. notes : sentences.
+    """
+
+    definition: Definition
+    curves: tuple[FscCurve, ...]
+    errors: Mapping[str, NDArray[np.float64]]
+    resolutions: tuple[Resolution, ...]
+    masks: Mapping[str, NDArray[np.floating]] = field(repr=False)
+    randomised_from: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def resolution(self) -> Resolution:
+        return self.resolutions[-1]
+
+    def curve(self, name: str) -> FscCurve | None:
+        return next((c for c in self.curves if c.name == name), None)
+
+
+def find_definition(name: str) -> Definition:
+    """Return a definition by its name, whatever its case; an unknown one raises InputError."""
+    for definition in DEFINITIONS.values():
+        if definition.name.lower() == name.lower():
+            return definition
+    raise InputError(f"there is no FSC definition {name!r}", remedy=f"the known ones are {', '.join(DEFINITIONS)}")
+
+
+def judge(
+    half_1: Map,
+    half_2: Map,
+    definition: Definition | str = "RELION",
+    *,
+    voxel_size: float,
+    mask: Map | None = None,
+    mask_name: str = "user's mask",
+    masked: bool = True,
+    seed: int = 0,
+) -> Judgement:
+    """Judge two (D, D, D) half maps as `definition` does.
+
+    mask : takes the place of the definition's mask for fsc_masked and fsc_corrected. masked : False leaves out all
+    masks, and with them the correction. seed : of the random phases.
+    """
+    definition = find_definition(definition) if isinstance(definition, str) else definition
+    masks, names = _masks(definition, half_1, half_2, voxel_size, mask, mask_name) if masked else ({}, {})
+
+    def correlate(pair: Sequence[Map], name: str, mask_of: str | None) -> FscCurve:
+        return fourier_shell_correlation(
+            pair[0],
+            pair[1],
+            voxel_size=voxel_size,
+            mask=masks[mask_of] if mask_of else None,
+            mask_name=names[mask_of] if mask_of else "none",
+            name=name,
+            shells=definition.shells,
+            definition=definition.name,
+        )
+
+    halves = (half_1, half_2)
+    curves = [correlate(halves, "fsc_unmasked", None), *(correlate(halves, name, name) for name in masks)]
+    errors = {"fsc_unmasked": standard_error(curves[0], effective_samples(len(half_1)))}
+    notes: list[str] = []
+    shell = None
+    if "fsc_masked" in masks:
+        samples = effective_samples(len(half_1), masks["fsc_masked"])
+        errors["fsc_masked"] = standard_error(curves[-1], samples)
+        if definition.randomise is not None:
+            shell = _randomisation_shell(definition, curves[0], curves[-1])
+            notes += [] if shell else [_nothing_to_randomise(definition)]
+    if shell:
+        measured, start = curves[-1], shell + definition.corrected_from
+        random = [randomise_phases(half, shell, seed=2 * seed + i) for i, half in enumerate(halves)]
+        curves.append(correlate(random, "fsc_randomized_masked", "fsc_masked"))
+        errors["fsc_corrected"] = corrected_error(measured, curves[-1], start, samples)
+        curves.append(_clipped(corrected_curve(measured, curves[-1], start), definition.clipped))
+    read = tuple(
+        resolution(c, definition.threshold, definition.crossing) for c in curves if c.name != "fsc_randomized_masked"
+    )
+    return Judgement(definition, tuple(curves), errors, read, masks, shell, tuple(notes))
+
+
+def _masks(
+    definition: Definition, half_1: Map, half_2: Map, voxel_size: float, mask: Map | None, mask_name: str
+) -> tuple[dict[str, NDArray[np.floating]], dict[str, str]]:
+    """Return masks and their descriptions by curve, fsc_masked last."""
+    mean = (half_1 + half_2) / 2
+    made = {
+        name: make_mask(recipe, mean, voxel_size)
+        for name, recipe in definition.masks.items()
+        if mask is None or name != "fsc_masked"
+    }
+    if mask is not None:
+        made["fsc_masked"] = (mask, mask_name)
+    return {name: m for name, (m, _) in made.items()}, {name: words for name, (_, words) in made.items()}
+
+
+def _randomisation_shell(definition: Definition, unmasked: FscCurve, masked: FscCurve) -> int | None:
+    """The shell that phases are randomised from; None if the curves never fall far enough, or fall at once."""
+    assert definition.randomise is not None
+    rule, value = definition.randomise
+    if rule == "unmasked below":
+        below = np.flatnonzero(~(unmasked.values[1:] >= value))
+        return int(below[0]) + 1 if len(below) else None
+    found = resolution(masked, definition.threshold, definition.crossing)
+    if found.shell is None:
+        value, found = 0.5, resolution(unmasked, definition.threshold, definition.crossing)
+    shell = unmasked.box_size // 2 - 1 if found.shell is None else found.shell
+    return int(value * shell) or None
+
+
+def _nothing_to_randomise(definition: Definition) -> str:
+    assert definition.randomise is not None
+    rule, value = definition.randomise
+    if rule == "unmasked below":
+        return f"no corrected curve: the unmasked FSC never falls below {value:g}, the sampling limits it"
+    return "no corrected curve: the masked FSC is below the threshold from the first shell on"
+
+
+def _clipped(curve: FscCurve, clipped: bool) -> FscCurve:
+    return dataclasses.replace(curve, values=np.clip(curve.values, 0, 1)) if clipped else curve

@@ -1,0 +1,197 @@
+"""Does a map resolve all directions alike? Conical FSC, its sphericity, and how evenly the views sample.
+
+Conical FSC and sphericity after Tan et al. 2017 (Nature Methods 14, 793); sampling compensation factor after Baldwin
+and Lyumkis 2020 (Prog. Biophys. Mol. Biol. 150, 160). FSLC, which the GEM paper prints, is not here: its definition
+is not stated there, and no other number goes by that name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import ConvexHull
+
+from gsworkbench.assessment.fsc import shell_weights
+from gsworkbench.assessment.local import first_crossings
+from gsworkbench.assessment.transforms import transform
+
+Map = NDArray[np.floating]
+
+_CHUNK = 8192  # voxels compared with all directions at a time, small enough for the cache of a core
+
+
+@dataclass(frozen=True)
+class DirectionalFsc:
+    """FSC inside cones about axes all round a half sphere.
+
+    directions : (n, 3) unit vectors x, y, z. curves : (n, D // 2), shell by shell; NaN where a cone holds no power.
+    values : (n,) A, where each curve first falls below `threshold`, interpolated; twice the voxel size where it never
+    does. half_angle : of the cones, degrees. sphericity : of the surface drawn by the crossings in all directions,
+    1 for a sphere. at_nyquist : fraction of directions that never cross.
+    """
+
+    directions: NDArray[np.float64]
+    curves: NDArray[np.float64]
+    values: NDArray[np.float64]
+    half_angle: float
+    threshold: float
+    sphericity: float
+    at_nyquist: float
+    box_size: int
+    voxel_size: float
+    mask: str
+
+    def __str__(self) -> str:
+        best, worst = self.directions[self.values.argmin()], self.directions[self.values.argmax()]
+        return (
+            f"sphericity {self.sphericity:.3f}; best {self.values.min():.2f} A along {_arrow(best)}, worst "
+            f"{self.values.max():.2f} A along {_arrow(worst)} [FSC = {self.threshold:g} in cones of "
+            f"{self.half_angle:g} degrees about {len(self.values)} directions, first crossing, interpolated, "
+            f"mask: {self.mask}, box {self.box_size}, {self.voxel_size:.4g} A/voxel; "
+            f"{100 * self.at_nyquist:.1f} % never cross]"
+        )
+
+
+def half_sphere(n: int) -> NDArray[np.float64]:
+    """(n, 3) directions x, y, z spread evenly over the half sphere z > 0 (Fibonacci spiral)."""
+    z = (np.arange(n) + 0.5) / n
+    turn = np.pi * (1 + np.sqrt(5)) * np.arange(n)
+    return np.stack([np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z], axis=1)
+
+
+def directional_fsc(
+    map_1: Map,
+    map_2: Map,
+    *,
+    voxel_size: float,
+    mask: Map | None = None,
+    mask_name: str = "none",
+    n_directions: int = 200,
+    half_angle: float = 20.0,
+    threshold: float = 0.143,
+) -> DirectionalFsc:
+    """Correlate two (D, D, D) maps inside double cones of `half_angle` degrees, shell by shell.
+
+    A cone and its opposite are one, as Friedel's law makes them. The first shells hold too few voxels to have a
+    direction: where a cone is empty the curve is NaN, and reading starts at the first shell whose cones hold 8 voxels.
+    """
+    box_size = len(map_1)
+    pair = [transform(m if mask is None else m * mask.astype(np.float64)) for m in (map_1, map_2)]
+    directions = half_sphere(n_directions)
+    shells, units, products = _by_shell(pair[0], pair[1])
+    axes = directions.T.astype(np.float32)
+    cosine = np.cos(np.radians(half_angle)) - 1e-6  # single precision
+    curves = np.full((n_directions, box_size // 2), np.nan)
+    for shell in range(1, box_size // 2):
+        sums = np.zeros((3, n_directions))
+        for start in range(shells[shell], shells[shell + 1], _CHUNK):
+            here = slice(start, min(start + _CHUNK, shells[shell + 1]))
+            inside = (np.abs(units[here] @ axes) >= cosine).astype(np.float32)
+            sums += products[:, here] @ inside
+        power = np.sqrt(sums[1] * sums[2])
+        np.divide(sums[0], power, out=curves[:, shell], where=power > 0)
+    first = _first_shell(half_angle)
+    read = curves.copy()
+    read[:, :first] = 1.0
+    crossings = first_crossings(read, threshold)
+    return DirectionalFsc(
+        directions=directions,
+        curves=curves,
+        values=box_size * voxel_size / crossings,
+        half_angle=half_angle,
+        threshold=threshold,
+        sphericity=sphericity(directions, crossings),
+        at_nyquist=float(np.mean(crossings >= box_size / 2)),
+        box_size=box_size,
+        voxel_size=voxel_size,
+        mask=mask_name,
+    )
+
+
+def sphericity(directions: NDArray[np.floating], radii: NDArray[np.floating]) -> float:
+    """pi^(1/3) (6 V)^(2/3) / A of the surface at `radii` (n,) along `directions` (n, 3) and their opposites.
+
+    Volume and area are those of the triangles that join neighbouring directions, divided by what a sphere gives.
+    """
+    points = np.concatenate([directions, -directions])
+    triangles = ConvexHull(points).simplices
+
+    def measure(surface: NDArray[np.floating]) -> float:
+        a, b, c = surface[triangles].transpose(1, 0, 2)
+        normals = np.cross(b - a, c - a)
+        area = 0.5 * np.linalg.norm(normals, axis=1).sum()
+        volume = np.abs((a * normals).sum(1)).sum() / 6
+        return float(np.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / area)
+
+    return measure(points * np.tile(radii, 2)[:, None]) / measure(points)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How evenly the views of a data set fill Fourier space.
+
+    density : (m,) of `directions` (m, 3): how many central slices pass, over the mean of an even distribution.
+    compensation : sampling compensation factor 1 / <1 / density>: 1 for even views, 0.81 for side views all round,
+    and 0 where a direction is not sampled at all. unsampled : fraction of directions that no slice passes.
+    """
+
+    directions: NDArray[np.float64]
+    density: NDArray[np.float64]
+    compensation: float
+    unsampled: float
+
+    def __str__(self) -> str:
+        unsampled = f"{100 * self.unsampled:.1f} % of directions unsampled"
+        return f"sampling compensation factor {self.compensation:.3f}, {unsampled}"
+
+
+def sampling(rotations: NDArray[np.floating], n_directions: int = 500, half_width: float = 0.05) -> Sampling:
+    """Sampling of Fourier space by the views of `rotations` (n, 3, 3), map frame to microscope frame.
+
+    A slice is perpendicular to its viewing direction, the last row of its rotation. It counts for the directions
+    within arcsin(half_width) of it: half a Fourier voxel at shell 1 / (2 half_width), shell 10 by default.
+    """
+    directions = half_sphere(n_directions)
+    views = np.asarray(rotations)[:, 2, :]
+    passing = np.zeros(n_directions)
+    for start in range(0, len(views), 4096):
+        passing += (np.abs(directions @ views[start : start + 4096].T) < half_width).sum(1)
+    density = passing / (len(views) * half_width)  # |cosine| is uniform on 0...1 for even views
+    unsampled = float(np.mean(density == 0))
+    return Sampling(directions, density, 0.0 if unsampled else float(1 / np.mean(1 / density)), unsampled)
+
+
+def _by_shell(
+    first: NDArray[np.complex128], second: NDArray[np.complex128]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Sort the voxels inside Nyquist by rounded shell: starts of shells, unit vectors (n, 3), products (3, n).
+
+    The products are cross term and the two powers, times 2 for voxels whose mate is not stored; scaled to stay in
+    single precision.
+    """
+    n = len(first)
+    k = np.rint(np.fft.fftfreq(n, 1 / n)).astype(np.float32)
+    kx = np.arange(n // 2 + 1, dtype=np.float32)
+    distance = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + kx**2)
+    shell = np.rint(distance).astype(np.int16).ravel()
+    kept = np.flatnonzero((shell > 0) & (shell < n // 2))
+    kept = kept[np.argsort(shell[kept], kind="stable")]
+    z, y, x = np.unravel_index(kept, first.shape)
+    units = np.stack([kx[x], k[y], k[z]], axis=1) / distance.ravel()[kept][:, None]
+    a, b, weight = first.ravel()[kept], second.ravel()[kept], shell_weights(n)[x]
+    products = np.stack([(a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2]) * weight
+    scale = np.repeat(products[1:].max(1, initial=np.finfo(float).tiny), [1, 1])
+    products /= np.array([np.sqrt(scale.prod()), *scale])[:, None]
+    starts = np.searchsorted(shell[kept], np.arange(n // 2 + 1))
+    return starts, units, products.astype(np.float32)
+
+
+def _first_shell(half_angle: float) -> int:
+    """The first shell whose double cone holds 8 voxels: 4 pi s^2 (1 - cos) of them."""
+    return int(np.ceil(np.sqrt(8 / (4 * np.pi * (1 - np.cos(np.radians(half_angle)))))))
+
+
+def _arrow(direction: NDArray[np.floating]) -> str:
+    return "(" + ", ".join(f"{c:.2f}" for c in direction) + ")"

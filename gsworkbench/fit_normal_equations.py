@@ -1,0 +1,334 @@
+"""Fit Gaussians to normal equations: the fit that never touches the particles again.
+
+With poses and CTF known, the squared error of a map V over all particles is <V, K * V> - 2 <b, V> + constant, and b
+and K are made in one pass (normal_equations.py). Here V is the sampled mixture, and a step costs one transform forth
+and one back, whatever the number of particles. K is taken as periodic in the box, so that the error is a sum over
+Fourier components k,
+
+    sum_k K(k) |V(k)|^2 - 2 Re b(k)* V(k),    and b(k) = K(k) V(k) + noise of variance s^2 K(k).
+
+No mixture of positive Gaussians holds all of a real map (solvent, detergent), and what it misses, both half maps miss
+alike: they agree with each other more than with the truth. So the map is the mixture plus a background, of which only
+the power S in each shell is assumed. S is measured on particles held out of a first fit, where the residual r = b - K V
+has the expectation E|r|^2 = K^2 S + s^2 K. Given S, the best background of any mixture is a Wiener filter,
+
+    B = S r / (K S + s^2),
+
+and the mixture fitted together with it is fitted with each component weighted by 1 / (1 + K S / s^2): where a
+background explains the data as well, the Gaussians need not. Where the mixture suffices, S is small and B is nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from gsworkbench.config import NormalEquationsConfig
+from gsworkbench.errors import InputError
+from gsworkbench.gaussians import Gaussians, random_gaussians
+from gsworkbench.normal_equations import NormalEquations
+from gsworkbench.parameters import (
+    Parameters,
+    Rates,
+    adam,
+    cosine,
+    from_parameters,
+    in_angstrom,
+    set_learning_rate,
+    to_parameters,
+)
+from gsworkbench.rendering import voxelize
+
+_MAP_CUTOFF = 5.0
+_INITIAL_WEIGHT = 0.5  # integral of the mixture inside the fit, as in the papers' start A = 1/(2N)
+_LAST_RATE = 0.02  # of the first
+_EVERY = 10  # steps between looks at the held-out error
+
+
+@dataclass(frozen=True)
+class NormalFit:
+    """A fitted map and its parts, in image units and A.
+
+    gaussians : the mixture. background : (D, D, D) map to add to it, or None. volume : their sum, (D, D, D).
+    misfit : (D // 2,) per shell, power of what the mixture misses relative to its own, from held-out particles.
+    curve : (step, error on the fitted particles, error on the held-out ones) of the first fit; errors are per particle
+    and pixel, without the constant |y|^2.
+    """
+
+    gaussians: Gaussians
+    background: NDArray[np.float32] | None
+    volume: NDArray[np.float32]
+    misfit: NDArray[np.float64] | None
+    curve: tuple[tuple[int, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Normal equations in Fourier space, on the half grid (D, D, D // 2 + 1), inside the ball |k| < D / 2.
+
+    data : transform of b. kernel : K, periodic. noise : s^2 D^3, the variance of data per unit of kernel.
+    weight : what each component counts in the fit.
+    """
+
+    data: Tensor
+    kernel: Tensor
+    weight: Tensor
+    noise: float
+    shell: Tensor
+    pixel_size: float
+
+    @property
+    def box_size(self) -> int:
+        return self.data.shape[0]
+
+
+def fit_normal_equations(
+    fitted: NormalEquations,
+    held_out: NormalEquations | None,
+    config: NormalEquationsConfig,
+    *,
+    seed: int = 0,
+    backend: str | None = None,
+    label: str = "fit",
+) -> NormalFit:
+    """Fit a mixture to `fitted` + `held_out`.
+
+    With config.background, a first fit to `fitted` alone measures on `held_out` what mixtures miss; `held_out` is
+    needed for that, and must hold no particle of `fitted`.
+    """
+    if not config.background:
+        whole = as_problem(fitted if held_out is None else fitted + held_out)
+        gaussians, _ = _descend(whole, None, config, seed, backend, label)
+        volume = sample(gaussians, whole, backend)
+        return NormalFit(gaussians, None, volume.numpy(), None, ())
+    if held_out is None:
+        raise InputError("a background needs held-out particles to be measured on")
+    first, judge, whole = as_problem(fitted), as_problem(held_out), as_problem(fitted + held_out)
+    trial, curve = _descend(first, judge, config, seed, backend, f"{label}: trial")
+    pixels = whole.box_size**2
+    curve = tuple((s, a / (fitted.n_particles * pixels), b / (held_out.n_particles * pixels)) for s, a, b in curve)
+    missed = _transform(sample(trial, first, backend))
+    power = misfit_power(judge, missed)
+    weighted = replace(whole, weight=whole.weight / (1 + whole.kernel * power[whole.shell] / whole.noise))
+    gaussians, _ = _descend(weighted, None, config, seed, backend, label)
+    mixture = sample(gaussians, whole, backend)
+    background = wiener_background(whole, _transform(mixture), power)
+    own = _shell_mean(whole, missed.abs().square()).clamp_min(1e-300)
+    relative = (power / own)[: whole.box_size // 2].double().numpy()
+    return NormalFit(gaussians, background.numpy(), (mixture + background).numpy(), relative, curve)
+
+
+def as_problem(equations: NormalEquations) -> Problem:
+    """Normal equations in Fourier space, with the true weights."""
+    kernel = equations.kernel(circular=True).clamp_min(0)
+    shell = _shells(equations.box_size)
+    inside = (shell < equations.box_size // 2).float()
+    pixel_variance = equations.noise_power / equations.box_size**2
+    return Problem(
+        data=(_transform(equations.b()) * inside).to(torch.complex64),
+        kernel=(kernel * inside).float(),
+        weight=inside,
+        noise=pixel_variance * equations.box_size**3,
+        shell=shell,
+        pixel_size=equations.pixel_size,
+    )
+
+
+class Objective(NamedTuple):
+    """<V, K * V> - 2 <b, V> with weights worked in: kernel and data on the half grid, data in real space again."""
+
+    kernel: Tensor
+    data: Tensor
+    linear: Tensor
+
+
+def objective(problem: Problem, boost: float = 0.0) -> Objective:
+    """The error to minimise, under the problem's weights times exp(boost k^2 / k_nyquist^2) for component k."""
+    weight = problem.weight * torch.exp(boost * (problem.shell / (problem.box_size / 2)) ** 2)
+    data = problem.data * weight
+    return Objective(problem.kernel * weight, data, _inverse(data))
+
+
+def error_and_gradient(aim: Objective, volume: Tensor) -> tuple[float, Tensor]:
+    """The error at a map V (D, D, D), and its gradient with respect to V."""
+    gradient = _inverse(aim.kernel * _transform(volume) - aim.data)
+    return float((volume * (gradient - aim.linear)).sum()), 2 * gradient
+
+
+def misfit_power(judge: Problem, transform: Tensor) -> Tensor:
+    """Power S of what a map misses in each shell, (number of shells,), from equations it was not fitted to.
+
+    E|b - K V|^2 = K^2 S + s^2 K. From shell 8 on, sums are taken over neighbouring shells too, an eighth of the shell
+    number to either side: there S is smooth, and a held-out tenth of the particles is noisy.
+    """
+    residual = judge.data - judge.kernel * transform
+    excess = _shell_sum(judge, residual.abs().square() - judge.noise * judge.kernel)
+    square = _shell_sum(judge, judge.kernel.square())
+    power = torch.zeros_like(excess)
+    for shell in range(judge.box_size // 2):
+        reach = shell // 8
+        near = slice(max(0, shell - reach), min(judge.box_size // 2, shell + reach + 1))
+        power[shell] = (excess[near].sum() / square[near].sum().clamp_min(1e-300)).clamp_min(0)
+    return power.float()
+
+
+def wiener_background(problem: Problem, transform: Tensor, power: Tensor) -> Tensor:
+    """The most likely map (D, D, D) beside a map with this transform, if its power in each shell is `power`."""
+    residual = problem.data - problem.kernel * transform
+    signal = power[problem.shell]
+    inside = problem.shell < problem.box_size // 2
+    return _inverse(residual * inside * signal / (problem.kernel * signal + problem.noise))
+
+
+def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) -> Gaussians:
+    """Isotropic Gaussians in box edges, centres drawn in proportion to the density of a low-passed least-squares map.
+
+    Only density counts that exceeds 6 robust standard deviations of the map's surroundings, inside .48 of the box.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    box_size, n = problem.box_size, number_of_gaussians(config, problem.box_size)
+    inside = problem.shell < box_size // 2
+    lowpass = max(8.0, 2.5 * problem.pixel_size)  # A
+    frequency = problem.shell / (box_size * problem.pixel_size)
+    smooth = torch.exp(-((frequency * lowpass) ** 2) * math.log(2.0))
+    density = _inverse(problem.data / (problem.kernel + 0.1 * problem.kernel[inside].median()) * smooth * inside)
+    density = density - density.median()
+    axis = torch.arange(box_size) - box_size // 2
+    radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
+    noise = 1.4826 * density[radius > 0.48 * box_size].abs().median()
+    density = torch.where((density > 6 * noise) & (radius < 0.48 * box_size), density, 0.0).flatten().double()
+    if not density.any():  # nothing stands out: pure noise, most likely
+        return _start_at_random(config, box_size, seed)
+    cumulative = density.cumsum(0)
+    ticks = (torch.arange(n).double() + torch.rand(1, generator=generator).double()) / n * cumulative[-1]
+    voxel = torch.searchsorted(cumulative, ticks).clamp_max(box_size**3 - 1)
+    place = torch.stack([voxel % box_size, voxel // box_size % box_size, voxel // box_size**2], -1)
+    jitter = torch.rand(n, 3, generator=generator) - 0.5
+    return Gaussians(
+        means=(place - box_size // 2 + jitter) / box_size,
+        scales=torch.full((n, 3), config.initial_scale),
+        quaternions=torch.tensor([1.0, 0, 0, 0]).repeat(n, 1),
+        weights=torch.full((n,), _INITIAL_WEIGHT / n),
+    )
+
+
+def number_of_gaussians(config: NormalEquationsConfig, box_size: int) -> int:
+    """As configured, or 3,000 for a box of 64, in proportion to the voxels, at most 30,000."""
+    return config.n_gaussians or min(30_000, max(100, round(3000 * (box_size / 64) ** 3)))
+
+
+def sample(gaussians: Gaussians, problem: Problem, backend: str | None = None) -> Tensor:
+    """(D, D, D) float32 map of a mixture in A on the grid of the problem."""
+    g = gaussians
+    return voxelize(
+        g.means,
+        g.covariances(),
+        g.weights,
+        box_size=problem.box_size,
+        voxel_size=problem.pixel_size,
+        cutoff=_MAP_CUTOFF,
+        backend=backend,
+    )
+
+
+def _descend(
+    problem: Problem,
+    judge: Problem | None,
+    config: NormalEquationsConfig,
+    seed: int,
+    backend: str | None,
+    label: str,
+) -> tuple[Gaussians, tuple[tuple[int, float, float], ...]]:
+    """Adam on all particles at once. Return the mixture in A and (step, error, error under `judge`) along the way."""
+    box_size = problem.box_size
+    edge = box_size * problem.pixel_size
+    start = (
+        start_from_data(problem, config, seed) if config.start == "data" else _start_at_random(config, box_size, seed)
+    )
+    parameters = to_parameters(start)
+    with torch.no_grad():
+        unit = _best_scale(problem, _sampled(parameters, config, box_size, backend))
+    rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
+    optimizer = adam(parameters, rates)
+    steps = config.n_boosted_steps + config.n_steps
+    aims = {True: objective(problem, config.boost), False: objective(problem)}
+    held_out = None if judge is None else objective(judge)
+    curve = []
+    for step in tqdm(range(steps), desc=label, unit="step", mininterval=0.5):
+        set_learning_rate(optimizer, config.learning_rate * cosine(step / steps, last=_LAST_RATE))
+        volume = _sampled(parameters, config, box_size, backend)
+        boosted = step < config.n_boosted_steps
+        error, gradient = error_and_gradient(aims[boosted], volume.detach() * unit)
+        if held_out is not None and not boosted and step % _EVERY == 0:
+            curve.append((step, error, error_and_gradient(held_out, volume.detach() * unit)[0]))
+        optimizer.zero_grad()
+        volume.backward(gradient * unit)
+        optimizer.step()
+    # voxelize in box edges gives weight / edge^3 of what it gives in A.
+    model = in_angstrom(_mixture(parameters, config, box_size), edge=edge, weight_unit=unit * edge**3)
+    return model, tuple(curve)
+
+
+def _sampled(parameters: Parameters, config: NormalEquationsConfig, box_size: int, backend: str | None) -> Tensor:
+    g = _mixture(parameters, config, box_size)
+    keywords: dict[str, Any] = {"box_size": box_size, "voxel_size": 1 / box_size, "cutoff": config.cutoff}
+    return voxelize(g.means, g.covariances(), g.weights, **keywords, backend=backend)
+
+
+def _mixture(parameters: Parameters, config: NormalEquationsConfig, box_size: int) -> Gaussians:
+    return from_parameters(parameters, floor=config.floor_pixels / box_size)
+
+
+def _start_at_random(config: NormalEquationsConfig, box_size: int, seed: int) -> Gaussians:
+    return random_gaussians(
+        number_of_gaussians(config, box_size),
+        spread=config.initial_spread,
+        scale=config.initial_scale,
+        total_weight=_INITIAL_WEIGHT,
+        seed=seed,
+    )
+
+
+def _best_scale(problem: Problem, volume: Tensor) -> float:
+    """The factor that brings a map closest to the data: <b, V> / <V, K * V>. Refuse one that is not positive."""
+    transform = _transform(volume)
+    twice = torch.full((transform.shape[-1],), 2.0)
+    twice[0] = twice[-1] = 1.0
+    product = float(((transform.conj() * problem.data).real * problem.weight * twice).sum())
+    square = float((transform.abs().square() * problem.kernel * problem.weight * twice).sum())
+    if product <= 0:
+        raise InputError(
+            "the particles anticorrelate with positive density: protein seems dark",
+            remedy="give --sign -1 if the images are not inverted yet",
+        )
+    return product / square
+
+
+def _shells(box_size: int) -> Tensor:
+    k = torch.fft.fftfreq(box_size, 1 / box_size)
+    kx = torch.arange(box_size // 2 + 1)
+    return torch.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + kx**2).round().long()
+
+
+def _shell_sum(problem: Problem, values: Tensor) -> Tensor:
+    return torch.bincount(problem.shell.flatten(), values.flatten().double())
+
+
+def _shell_mean(problem: Problem, values: Tensor) -> Tensor:
+    return _shell_sum(problem, values) / _shell_sum(problem, torch.ones_like(values))
+
+
+def _transform(volume: Tensor) -> Tensor:
+    """Half grid of a map, about its first voxel: a phase common to V and b, which K, being real, leaves alone."""
+    return torch.fft.rfftn(volume)
+
+
+def _inverse(transform: Tensor) -> Tensor:
+    return torch.fft.irfftn(transform, s=(transform.shape[0],) * 3)

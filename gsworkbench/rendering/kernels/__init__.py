@@ -1,0 +1,8 @@
+"""C++ of the CPU backend. strip.h explains the mathematics, project.cpp and voxelize.cpp hold the entry points.
+
+A package, so that digests of what results depend on (workbench/digest.py) see the sources.
+"""
+
+from pathlib import Path
+
+SOURCES = tuple(Path(__file__).parent / name for name in ("project.cpp", "voxelize.cpp"))

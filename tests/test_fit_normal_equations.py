@@ -1,0 +1,147 @@
+"""The fit to normal equations: its error against direct sums, what it recovers, and what held-out particles tell."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from gsworkbench import simulate
+from gsworkbench.assessment.agreement import agreement
+from gsworkbench.assessment.fsc import fourier_shell_correlation
+from gsworkbench.backprojection import backproject
+from gsworkbench.config import NormalEquationsConfig
+from gsworkbench.errors import InputError
+from gsworkbench.fit_normal_equations import (
+    as_problem,
+    error_and_gradient,
+    fit_normal_equations,
+    misfit_power,
+    objective,
+    wiener_background,
+)
+from gsworkbench.imaging import form_images
+from gsworkbench.normal_equations import accumulate
+
+SMALL = NormalEquationsConfig(n_gaussians=300, n_boosted_steps=15, n_steps=30)
+
+
+def split(stack):
+    """Normal equations of nine tenths and of the tenth held out."""
+    held = np.arange(len(stack)) % 10 == 0
+    return accumulate(stack[~held]), accumulate(stack[held])
+
+
+@pytest.fixture(scope="module")
+def clean(clean_set):
+    return split(clean_set.stack)
+
+
+@pytest.fixture(scope="module")
+def noisy(noisy_set):
+    return split(noisy_set.stack)
+
+
+def blob(box_size, sigma, seed):
+    """A smooth random map within about a quarter of the box."""
+    rng = np.random.default_rng(seed)
+    axis = np.arange(box_size) - box_size // 2
+    volume = np.zeros((box_size,) * 3)
+    for _ in range(12):
+        z, y, x = rng.normal(0, 3, 3)
+        r2 = (axis[:, None, None] - z) ** 2 + (axis[:, None] - y) ** 2 + (axis - x) ** 2
+        volume += rng.normal() * np.exp(-r2 / (2 * sigma**2))
+    return volume
+
+
+def test_error_and_gradient_are_those_of_the_squared_error_over_all_particles(noisy_set):
+    """Differences of the error equal sums over exact central slices of two maps; the gradient equals differences."""
+    stack = noisy_set.stack
+    aim = objective(as_problem(accumulate(stack)))
+    images = torch.from_numpy(stack.images()).double()
+    kept = torch.fft.irfft2(torch.fft.rfft2(images) * (simulate_disc(32)), s=(32, 32))
+
+    def direct(volume):
+        projections = torch.from_numpy(simulate.project(volume, stack.rotations, pixel_size=stack.pixel_size))
+        return float(((form_images(projections, stack) - kept) ** 2).sum() - (kept**2).sum())
+
+    scale = float(np.abs(noisy_set.truth).max())
+    first, second = (scale * blob(32, 2.0, seed) for seed in (0, 1))
+    for volume in (first, second):
+        error, _ = error_and_gradient(aim, torch.from_numpy(volume).float())
+        assert error == pytest.approx(direct(volume), rel=5e-3)
+    _, gradient = error_and_gradient(aim, torch.from_numpy(first).float())
+    step = 1e-2
+    slope = (direct(first + step * second) - direct(first - step * second)) / (2 * step)
+    assert float((gradient * torch.from_numpy(second)).sum()) == pytest.approx(slope, rel=1e-2)
+
+
+def simulate_disc(box_size):
+    k = torch.fft.fftfreq(box_size, 1 / box_size)
+    kx = torch.arange(box_size // 2 + 1)
+    return k[:, None] ** 2 + kx**2 < (box_size / 2) ** 2
+
+
+def test_hand_centre_and_scale(clean_set, clean):
+    found = agreement(fit_normal_equations(*clean, SMALL).volume, clean_set.truth)
+    assert found.slope == pytest.approx(1, abs=0.02)
+    assert np.abs(found.shift_voxels).max() < 0.05
+    assert found.correlation > 0.97 > found.mirrored_correlation + 0.3
+
+
+def test_better_than_backprojection_of_the_same_particles(noisy_set, noisy):
+    ours = fourier_shell_correlation(fit_normal_equations(*noisy, SMALL).volume, noisy_set.truth, voxel_size=12.0)
+    theirs = fourier_shell_correlation(backproject(noisy_set.stack), noisy_set.truth, voxel_size=12.0)
+    assert ours.mean() > theirs.mean()
+
+
+def test_the_same_seed_gives_the_same_bits(noisy):
+    first, again = (fit_normal_equations(*noisy, SMALL, seed=3) for _ in range(2))
+    assert np.array_equal(first.volume, again.volume)
+    other = fit_normal_equations(*noisy, SMALL, seed=4)
+    assert not np.array_equal(first.volume, other.volume)
+
+
+def test_the_map_is_the_mixture_plus_the_background(noisy):
+    fitted = fit_normal_equations(*noisy, SMALL)
+    from gsworkbench.rendering import voxelize
+
+    g = fitted.gaussians
+    mixture = voxelize(g.means, g.covariances(), g.weights, box_size=32, voxel_size=12.0, cutoff=5.0).numpy()
+    assert np.abs(mixture + fitted.background - fitted.volume).max() < 1e-5 * np.abs(fitted.volume).max()
+    plain = fit_normal_equations(*noisy, dataclasses.replace(SMALL, background=False))
+    assert plain.background is None and len(plain.curve) == 0
+
+
+def test_what_a_mixture_cannot_hold_is_found_and_put_back(clean_set, clean):
+    """A map lacks a smooth hull, as solvent would make one: held-out particles see it, the background restores it."""
+    fitted, held = (as_problem(e) for e in clean)
+    truth = torch.from_numpy(clean_set.truth.copy())
+    axis = torch.arange(32) - 16
+    r2 = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
+    hull = 0.3 * truth.max() * torch.exp(-r2 / (2 * 6.0**2))
+    lacking = torch.fft.rfftn(truth - hull)
+    power = misfit_power(held, lacking)
+    expected = torch.fft.rfftn(hull).abs().square()
+    for shell in (1, 2):  # at 3 the hull is gone
+        mean = float(expected[held.shell == shell].mean())
+        assert mean == pytest.approx(float(power[shell]), rel=0.3)
+    back = wiener_background(fitted, lacking, power)
+    assert float((back - hull).square().sum()) < 0.05 * float(hull.square().sum())
+    nothing = misfit_power(held, torch.fft.rfftn(truth))
+    assert float(nothing[1:4].sum()) < 0.05 * float(power[1:4].sum())
+
+
+def test_the_held_out_error_is_above_the_fitted_one_and_falls(noisy):
+    curve = fit_normal_equations(*noisy, SMALL).curve
+    assert all(held > fitted for _, fitted, held in curve)
+    assert curve[-1][1] < curve[0][1] < 0
+
+
+def test_pure_noise_and_dark_protein(noisy_set):
+    stack = noisy_set.stack
+    dark = dataclasses.replace(stack, data_sign=-stack.data_sign)
+    with pytest.raises(InputError, match="--sign -1"):
+        fit_normal_equations(*split(dark), SMALL)
+    with pytest.raises(InputError, match="held-out"):
+        fit_normal_equations(accumulate(stack), None, SMALL)
