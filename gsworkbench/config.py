@@ -65,6 +65,7 @@ class NormalEquationsConfig:
     n_gaussians: int | Literal["auto"] | None = None
     n_boosted_steps: int = 30  # first, with Fourier components weighted by exp(boost k^2 / k_nyquist^2)
     n_steps: int = 60  # then, with the true weights
+    n_final_steps: int = 40  # with a background, of the second fit, which goes on from the first at half the rate
     boost: float = 2.0
     learning_rate: float = 2e-3
     rate_means: float = 1.0  # multipliers of the learning rate, per parameter type

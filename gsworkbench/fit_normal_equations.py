@@ -124,7 +124,8 @@ def fit_normal_equations(
     missed = _transform(sample(trial, first, backend))
     power = misfit_power(judge, missed)
     weighted = replace(whole, weight=whole.weight / (1 + whole.kernel * power[whole.shell] / whole.noise))
-    gaussians, _ = _descend(weighted, None, config, seed, backend, label)
+    second = replace(config, n_boosted_steps=0, n_steps=config.n_final_steps, learning_rate=config.learning_rate / 2)
+    gaussians, _ = _descend(weighted, None, second, seed, backend, label, start=trial)
     mixture = sample(gaussians, whole, backend)
     background = wiener_background(whole, _transform(mixture), power)
     own = _shell_mean(whole, missed.abs().square()).clamp_min(1e-300)
@@ -282,14 +283,22 @@ def _descend(
     seed: int,
     backend: str | None,
     label: str,
+    *,
+    start: Gaussians | None = None,
 ) -> tuple[Gaussians, tuple[tuple[int, float, float], ...]]:
-    """Adam on all particles at once. Return the mixture in A and (step, error, error under `judge`) along the way."""
+    """Adam on all particles at once, from a mixture in A or as configured.
+
+    Return the mixture in A and (step, error, error under `judge`) along the way.
+    """
     box_size = problem.box_size
     edge = box_size * problem.pixel_size
-    start = (
-        start_from_data(problem, config, seed) if config.start == "data" else _start_at_random(config, box_size, seed)
-    )
-    parameters = to_parameters(start)
+    if start is not None:
+        begin = _in_box_edges(start, edge)
+    elif config.start == "data":
+        begin = start_from_data(problem, config, seed)
+    else:
+        begin = _start_at_random(config, box_size, seed)
+    parameters = to_parameters(begin)
     with torch.no_grad():
         unit = _best_scale(problem, _sampled(parameters, config, box_size, backend))
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
@@ -311,6 +320,15 @@ def _descend(
     # voxelize in box edges gives weight / edge^3 of what it gives in A.
     model = in_angstrom(_mixture(parameters, config, box_size), edge=edge, weight_unit=unit * edge**3)
     return model, tuple(curve)
+
+
+def _in_box_edges(model: Gaussians, edge: float) -> Gaussians:
+    """A mixture in A as a start of a fit: in box edges, of the usual integral, weights strictly positive."""
+    weights = model.weights * (_INITIAL_WEIGHT / model.weights.sum())
+    least = 1e-6 * _INITIAL_WEIGHT / len(model)  # softplus has no parameter for zero
+    return replace(
+        model, means=model.means / edge, scales=(model.scales / edge).clamp_min(1e-9), weights=weights.clamp_min(least)
+    )
 
 
 def _sampled(parameters: Parameters, config: NormalEquationsConfig, box_size: int, backend: str | None) -> Tensor:

@@ -23,7 +23,7 @@ from gsworkbench.fit_normal_equations import (
 from gsworkbench.imaging import form_images
 from gsworkbench.normal_equations import accumulate
 
-SMALL = NormalEquationsConfig(n_gaussians=300, n_boosted_steps=15, n_steps=30)
+SMALL = NormalEquationsConfig(n_gaussians=300, n_boosted_steps=15, n_steps=30, n_final_steps=20)
 
 
 def split(stack):
