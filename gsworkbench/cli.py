@@ -358,9 +358,10 @@ def _add_reconstruct(commands: Any) -> None:
     _add_outputs(command)
     command.add_argument(
         "--n-gaussians",
-        type=int,
+        type=_number,
         metavar="N",
-        help="number of Gaussians (default: 3,000 for a 64 px box, more for larger ones; stochastic: 30,000)",
+        help="number of Gaussians, or auto: as many as held-out particles ask for (default: 3,000 for a box of 64 px, "
+        "more for larger ones; stochastic: 30,000)",
     )
     command.add_argument(
         "--method",

@@ -61,9 +61,11 @@ class StochasticConfig:
 class NormalEquationsConfig:
     """The fit that reads the particles once (fit_normal_equations.py). Lengths are in box edges unless said."""
 
-    n_gaussians: int | None = None  # None: 3,000 for a box of 64, in proportion to the voxels, at most 30,000
+    # None: 3,000 for a box of 64, in proportion to the voxels, at most 30,000. auto: as held-out particles ask for.
+    n_gaussians: int | Literal["auto"] | None = None
     n_boosted_steps: int = 30  # first, with Fourier components weighted by exp(boost k^2 / k_nyquist^2)
     n_steps: int = 60  # then, with the true weights
+    n_final_steps: int = 40  # with a background, of the second fit, which goes on from the first at half the rate
     boost: float = 2.0
     learning_rate: float = 2e-3
     rate_means: float = 1.0  # multipliers of the learning rate, per parameter type
@@ -157,7 +159,9 @@ def _checked(kind: Any, value: Any, name: str) -> Any:
         options = typing.get_args(kind)
         if value is None and type(None) in options:
             return None
-        return _checked(next(o for o in options if o is not type(None)), value, name)
+        kinds = [o for o in options if o is not type(None)]
+        fitting = (o for o in kinds if typing.get_origin(o) is Literal and value in typing.get_args(o))
+        return _checked(next(fitting, kinds[0]), value, name)
     if origin is Literal:
         if value in typing.get_args(kind):
             return value

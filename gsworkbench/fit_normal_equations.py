@@ -49,6 +49,7 @@ from gsworkbench.rendering import voxelize
 _MAP_CUTOFF = 5.0
 _INITIAL_WEIGHT = 0.5  # integral of the mixture inside the fit, as in the papers' start A = 1/(2N)
 _LAST_RATE = 0.02  # of the first
+_MOST_GAUSSIANS = 200_000
 _EVERY = 10  # steps between looks at the held-out error
 
 
@@ -101,23 +102,30 @@ def fit_normal_equations(
     """Fit a mixture to `fitted` + `held_out`.
 
     With config.background, a first fit to `fitted` alone measures on `held_out` what mixtures miss; `held_out` is
-    needed for that, and must hold no particle of `fitted`.
+    needed for that, and for n_gaussians = auto, and must hold no particle of `fitted`.
     """
+    if held_out is None and (config.background or config.n_gaussians == "auto"):
+        raise InputError("a background, and a number of Gaussians chosen by the data, need held-out particles")
     if not config.background:
         whole = as_problem(fitted if held_out is None else fitted + held_out)
+        if held_out is not None and config.n_gaussians == "auto":
+            number = choose_number(as_problem(fitted), as_problem(held_out), config, seed, backend, label)
+            config = replace(config, n_gaussians=number)
         gaussians, _ = _descend(whole, None, config, seed, backend, label)
         volume = sample(gaussians, whole, backend)
         return NormalFit(gaussians, None, volume.numpy(), None, ())
-    if held_out is None:
-        raise InputError("a background needs held-out particles to be measured on")
+    assert held_out is not None
     first, judge, whole = as_problem(fitted), as_problem(held_out), as_problem(fitted + held_out)
+    if config.n_gaussians == "auto":
+        config = replace(config, n_gaussians=choose_number(first, judge, config, seed, backend, label))
     trial, curve = _descend(first, judge, config, seed, backend, f"{label}: trial")
     pixels = whole.box_size**2
     curve = tuple((s, a / (fitted.n_particles * pixels), b / (held_out.n_particles * pixels)) for s, a, b in curve)
     missed = _transform(sample(trial, first, backend))
     power = misfit_power(judge, missed)
     weighted = replace(whole, weight=whole.weight / (1 + whole.kernel * power[whole.shell] / whole.noise))
-    gaussians, _ = _descend(weighted, None, config, seed, backend, label)
+    second = replace(config, n_boosted_steps=0, n_steps=config.n_final_steps, learning_rate=config.learning_rate / 2)
+    gaussians, _ = _descend(weighted, None, second, seed, backend, label, start=trial)
     mixture = sample(gaussians, whole, backend)
     background = wiener_background(whole, _transform(mixture), power)
     own = _shell_mean(whole, missed.abs().square()).clamp_min(1e-300)
@@ -221,7 +229,37 @@ def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) 
 
 def number_of_gaussians(config: NormalEquationsConfig, box_size: int) -> int:
     """As configured, or 3,000 for a box of 64, in proportion to the voxels, at most 30,000."""
-    return config.n_gaussians or min(30_000, max(100, round(3000 * (box_size / 64) ** 3)))
+    if isinstance(config.n_gaussians, int):
+        return config.n_gaussians
+    return min(30_000, max(100, round(3000 * (box_size / 64) ** 3)))
+
+
+def choose_number(
+    fitted: Problem, judge: Problem, config: NormalEquationsConfig, seed: int, backend: str | None, label: str
+) -> int:
+    """The number of Gaussians beyond which held-out particles see no gain.
+
+    From an eighth of the default the number is doubled as long as the held-out error falls by more than two standard
+    errors of the difference: that of two maps V and W is 2 s |K^(1/2) (V - W)|, with s^2 the noise.
+    """
+    held_out = objective(judge)
+    number = max(1, number_of_gaussians(replace(config, n_gaussians=None), fitted.box_size) // 8)
+    best: tuple[int, Tensor, float] | None = None
+    while number <= _MOST_GAUSSIANS:
+        chosen = replace(config, n_gaussians=number)
+        model, _ = _descend(fitted, None, chosen, seed, backend, f"{label}: {number:,} Gaussians")
+        volume = sample(model, fitted, backend)
+        error = error_and_gradient(held_out, volume)[0]
+        if best is not None:
+            difference = volume - best[1]
+            square = float((difference * _inverse(held_out.kernel * _transform(difference))).sum())
+            noise = 2 * math.sqrt(max(square, 0) * judge.noise / judge.box_size**3)
+            if error > best[2] - 2 * noise:
+                break
+        best = number, volume, error
+        number *= 2
+    assert best is not None
+    return best[0]
 
 
 def sample(gaussians: Gaussians, problem: Problem, backend: str | None = None) -> Tensor:
@@ -245,14 +283,22 @@ def _descend(
     seed: int,
     backend: str | None,
     label: str,
+    *,
+    start: Gaussians | None = None,
 ) -> tuple[Gaussians, tuple[tuple[int, float, float], ...]]:
-    """Adam on all particles at once. Return the mixture in A and (step, error, error under `judge`) along the way."""
+    """Adam on all particles at once, from a mixture in A or as configured.
+
+    Return the mixture in A and (step, error, error under `judge`) along the way.
+    """
     box_size = problem.box_size
     edge = box_size * problem.pixel_size
-    start = (
-        start_from_data(problem, config, seed) if config.start == "data" else _start_at_random(config, box_size, seed)
-    )
-    parameters = to_parameters(start)
+    if start is not None:
+        begin = _in_box_edges(start, edge)
+    elif config.start == "data":
+        begin = start_from_data(problem, config, seed)
+    else:
+        begin = _start_at_random(config, box_size, seed)
+    parameters = to_parameters(begin)
     with torch.no_grad():
         unit = _best_scale(problem, _sampled(parameters, config, box_size, backend))
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
@@ -274,6 +320,15 @@ def _descend(
     # voxelize in box edges gives weight / edge^3 of what it gives in A.
     model = in_angstrom(_mixture(parameters, config, box_size), edge=edge, weight_unit=unit * edge**3)
     return model, tuple(curve)
+
+
+def _in_box_edges(model: Gaussians, edge: float) -> Gaussians:
+    """A mixture in A as a start of a fit: in box edges, of the usual integral, weights strictly positive."""
+    weights = model.weights * (_INITIAL_WEIGHT / model.weights.sum())
+    least = 1e-6 * _INITIAL_WEIGHT / len(model)  # softplus has no parameter for zero
+    return replace(
+        model, means=model.means / edge, scales=(model.scales / edge).clamp_min(1e-9), weights=weights.clamp_min(least)
+    )
 
 
 def _sampled(parameters: Parameters, config: NormalEquationsConfig, box_size: int, backend: str | None) -> Tensor:

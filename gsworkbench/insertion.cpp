@@ -10,7 +10,6 @@
 #include <cmath>
 #include <complex>
 #include <cstdint>
-#include <new>
 #include <vector>
 
 namespace {
@@ -149,6 +148,8 @@ struct Places {
 
     void find(const Plane& plane, const double* rotation, int side, int width, int tiles) {
         const float middle = float(side / 2), unit = 65536;
+        // Matrices are rotations to a tolerance only; no sample may leave the grid.
+        const float last = float(side - 1) - 1e-3f, last_x = float(width - 1) - 1e-3f;
         float a[3];
         for (int i = 0; i < 3; i++) a[i] = float(2 * rotation[i]);
         int at = 0;
@@ -159,7 +160,9 @@ struct Places {
             for (int i = 0; i < count; i++, at++) {
                 const float gx = a[0] * i + b[0], gy = a[1] * i + b[1], gz = a[2] * i + b[2];
                 const float s = gx < 0 ? -1.f : 1.f;
-                const float px = s * gx, py = s * gy + middle, pz = s * gz + middle;
+                const float px = std::min(std::max(0.f, s * gx), last_x);
+                const float py = std::min(std::max(0.f, s * gy + middle), last);
+                const float pz = std::min(std::max(0.f, s * gz + middle), last);
                 const int32_t ix = int32_t(px), iy = int32_t(py), iz = int32_t(pz);
                 cell[at] = (iz * side + iy) * width + ix;
                 tile[at] = (iz / TILE) * tiles + iy / TILE;
@@ -172,17 +175,18 @@ struct Places {
     }
 };
 
-// Samples of one thread by tile, in pages of one store.
+// Samples of one thread by tile, in pages of its share of the store.
 struct Sorted {
-    std::vector<Sample> store;
-    std::vector<uint32_t> next;                // of each tile, where its next sample goes; at the start of a page: nowhere
+    Sample* store;
+    size_t room;
+    std::vector<uint32_t> next;                // of each tile, where its next sample goes; where a page starts: nowhere
     std::vector<std::vector<uint32_t>> pages;  // of each tile, where they start
     uint32_t used = 0;
 
-    Sorted(size_t samples, int tiles) : store(samples), next(tiles, 0), pages(tiles) {}
+    Sorted(Sample* store, size_t room, int tiles) : store(store), room(room), next(tiles, 0), pages(tiles) {}
 
     // Room for so many more, however they fall.
-    bool has_room(size_t samples) const { return used + samples + next.size() * PAGE <= store.size(); }
+    bool has_room(size_t samples) const { return used + samples + next.size() * PAGE <= room; }
 
     Sample& append(int tile) {
         uint32_t& at = next[tile];
@@ -235,11 +239,16 @@ struct Inserter {
     double* grid;
     std::vector<Sorted> sorted;
 
-    Inserter(int box, double* grid, int64_t store_bytes, int64_t least, int threads)
+    Inserter(int box, double* grid, Sample* store, size_t room, int threads)
         : plane(box), side(2 * box + 1), width(box + 2), along(side / TILE + 1), grid(grid) {
-        const int64_t room = store_bytes / int64_t(sizeof(Sample)) / threads;
-        const int64_t needed = (least / threads + 1) * plane.n + int64_t(along) * along * PAGE;
-        for (int t = 0; t < threads; t++) sorted.emplace_back(std::max(room, needed), along * along);
+        room /= threads;
+        for (int t = 0; t < threads; t++) sorted.emplace_back(store + t * room, room, along * along);
+    }
+
+    // A page comes from memory: ask for it while the one before is worked on.
+    static void expect(const Sample* page) {
+        const char* bytes = reinterpret_cast<const char*>(page);
+        for (size_t i = 0; i < PAGE * sizeof(Sample); i += 64) __builtin_prefetch(bytes + i);
     }
 
     void flush() {
@@ -248,9 +257,13 @@ struct Inserter {
 #pragma omp parallel for schedule(dynamic) num_threads(int(sorted.size()))
             for (int number = 0; number < along * along; number++) {
                 if ((number / along % 2) * 2 + number % along % 2 != colour) continue;
-                for (const Sorted& s : sorted)
-                    for (const uint32_t page : s.pages[number])
-                        spread(&s.store[page], s.held(number, page), row, layer, grid);
+                for (const Sorted& s : sorted) {
+                    const auto& pages = s.pages[number];
+                    for (size_t i = 0; i < pages.size(); i++) {
+                        if (i + 1 < pages.size()) expect(&s.store[pages[i + 1]]);
+                        spread(&s.store[pages[i]], s.held(number, pages[i]), row, layer, grid);
+                    }
+                }
             }
         }
         for (Sorted& s : sorted) s.clear();
@@ -261,23 +274,25 @@ struct Inserter {
 
 extern "C" {
 
-// An inserter into grid (2 box + 1, 2 box + 1, box + 2, 4), z and y from -box. It keeps samples in store_bytes, or more
-// if `least` images do not fit; what is kept is in the grid after inserter_flush.
-void* inserter_new(int box, double* grid, int64_t store_bytes, int64_t least, int threads) {
-    try {
-        return new Inserter(box, grid, store_bytes, least, threads);
-    } catch (const std::bad_alloc&) {
-        return nullptr;
-    }
+// Bytes of store that `n` images at a time need at least.
+int64_t inserter_bytes(int box, int64_t n, int threads) {
+    const int64_t along = (2 * box + 1) / TILE + 1, samples = (n / threads + 1) * Plane(box).n + along * along * PAGE;
+    return threads * (samples + PAGE) * int64_t(sizeof(Sample));
+}
+
+// An inserter into grid (2 box + 1, 2 box + 1, box + 2, 4), z and y from -box. It keeps samples in the store; they are
+// in the grid after inserter_flush.
+void* inserter_new(int box, double* grid, void* store, int64_t store_bytes, int threads) {
+    return new Inserter(box, grid, static_cast<Sample*>(store), store_bytes / sizeof(Sample), threads);
 }
 
 void inserter_flush(void* inserter) { static_cast<Inserter*>(inserter)->flush(); }
 
 void inserter_delete(void* inserter) { delete static_cast<Inserter*>(inserter); }
 
-// Insert n <= `least` images. transforms: (n, image_box, image_box / 2 + 1) complex, rfft2 of images; of it, what
-// |k| < box / 2 holds. rotations (n, 3, 3), phases (n, 5), scales (n), decays (n), shifts (n, 2): see Particle.
-// weights: (n, box / 2 + 1) or null. energies: (n), filled.
+// Insert n images, at most as many as there is store for. transforms: (n, image_box, image_box / 2 + 1) complex, rfft2
+// of images; of it, what |k| < box / 2 holds. rotations (n, 3, 3), phases (n, 5), scales (n), decays (n) and shifts
+// (n, 2): see Particle. weights: (n, box / 2 + 1) or null. energies: (n), filled.
 void insert_images(void* inserter, const float* transforms, int64_t n, int image_box, const double* rotations,
                    const double* phases, const double* scales, const double* decays, const double* shifts,
                    const float* weights, float data_scale, float ctf_scale, double* energies) {

@@ -27,6 +27,7 @@ from gsworkbench.particles import ParticleStack
 
 PADDING = 2
 BATCH_BYTES = 2**20  # of images: they, their transforms and samples stay in the processor's cache
+STORE_BYTES = 2**29  # of samples kept back to be sorted, at most
 DIRECT_TOLERANCE = 1e-9
 
 Float64 = NDArray[np.float64]
@@ -55,13 +56,12 @@ class Grid:
         return self.library is not None
 
     def _open(self, compiled: ctypes.CDLL) -> None:
-        store = max(2**25, min(self.cells.nbytes // 2, 2**29))
-        least = max(1, BATCH_BYTES // (4 * self.box_size**2))
+        at_once = max(1, BATCH_BYTES // (4 * self.box_size**2))
+        least = compiled.inserter_bytes(self.box_size, ctypes.c_int64(at_once), self.threads)
+        self.store = _zeros((max(least, min(self.cells.nbytes // 2, STORE_BYTES)) // 8,))
         inserter = compiled.inserter_new(
-            self.box_size, _pointer(self.cells), ctypes.c_int64(store), ctypes.c_int64(least), self.threads
+            self.box_size, _pointer(self.cells), _pointer(self.store), ctypes.c_int64(self.store.nbytes), self.threads
         )
-        if not inserter:
-            raise MemoryError("no memory to sort samples in")
         self.inserter = ctypes.c_void_p(inserter)
         weakref.finalize(self, compiled.inserter_delete, self.inserter)
 
@@ -223,6 +223,7 @@ def _library() -> ctypes.CDLL | None:
     except BuildError:
         return None
     compiled.inserter_new.restype = ctypes.c_void_p
+    compiled.inserter_bytes.restype = ctypes.c_int64
     return compiled
 
 

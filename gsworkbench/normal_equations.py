@@ -9,7 +9,10 @@ sums over voxels; P_i V is the line integral (pixel_size times a sum along the r
 image units / A. All three are sums over particles: those of half sets, parts and files add up to those of the whole,
 bit for bit. Not valid where poses or CTF are being refined, or where particles differ in structure.
 
-Measured against exact sums for maps inside 0.4 D (see tests): b and K by gridding to about 1e-3.
+Gridding against exact sums (1,500 particles of 64^2 at SNR 0.1; relative norms): <b, V> and <V, K * V> of a molecule
+inside 0.4 D 2e-4; b voxel by voxel 2e-3 inside 0.25 D and 7e-3 inside 0.4 D, where noise from beyond the box folds in;
+K 7e-3 at lags within 0.5 D, 5e-2 within 0.8 D. Its longest lags are the worst: prefer the circular kernel, which cuts
+them off, to the padded one, unless sums were made by finufft.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ VERSION = 1
 ENGINES = ("gridding", "finufft")
 CHUNK_BYTES = 2**22  # of images read at a time: memory that stays in the cache and is used again
 CHECKPOINT_SECONDS = 60.0
+LARGEST_BOX = 800  # cells of the grid are numbered by 32 bits
 _EXACT = 2.0**53  # quanta that float64 counts without a gap
 _ARRAYS = ("sums", "particles")
 
@@ -298,6 +302,11 @@ def _empty(stack: ParticleStack, box_size: int, engine: str, weighted: bool) -> 
     has the same: 2^-20 of the noise of a transform's component, and 2^-24 of the largest CTF^2, leave room for 2^20
     particles or more.
     """
+    if box_size % 2 or not 0 < box_size <= min(stack.box_size, LARGEST_BOX):
+        largest = min(stack.box_size, LARGEST_BOX)
+        raise InputError(
+            f"a box of {box_size} px cannot be summed up", remedy=f"choose an even one of at most {largest}"
+        )
     level = _power_of_two(float(np.sqrt(np.square(read_images(stack.files[0], np.zeros(1, np.int64))).mean())))
     signs = np.unique(stack.data_sign)
     halves = np.unique(stack.half_set)

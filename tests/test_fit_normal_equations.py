@@ -23,7 +23,7 @@ from gsworkbench.fit_normal_equations import (
 from gsworkbench.imaging import form_images
 from gsworkbench.normal_equations import accumulate
 
-SMALL = NormalEquationsConfig(n_gaussians=300, n_boosted_steps=15, n_steps=30)
+SMALL = NormalEquationsConfig(n_gaussians=300, n_boosted_steps=15, n_steps=30, n_final_steps=20)
 
 
 def split(stack):
@@ -145,3 +145,14 @@ def test_pure_noise_and_dark_protein(noisy_set):
         fit_normal_equations(*split(dark), SMALL)
     with pytest.raises(InputError, match="held-out"):
         fit_normal_equations(accumulate(stack), None, SMALL)
+
+
+def test_the_number_of_gaussians_is_chosen_by_held_out_particles(noisy, noisy_set):
+    """More data ask for more Gaussians, and the choice is no worse than half or double of it would be by much."""
+    config = dataclasses.replace(SMALL, n_gaussians="auto")
+    chosen = len(fit_normal_equations(*noisy, config).gaussians)
+    few = len(fit_normal_equations(*split(noisy_set.stack[np.arange(100)]), config).gaussians)
+    assert few <= chosen
+    assert 40 <= chosen <= 3000
+    with pytest.raises(InputError, match="held-out"):
+        fit_normal_equations(noisy[0], None, dataclasses.replace(config, background=False))

@@ -20,6 +20,7 @@ NEVER = {
     "gsworkbench": ["workbench"],
     "gsworkbench.assessment": [
         "rendering", "training", "backprojection", "gaussians", "imaging", "simulate", "ctf", "reconstruct",
+        "normal_equations", "fit_normal_equations", "insertion", "fourier", "parameters",
     ],
     "gsworkbench.simulate": ["rendering", "training", "imaging", "ctf", "backprojection", "gaussians", "reconstruct"],
     "gsworkbench.readers": ["rendering", "training", "imaging", "ctf", "backprojection", "simulate", "reconstruct"],
