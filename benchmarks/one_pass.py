@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -37,11 +36,11 @@ Map = NDArray[np.float64]
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--large", action="store_true", help="128^2 too: minutes and 1 GB of disk")
+    growth()
     sets = [(64, 6.0, 0.1, False, False), (64, 6.0, 0.05, True, False), (64, 6.0, 0.05, True, True)]
     if parser.parse_args().large:
         sets += [(128, 3.0, 0.03, True, False), (128, 3.0, 0.03, True, True)]
-    torch.set_num_threads(1)
-    print(f"\n5,000 particles each, one thread, {machine()}; mean FSC over shells to the truth.\n")
+    print(f"\n5,000 particles each, {machine()}; mean FSC over shells to the truth.\n")
     print("| box, SNR | truth | noise | method | no mask | in a sphere | H, no mask | CPU s, three maps |")
     print("|---|---|---|---|---|---|---|---|")
     for box_size, pixel_size, snr, solvent, coloured in sets:
@@ -58,6 +57,34 @@ def main() -> None:
                 whole, *halves = maps(stack)
                 seconds = time.process_time() - start
                 print(f"{what} | {name} | {row(whole, halves, truth, pixel_size)} | {seconds:.1f} |", flush=True)
+
+
+def growth() -> None:
+    """Seconds of the pass and of a fit against the number of particles, and of a preview, 64^2."""
+    preview = NormalEquationsConfig(n_gaussians=2000, n_boosted_steps=15, n_steps=30, background=False)
+    print(f"\n64^2, 3,000 Gaussians; preview: 2,000 Gaussians, 45 steps; medians of three, {machine()}, two threads.\n")
+    print("| particles | pass, s | fit, s | preview, s |")
+    print("|---|---|---|---|")
+    for n in (500, 5000, 20000):
+        with tempfile.TemporaryDirectory() as folder:
+            stack = simulate.simulate(SimulationConfig(n_particles=n), folder)
+            sums = accumulate(stack)
+            plain = NormalEquationsConfig(background=False)
+            tasks: list[Callable[[], object]] = [
+                lambda: accumulate(stack),  # noqa: B023
+                lambda: fit_normal_equations(sums, None, plain),  # noqa: B023
+                lambda: fit_normal_equations(sums, None, preview),  # noqa: B023
+            ]
+            print(f"| {n:,} | {' | '.join(f'{_median_seconds(task):.2f}' for task in tasks)} |", flush=True)
+
+
+def _median_seconds(task: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        task()
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds)[1]
 
 
 def row(whole: Map, halves: list[Map], truth: Map, voxel_size: float) -> str:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gsworkbench.fourier import centred_irfftn
+from gsworkbench.fourier import centred_irfftn, map_shells
 from gsworkbench.normal_equations import NormalEquations, accumulate
 from gsworkbench.particles import ParticleStack
 
@@ -31,7 +31,7 @@ def solve(sums: NormalEquations) -> NDArray[np.float32]:
     """(D, D, D) map from sums over particles, in image units / A. Zero in the corners and from Nyquist on."""
     b = torch.fft.rfftn(torch.fft.ifftshift(sums.b()))
     kernel = sums.kernel(circular=True).clamp_min(0)
-    shell = _shells(sums.box_size)
+    shell = map_shells(sums.box_size)
     noise = sums.noise_power * sums.box_size  # of b, per unit of K: D^3 times the variance of a pixel
 
     def mean(values: Tensor) -> Tensor:
@@ -42,10 +42,3 @@ def solve(sums: NormalEquations) -> NDArray[np.float32]:
     transform = b / (kernel + (noise / signal.clamp_min(1e-300))[shell] + 1e-3 * mean(kernel)[shell] + 1e-300)
     transform[shell >= sums.box_size // 2] = 0
     return centred_irfftn(transform).float().numpy()
-
-
-def _shells(edge: int) -> Tensor:
-    """(edge, edge, edge // 2 + 1) |k| of each node rounded to the nearest integer."""
-    k = torch.fft.fftfreq(edge, 1 / edge)
-    kx = torch.arange(edge // 2 + 1)
-    return torch.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + kx**2).round().long()

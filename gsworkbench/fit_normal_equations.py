@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 from gsworkbench.config import NormalEquationsConfig
 from gsworkbench.errors import InputError
+from gsworkbench.fourier import map_shells
 from gsworkbench.gaussians import Gaussians, random_gaussians
 from gsworkbench.normal_equations import NormalEquations
 from gsworkbench.parameters import (
@@ -136,7 +137,7 @@ def fit_normal_equations(
 def as_problem(equations: NormalEquations) -> Problem:
     """Normal equations in Fourier space, with the true weights."""
     kernel = equations.kernel(circular=True).clamp_min(0)
-    shell = _shells(equations.box_size)
+    shell = map_shells(equations.box_size)
     inside = (shell < equations.box_size // 2).float()
     pixel_variance = equations.noise_power / equations.box_size**2
     return Problem(
@@ -364,12 +365,6 @@ def _best_scale(problem: Problem, volume: Tensor) -> float:
             remedy="give --sign -1 if the images are not inverted yet",
         )
     return product / square
-
-
-def _shells(box_size: int) -> Tensor:
-    k = torch.fft.fftfreq(box_size, 1 / box_size)
-    kx = torch.arange(box_size // 2 + 1)
-    return torch.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + kx**2).round().long()
 
 
 def _shell_sum(problem: Problem, values: Tensor) -> Tensor:

@@ -32,6 +32,13 @@ def friedel_weights(box_size: int, *, device: torch.device | str = "cpu") -> Ten
     return weights
 
 
+def map_shells(box_size: int) -> Tensor:
+    """(D, D, D // 2 + 1) int64 |k| of each component of a map's half grid, rounded to the nearest integer."""
+    k = torch.fft.fftfreq(box_size, 1 / box_size)
+    kx = torch.arange(box_size // 2 + 1)
+    return torch.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + kx**2).round().long()
+
+
 def shift_phases(shifts_angstrom: ArrayLike, box_size: int, pixel_size: float) -> Tensor:
     """(n, D, D // 2 + 1) complex64 factors that shift images (n) by +shifts_angstrom (n, 2) x, y in A.
 
