@@ -69,8 +69,8 @@ def draw_frame(axes: Axes, curve: FscCurve) -> None:
     axes.axhline(0, color="0.8", lw=0.8, zorder=0)
     axes.axvline(nyquist, color="0.6", lw=0.8, ls=":", zorder=0)
     axes.annotate(
-        f"Nyquist {curve.nyquist_angstrom:.1f} Å", (nyquist, 1), (-2, -3), textcoords="offset points",
-        color="0.45", fontsize="x-small", rotation=90, ha="right", va="top",
+        f"Nyquist {curve.nyquist_angstrom:.1f} Å", (nyquist, 0.143), (-2, 4), textcoords="offset points",
+        color="0.45", fontsize="x-small", rotation=90, ha="right", va="bottom",
     )  # fmt: skip
     # Ticks at quarters of Nyquist, so that the last one is Nyquist itself.
     axes.set_xticks(ticks := nyquist * np.array([0.25, 0.5, 0.75, 1.0]), [f"{t:.3f}\n({1 / t:.1f} Å)" for t in ticks])
