@@ -75,9 +75,14 @@ def test_after_a_failure_it_says_why_and_the_next_call_begins_again(checkout):
     assert _log(checkout) == ["venv", "pip", "venv", "pip", "pip"]
 
 
+def _heed_interrupts():
+    """A test run started in the background inherits that interrupts are ignored; a terminal's user does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_then_called_again(checkout):
     call = subprocess.Popen(
-        [checkout / "repo" / "env" / "run", "true"],
+        [checkout / "repo" / "env" / "run", "true"], preexec_fn=_heed_interrupts,
         env=_environment(checkout, PIP_SECONDS="30"), start_new_session=True, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     log = checkout / "repo" / ".venv" / "install.log"
