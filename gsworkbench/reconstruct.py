@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.assessment.alarms import particles_in_both_halves
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.backprojection import backproject
 from gsworkbench.config import ReconstructionConfig, to_mapping
@@ -24,7 +23,8 @@ from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.gaussians import Gaussians
-from gsworkbench.judging import FILES, MASKS, assess, write_assessment
+from gsworkbench.inspection import particle_alarms
+from gsworkbench.judging import FILES, HALF_MAPS, MASKS, assess, write_assessment
 from gsworkbench.normal_equations import NormalEquations, accumulate
 from gsworkbench.particles import ParticleStack
 from gsworkbench.provenance import RunRecord
@@ -35,7 +35,6 @@ from gsworkbench.training import fit
 Volume = NDArray[np.float32]
 
 MAP = "run_class001.mrc"
-HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 OUTPUTS = (
     *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
@@ -192,9 +191,9 @@ def reconstruct(
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
     if config.half_maps:
         stack = stack.with_half_sets(config.seed)
-    shared = particles_in_both_halves(stack.file_index, stack.image_index, stack.half_set) if config.half_maps else None
+    shared = particle_alarms(stack, most_images=0) if config.half_maps else []
     record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
-    record.warnings += _warnings(stack) + ([shared] if shared else [])
+    record.warnings += _warnings(stack) + shared
 
     parts = _parts(stack, config.half_maps)
     record.n_particles |= {name: len(part) for name, part in parts.items()}
