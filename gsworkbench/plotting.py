@@ -49,7 +49,8 @@ def fsc_figure(
     axes = figure.add_subplot()
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
-        draw_curve(axes, curve, resolutions, colour=colour, label=_in_words(curve.name))
+        style = "-" if number < len(COLOURS) else "--"
+        draw_curve(axes, curve, resolutions, colour=colour, label=_in_words(curve.name), style=style)
         if curve.name in errors:
             low, high = curve.values - errors[curve.name], curve.values + errors[curve.name]
             axes.fill_between(curve.frequencies, low, high, color=colour, alpha=0.15, lw=0)
@@ -60,7 +61,9 @@ def fsc_figure(
     return figure
 
 
-def draw_curve(axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *, colour: str, label: str) -> None:
+def draw_curve(
+    axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *, colour: str, label: str, style: str = "-"
+) -> None:
     """Draw one curve, a mark where each of its `resolutions` was read, and say them in the label."""
     own = [r for r in resolutions if r.curve == curve.name]
     said = [f"{r.angstrom:.1f} Å" if r.angstrom is not None else "no crossing" for r in own]
@@ -68,6 +71,7 @@ def draw_curve(axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *
     axes.plot(
         curve.frequencies,
         curve.values,
+        style,
         color=colour,
         lw=1.5,
         label=": ".join([label, ", ".join(said)] if said else [label]),
@@ -104,7 +108,11 @@ def draw_frame(axes: Axes, curve: FscCurve) -> None:
 
 def draw_legend(axes: Axes) -> None:
     """Draw the legend below the axes, where no curve passes."""
-    axes.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), borderaxespad=0)
+    from matplotlib.transforms import ScaledTranslation
+
+    below = axes.transAxes + ScaledTranslation(0, -0.75, axes.figure.dpi_scale_trans)  # inches, past the axis label
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
+    axes.legend(fontsize="small", frameon=False, borderaxespad=0, **place)
 
 
 def local_resolution_figure(found: LocalResolution, volume: NDArray[np.floating]) -> Figure:

@@ -145,7 +145,7 @@ def test_postprocess_gives_relions_maps_and_files_from_the_same_files(relion, tm
     assert f"sharpened by a B factor of {b_factor:.1f} A^2" in capsys.readouterr().out
     for name in ("", "_masked"):
         mine, relions = read_map(tmp_path / f"postprocess{name}.mrc")[0], read_map(relion / f"pp{name}.mrc")[0]
-        assert np.corrcoef(mine.ravel(), relions.ravel())[0, 1] > 0.99
+        assert np.corrcoef(mine.ravel(), relions.ravel())[0, 1] > 0.95
         assert mine.std() == pytest.approx(relions.std(), rel=0.1)
     # Element by element the XML that depositors send to EMDB.
     mine, relions = (ElementTree.parse(path).getroot() for path in (tmp_path / "fsc.xml", relion / "pp_fsc.xml"))
