@@ -217,6 +217,7 @@ def _found(options: argparse.Namespace) -> tuple[Path, Path]:
     if options.half1.is_dir() and options.half2 is None:
         folder = run_folder(options.half1)
         options.held_out = options.held_out or folder.held_out
+        options.beyond = options.beyond or folder.beyond
         if options.beyond is not None:
             options.substituted = options.substituted or folder.substituted
         return folder.halves
@@ -501,8 +502,8 @@ def _add_fsc(commands: Any) -> None:
         "fsc",
         help="Fourier shell correlation of two half maps",
         description="FSC between half maps, and of their mean to a truth or an atomic model; resolution with its "
-        "definition, half-bit, errors, alarms. Of a folder that reconstruct made, its half maps, held-out errors and, "
-        "with --beyond, its half maps of random phases are found by name.",
+        "definition, half-bit, errors, alarms. Of a folder that reconstruct made, its half maps, held-out errors and "
+        "half maps of random phases are found by name.",
     )
     _add_judged(command, mask="none")
     command.add_argument("--out", type=Path, metavar="DIR", help="write fsc.csv, .xml, .png and .svg there")

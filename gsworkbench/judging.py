@@ -6,7 +6,9 @@ itself is in assessment/.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +40,7 @@ Volume = NDArray[np.floating]
 
 MASKS = ("own", "auto", "sphere", "loose", "tight", "none")
 HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")  # as `reconstruct` names them
+SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
 MODEL_B_FACTOR = 60.0  # A^2, of every atom of a model; inside a shell the FSC does not depend on it, but for the mask
 FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.star")  # what write_assessment may write
 GROWN = {
@@ -235,25 +238,28 @@ def with_substitution(found: Assessment, substitution: Assessment) -> Assessment
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What `gsworkbench reconstruct` left in a folder for the judge: None where it did not."""
+    """What `gsworkbench reconstruct` left in a folder for the judge: None where it did not.
+
+    beyond : A, where the phases of the substituted maps' particles become random, by run.json.
+    """
 
     halves: tuple[Path, Path]
     substituted: tuple[Path, Path] | None
+    beyond: float | None
     held_out: Path | None
 
 
 def run_folder(path: Path) -> RunFolder:
     """Find half maps, substituted half maps and held_out.csv in the folder of a reconstruction."""
-    halves = tuple(path / name for name in HALF_MAPS)
+    halves, substituted = ((path / first, path / second) for first, second in (HALF_MAPS, SUBSTITUTED))
     if not all(half.is_file() for half in halves):
         raise InputError("this folder holds no two half maps", file=path, remedy=f"it should have {HALF_MAPS[0]}")
-    substituted = tuple(half.with_name(f"{half.stem}_substituted.mrc") for half in halves)
-    held_out = path / "held_out.csv"
-    return RunFolder(
-        (halves[0], halves[1]),
-        (substituted[0], substituted[1]) if all(s.is_file() for s in substituted) else None,
-        held_out if held_out.is_file() else None,
-    )
+    held_out, beyond = path / "held_out.csv", None
+    if not all(half.is_file() for half in substituted):
+        return RunFolder(halves, None, None, held_out if held_out.is_file() else None)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # then it has to be given
+        beyond = float(json.loads((path / "run.json").read_text())["config"]["noise_substitute_beyond"])
+    return RunFolder(halves, substituted, beyond, held_out if held_out.is_file() else None)
 
 
 def read_held_out(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

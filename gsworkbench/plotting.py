@@ -111,8 +111,8 @@ def draw_legend(axes: Axes) -> None:
     from matplotlib.transforms import ScaledTranslation
 
     below = axes.transAxes + ScaledTranslation(0, -0.75, axes.figure.dpi_scale_trans)  # inches, past the axis label
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
-    axes.legend(fontsize="small", frameon=False, borderaxespad=0, **place)
+    place = {"bbox_to_anchor": (0.5, 0), "bbox_transform": below, "borderaxespad": 0}
+    axes.legend(fontsize="small", frameon=False, loc="upper center", **place)
 
 
 def local_resolution_figure(found: LocalResolution, volume: NDArray[np.floating]) -> Figure:

@@ -13,7 +13,7 @@ from gsworkbench.assessment.fsc import read_fsc_csv, shell_indices
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.cli import main
 from gsworkbench.inspection import particle_alarms
-from gsworkbench.judging import HALF_MAPS
+from gsworkbench.judging import HALF_MAPS, SUBSTITUTED
 from gsworkbench.particles import Picks
 from gsworkbench.readers import read_map, read_particles, write_map, write_star
 
@@ -81,7 +81,7 @@ def test_a_folder_of_a_reconstruction_is_judged_whole(maps, halves, tmp_path, ca
     bias = filtered(noise(9), lambda s: s > 8)
     for k, name in enumerate(HALF_MAPS, 1):
         maps(f"run/{name}", signal() + bias + 0.3 * noise(k))
-        maps(f"run/{name.removesuffix('.mrc')}_substituted.mrc", signal() + bias + 0.3 * noise(k + 2))
+        maps(f"run/{SUBSTITUTED[k - 1]}", signal() + bias + 0.3 * noise(k + 2))
     (run / "held_out.csv").write_text("step,error_fitted,error_held_out\n0,-0.1,-0.1\n10,-0.3,-0.05\n")
     assert main(["fsc", str(run), "--beyond", "16", "--out", str(tmp_path / "out")]) == 0
     text = said(capsys)
@@ -91,7 +91,9 @@ def test_a_folder_of_a_reconstruction_is_judged_whole(maps, halves, tmp_path, ca
     assert means["fsc_less_substituted"] < means["fsc_unmasked"] - 0.2
     for command in (["fsc"], ["localres", "--out", str(tmp_path / "l")], ["directional", "--out", str(tmp_path / "d")]):
         assert main([*command, str(run)]) == 0
-    assert "fits to random phases" not in said(capsys)  # --beyond says where their phases became random
+    assert "fits to random phases" not in said(capsys)  # nothing says where their phases became random
+    (run / "run.json").write_text('{"config": {"noise_substitute_beyond": 16.0}}')
+    assert main(["fsc", str(run)]) == 0 and "alarm: fits to random phases agree by" in said(capsys)
     (run / "held_out.csv").write_text("step,error\n0,1\n")
     assert main(["fsc", str(run)]) == 2 and "not a held_out.csv" in said(capsys)
     (run / HALF_MAPS[0]).unlink()
