@@ -221,6 +221,8 @@ def _found(options: argparse.Namespace) -> tuple[Path, Path]:
         if options.beyond is not None:
             options.substituted = options.substituted or folder.substituted
         return folder.halves
+    if options.half2 is None and not options.half1.exists():
+        raise InputError("there is no such file or folder", file=options.half1)
     if options.half2 is None:
         raise InputError("there is one half map", file=options.half1, remedy="give two, or a reconstruction's folder")
     if options.half1.exists() and options.half2.exists() and options.half1.samefile(options.half2):
@@ -246,7 +248,7 @@ def _sharpened(options: argparse.Namespace, halves: tuple[Path, Path], assessmen
     from gsworkbench.judging import postprocess
 
     b_factor = None if options.sharpen == "auto" else _number(options.sharpen)
-    if b_factor is not None and not isinstance(b_factor, int | float):
+    if b_factor is not None and not (isinstance(b_factor, int | float) and abs(b_factor) < 1e4):
         raise InputError(f"--sharpen needs auto or a B factor in A^2, not {options.sharpen!r}")
     return postprocess(*halves, assessment.judgement, b_factor)
 
