@@ -20,6 +20,7 @@ from gsworkbench.config import (
     NormalEquationsConfig,
     ReconstructionConfig,
     SimulationConfig,
+    VoxelConfig,
     from_mapping,
     to_mapping,
 )
@@ -86,8 +87,13 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    stochastic = options.method == "stochastic"
-    settings = to_mapping(PRESETS[options.preset] if stochastic else NormalEquationsConfig())
+    defaults = {
+        "stochastic": ("stochastic", PRESETS[options.preset]),
+        "normal-equations": ("normal_equations", NormalEquationsConfig()),
+        "voxels": ("voxels", VoxelConfig()),
+    }
+    field, default = defaults[options.method]
+    settings = to_mapping(default)
     if options.n_gaussians is not None:
         settings["n_gaussians"] = options.n_gaussians
     for assignment in options.set:
@@ -95,7 +101,6 @@ def _reconstruct(options: argparse.Namespace) -> None:
         if not separator:
             raise InputError(f"--set needs NAME=VALUE, not {assignment!r}")
         settings[name] = _number(value)
-    field = "stochastic" if stochastic else "normal_equations"
     _run_reconstruction(options, {"method": options.method, field: settings, "backend": options.backend})
 
 
@@ -368,7 +373,8 @@ def _add_reconstruct(commands: Any) -> None:
         choices=[m for m in METHODS if m != "backprojection"],
         default="normal-equations",
         help="normal-equations: read the particles once, then fit in seconds (default); "
-        "stochastic: Adam on mini-batches of images, as the papers do",
+        "stochastic: Adam on mini-batches of images, as the papers do; "
+        "voxels: a map without Gaussians, from the same sums",
     )
     command.add_argument(
         "--preset",

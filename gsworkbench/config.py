@@ -81,12 +81,20 @@ class NormalEquationsConfig:
 
 
 @dataclass(frozen=True)
+class VoxelConfig:
+    """The map of free voxels that solves the same equations (voxel_solution.py)."""
+
+    n_steps: int = 20  # of conjugate gradients, at most: held-out particles say when to stop
+
+
+@dataclass(frozen=True)
 class ReconstructionConfig:
     """What `reconstruct` does with one stack of particles."""
 
     method: str = "normal-equations"  # a name of reconstruct.METHODS
     stochastic: StochasticConfig = field(default_factory=lambda: PRESETS["tuned"])
     normal_equations: NormalEquationsConfig = field(default_factory=NormalEquationsConfig)
+    voxels: VoxelConfig = field(default_factory=VoxelConfig)
     half_maps: bool = True
     mask: str = "auto"  # auto, sphere, none, or the path of a mask
     seed: int = 0
