@@ -94,8 +94,9 @@ def _reconstruct(options: argparse.Namespace) -> None:
     }
     field, default = defaults[options.method]
     settings = to_mapping(default)
-    if options.n_gaussians is not None:
-        settings["n_gaussians"] = options.n_gaussians
+    for name in ("n_gaussians", "weights"):
+        if getattr(options, name) is not None:
+            settings[name] = getattr(options, name)
     for assignment in options.set:
         name, separator, value = assignment.partition("=")
         if not separator:
@@ -388,6 +389,11 @@ def _add_reconstruct(commands: Any) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="change one setting of the method, as in boost=1",
+    )
+    command.add_argument(
+        "--weights",
+        choices=("non-negative", "signed"),
+        help="of normal-equations: whether Gaussians may take density away (default: non-negative)",
     )
     command.add_argument("--backend", help="renderer to use (default: the fastest that works; see doctor)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")

@@ -104,7 +104,7 @@ def test_the_map_is_the_mixture_plus_the_background(noisy):
     mixture = voxelize(g.means, g.covariances(), g.weights, box_size=32, voxel_size=12.0, cutoff=5.0).numpy()
     assert np.abs(mixture + fitted.background - fitted.volume).max() < 1e-5 * np.abs(fitted.volume).max()
     plain = fit_normal_equations(*noisy, dataclasses.replace(SMALL, background=False))
-    assert plain.background is None and len(plain.curve) == 0
+    assert plain.background is None and plain.held_out is None
 
 
 def test_what_a_mixture_cannot_hold_is_found_and_put_back(clean_set, clean):
@@ -127,7 +127,7 @@ def test_what_a_mixture_cannot_hold_is_found_and_put_back(clean_set, clean):
 
 
 def test_the_held_out_error_is_above_the_fitted_one_and_falls(noisy):
-    curve = fit_normal_equations(*noisy, SMALL).curve
+    curve = fit_normal_equations(*noisy, SMALL).held_out.curve
     assert all(held > fitted for _, fitted, held in curve)
     assert curve[-1][1] < curve[0][1] < 0
 
