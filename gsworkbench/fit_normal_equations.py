@@ -67,6 +67,7 @@ _GAIN = 0.01  # of the held-out error: what doubling the number must gain
 _EVERY = 10  # steps between looks at the held-out error
 _PREVIEW = NormalEquationsConfig(n_boosted_steps=15, n_steps=30, background=False)
 _SURE = 3.0  # standard errors
+_DARK = 5.0  # standard errors by which density that is refused as dark correlates with the data
 _MUCH = 0.03  # of the signal: what mixtures may miss without a word
 
 Curve = tuple[tuple[int, float, float], ...]
@@ -100,7 +101,7 @@ class HeldOut:
             return []
         return [
             f"the Gaussians alone miss {100 * self.missed:.0f} % of the signal in held-out particles (solvent, "
-            "detergent, too few Gaussians, or noise that is not white); the background holds what of it is above the noise"
+            "detergent, too few Gaussians, or coloured noise); the background holds what of it is above the noise"
         ]
 
 
@@ -382,15 +383,19 @@ def _start_at_random(config: NormalEquationsConfig, box_size: int, seed: int) ->
 
 
 def _best_scale(problem: Problem, volume: Tensor) -> float:
-    """The factor that brings a map closest to the data: <b, V> / <V, K * V>. Refuse one that is not positive."""
+    """The factor that brings a map closest to the data: <b, V> / <V, K * V>, but at least a standard error of it.
+
+    Refuse one that is negative beyond doubt.
+    """
     transform = to_transform(volume)
     twice = torch.full((transform.shape[-1],), 2.0)
     twice[0] = twice[-1] = 1.0
     product = float(((transform.conj() * problem.data).real * problem.weight * twice).sum())
     square = float((transform.abs().square() * problem.kernel * problem.weight * twice).sum())
-    if product <= 0:
+    noise = math.sqrt(problem.noise * square)
+    if product < -_DARK * noise:
         raise InputError(
             "the particles anticorrelate with positive density: protein seems dark",
             remedy="give --sign -1 if the images are not inverted yet",
         )
-    return product / square
+    return max(product, noise) / square
