@@ -20,6 +20,7 @@ from gsworkbench.config import (
     NormalEquationsConfig,
     ReconstructionConfig,
     SimulationConfig,
+    VoxelConfig,
     from_mapping,
     to_mapping,
 )
@@ -92,16 +93,21 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    stochastic = options.method == "stochastic"
-    settings = to_mapping(PRESETS[options.preset] if stochastic else NormalEquationsConfig())
-    if options.n_gaussians is not None:
-        settings["n_gaussians"] = options.n_gaussians
+    defaults = {
+        "stochastic": ("stochastic", PRESETS[options.preset]),
+        "normal-equations": ("normal_equations", NormalEquationsConfig()),
+        "voxels": ("voxels", VoxelConfig()),
+    }
+    field, default = defaults[options.method]
+    settings = to_mapping(default)
+    for name in ("n_gaussians", "weights"):
+        if getattr(options, name) is not None:
+            settings[name] = getattr(options, name)
     for assignment in options.set:
         name, separator, value = assignment.partition("=")
         if not separator:
             raise InputError(f"--set needs NAME=VALUE, not {assignment!r}")
         settings[name] = _number(value)
-    field = "stochastic" if stochastic else "normal_equations"
     _run_reconstruction(options, {"method": options.method, field: settings, "backend": options.backend})
 
 
@@ -424,7 +430,8 @@ def _add_reconstruct(commands: Any) -> None:
         choices=[m for m in METHODS if m != "backprojection"],
         default="normal-equations",
         help="normal-equations: read the particles once, then fit in seconds (default); "
-        "stochastic: Adam on mini-batches of images, as the papers do",
+        "stochastic: Adam on mini-batches of images, as the papers do; "
+        "voxels: a map without Gaussians, from the same sums",
     )
     command.add_argument(
         "--preset",
@@ -438,6 +445,11 @@ def _add_reconstruct(commands: Any) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="change one setting of the method, as in boost=1",
+    )
+    command.add_argument(
+        "--weights",
+        choices=("non-negative", "signed"),
+        help="of normal-equations: whether Gaussians may take density away (default: non-negative)",
     )
     command.add_argument("--backend", help="renderer to use (default: the fastest that works; see doctor)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")

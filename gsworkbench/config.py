@@ -73,11 +73,19 @@ class NormalEquationsConfig:
     rate_quaternions: float = 20.0
     rate_weights: float = 20.0
     start: Literal["data", "random"] = "data"  # centres drawn from a low-passed map, or from N(0, initial_spread^2)
+    weights: Literal["non-negative", "signed"] = "non-negative"
     initial_spread: float = 0.12
     initial_scale: float = 0.004
     floor_pixels: float = 0.45  # additive floor of the covariances
     background: bool = True  # measure on held-out particles what the mixture misses, and add it as a smooth map
     cutoff: float = 3.5  # footprint half width in standard deviations while fitting
+
+
+@dataclass(frozen=True)
+class VoxelConfig:
+    """The map of free voxels that solves the same equations (voxel_solution.py)."""
+
+    n_steps: int = 20  # of conjugate gradients, at most: held-out particles say when to stop
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class ReconstructionConfig:
     method: str = "normal-equations"  # a name of reconstruct.METHODS
     stochastic: StochasticConfig = field(default_factory=lambda: PRESETS["tuned"])
     normal_equations: NormalEquationsConfig = field(default_factory=NormalEquationsConfig)
+    voxels: VoxelConfig = field(default_factory=VoxelConfig)
     half_maps: bool = True
     mask: str = "auto"  # auto, sphere, none, or the path of a mask
     seed: int = 0

@@ -1,7 +1,8 @@
 """What an optimiser sees of a mixture: unconstrained parameters, a learning rate for each type.
 
 Lengths are in box edges, so that the papers' rates and starts apply as printed. Scales, and weights unless they may be
-negative, are softplus of their parameters.
+negative, are softplus of their parameters. Signed weights are their parameters over the number of Gaussians, so that a
+rate means as much for any number.
 """
 
 from __future__ import annotations
@@ -28,23 +29,27 @@ class Rates:
     weights: float = 1.0
 
 
-def to_parameters(model: Gaussians) -> Parameters:
+def to_parameters(model: Gaussians, *, signed: bool = False) -> Parameters:
     """Parameters of a mixture in box edges, ready to be optimised. `from_parameters` inverts it up to the floor."""
     raw = {
         "means": model.means,
         "scales": _inverse_softplus(model.scales),
         "quaternions": model.quaternions,
-        "weights": _inverse_softplus(model.weights),
+        "weights": model.weights * len(model) if signed else _inverse_softplus(model.weights),
     }
     return {name: p.detach().clone().requires_grad_() for name, p in raw.items()}
 
 
-def from_parameters(parameters: Parameters, *, floor: float = 0.0, minimum_scale: float = 0.0) -> Gaussians:
+def from_parameters(
+    parameters: Parameters, *, floor: float = 0.0, minimum_scale: float = 0.0, signed: bool = False
+) -> Gaussians:
     """The mixture in box edges that parameters stand for; an additive floor and, if not 0, a clamp of its scales."""
     scales = softplus(parameters["scales"])
     if minimum_scale:
         scales = scales.clamp_min(minimum_scale)
-    return Gaussians(parameters["means"], scales, parameters["quaternions"], softplus(parameters["weights"]), floor)
+    weights = parameters["weights"]
+    weights = weights / len(weights) if signed else softplus(weights)
+    return Gaussians(parameters["means"], scales, parameters["quaternions"], weights, floor)
 
 
 def in_angstrom(model: Gaussians, *, edge: float, weight_unit: float) -> Gaussians:

@@ -31,6 +31,7 @@ from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
 from gsworkbench.rendering import voxelize
 from gsworkbench.training import fit
+from gsworkbench.voxel_solution import solve_voxels
 
 Volume = NDArray[np.float32]
 
@@ -125,34 +126,47 @@ def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
 
 
 def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
-    """Read every particle once; the sums of all are those of the half sets."""
     config = task.config.normal_equations
-    halves = [name for name in task.parts if name != "all"]
-    sums: dict[str, tuple[NormalEquations, NormalEquations | None]] = {}
-    with task.record.stage("accumulate"):
-        for name in halves or ["all"]:
-            sums[name] = _accumulated(task, name)
-    if halves:
-        first, second = (sums[name] for name in halves)
-        held = None if first[1] is None or second[1] is None else first[1] + second[1]
-        sums = {"all": (first[0] + second[0], held)} | sums
-    for name, (fitted, held_out) in sums.items():
+    for name, (fitted, held_out) in _sums(task, hold_out=config.background or config.n_gaussians == "auto").items():
         chosen = config if held_out is not None else replace(config, background=False)
         with task.record.stage(f"{name}: {task.config.method}"):
             result = fit_normal_equations(
                 fitted, held_out, chosen, seed=task.seeds[name], backend=task.config.backend, label=name
             )
         report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
-        if result.misfit is not None:
+        verdict = result.held_out
+        if result.misfit is not None and verdict is not None:
             report["misfit"] = [round(float(m), 5) for m in result.misfit]
-        yield name, Solution(result.volume, result.gaussians, result.background, report, result.curve)
+            report["held_out"] = {"signal": verdict.signal, "missed": verdict.missed, "ladder": verdict.ladder}
+            task.record.warnings += [f"{name}: {sentence}" for sentence in verdict.warnings()]
+        curve = () if verdict is None else verdict.curve
+        yield name, Solution(result.volume, result.gaussians, result.background, report, curve)
 
 
-def _accumulated(task: Task, name: str) -> tuple[NormalEquations, NormalEquations | None]:
+def _voxels(task: Task) -> Iterator[tuple[str, Solution]]:
+    for name, (fitted, held_out) in _sums(task, hold_out=True).items():
+        with task.record.stage(f"{name}: {task.config.method}"):
+            result = solve_voxels(fitted, held_out, task.config.voxels, label=name)
+        yield name, Solution(result.volume, report={"n_steps": result.n_steps}, held_out=result.curve)
+
+
+def _sums(task: Task, *, hold_out: bool) -> dict[str, tuple[NormalEquations, NormalEquations | None]]:
+    """Read every particle once; the sums of all are those of the half sets."""
+    halves = [name for name in task.parts if name != "all"]
+    with task.record.stage("accumulate"):
+        sums = {name: _accumulated(task, name, hold_out) for name in halves or ["all"]}
+    if halves:
+        first, second = (sums[name] for name in halves)
+        held = None if first[1] is None or second[1] is None else first[1] + second[1]
+        sums = {"all": (first[0] + second[0], held)} | sums
+    return sums
+
+
+def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[NormalEquations, NormalEquations | None]:
     """Normal equations of a stack without every tenth particle, and of these; all in one where there are few."""
     stack = task.parts[name]
     held = np.arange(len(stack)) % _HELD_OUT == 0
-    if len(stack) < _FEW / 2 or not task.config.normal_equations.background:
+    if len(stack) < _FEW / 2 or not hold_out:
         held[:] = False
 
     def pass_over(chosen: NDArray[np.bool_], what: str) -> NormalEquations:
@@ -165,6 +179,7 @@ def _accumulated(task: Task, name: str) -> tuple[NormalEquations, NormalEquation
 # A method yields a Solution for each part of its task, "all" first.
 METHODS: dict[str, Callable[[Task], Iterator[tuple[str, Solution]]]] = {
     "normal-equations": _normal_equations,
+    "voxels": _voxels,
     "stochastic": _stochastic,
     "backprojection": _backprojection,
 }

@@ -42,6 +42,26 @@ def test_reconstruct_writes_everything_it_promises(noisy_set, tmp_path, capsys, 
         assert mrcfile.validate(tmp_path / "fit" / name)
 
 
+def test_voxels_are_a_method_without_gaussians(noisy_set, tmp_path, capsys):
+    command = ["reconstruct", str(noisy_set.star), "--out", str(tmp_path), "--method", "voxels"]
+    assert main([*command, "--set", "n_steps=5"]) == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["config"]["voxels"] == {"n_steps": 5} and 1 <= record["results"]["all"]["n_steps"] <= 5
+    assert (tmp_path / "held_out.csv").exists() and not list(tmp_path.glob("gaussians*"))
+    assert main([*command, "--n-gaussians", "64"]) == 2
+    assert "VoxelConfig has no parameter 'n_gaussians'" in capsys.readouterr().err
+
+
+def test_what_held_out_particles_say_is_printed_and_recorded(noisy_set, tmp_path, capsys):
+    """Sixty-four signed Gaussians miss much of a ribosome at 24 A; the record says how much, and a note says so."""
+    assert reconstruct(noisy_set, tmp_path, "--no-half-maps", "--weights", "signed") == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["config"]["normal_equations"]["weights"] == "signed"
+    said = record["results"]["all"]["held_out"]
+    assert said["signal"] > 10 and said["missed"] > 0.03
+    assert f"note: all: the Gaussians alone miss {100 * said['missed']:.0f} %" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("method", ["normal-equations", "stochastic"])
 def test_resuming_a_finished_run_gives_the_same_map(noisy_set, tmp_path, method):
     maps = []
