@@ -32,6 +32,13 @@ class SimulationConfig:
     shift_sd: float = 0.02  # standard deviation of in-plane shifts, fraction of the box
     noise: str = "white"  # or the path of a radial noise power spectrum (.npy, index = shell)
     seed: int = 0
+    absent_chains: str = ""  # chains whose names begin so are absent from the second of two states
+    absent_fraction: float = 0.0  # of the particles that are in the second state; truth.mrc is the first
+    preferred_views: float = 0.0  # fraction of the views that lie within 20 degrees of the map's z axis
+    # What particles.star gets wrong, and the images do not know of:
+    pose_error_degrees: float = 0.0  # standard deviation of the angle; infinity writes random poses
+    shift_error_pixels: float = 0.0  # standard deviation along x and y
+    random_phases_beyond: float = 0.0  # A: image phases beyond are those of noise (Chen et al. 2013); 0 keeps all
 
 
 @dataclass(frozen=True)

@@ -247,29 +247,9 @@ def reconstruct(
     files of an earlier run in `output_dir` are replaced once the first map of this one is done.
     """
     output_dir = Path(output_dir)
-    if config.method not in METHODS:
-        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
-    stack.require_poses()
     true_map = _matching_map(truth, stack) if truth else None
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
-    if config.half_maps:
-        stack = stack.with_half_sets(config.seed)
-    shared = particles_in_both_halves(stack.file_index, stack.image_index, stack.half_set) if config.half_maps else None
-    record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
-    record.warnings += _warnings(stack) + ([shared] if shared else [])
-
-    parts = _parts(stack, config.half_maps)
-    record.n_particles |= {name: len(part) for name, part in parts.items()}
-    record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
-    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record)
-    solutions: dict[str, Solution] = {}
-    for name, solution in METHODS[config.method](task):
-        solutions[name] = solution
-        record.results[name] = solution.report
-        if name == "all":
-            _remove_outputs(output_dir)  # not before a map stands ready to take the place of an older one
-        _write_solution(output_dir, name, solution, stack, config)
-
+    solutions, record = make_maps(stack, output_dir, config, truth=truth, resume=resume)
     with record.stage("assess"):
         volume = solutions["all"].volume
         halves = (solutions["half 1"].volume, solutions["half 2"].volume) if config.half_maps else None
@@ -288,9 +268,46 @@ def reconstruct(
     if true_map is not None:
         record.results["agreement"] = asdict(agreement(volume, true_map))
     record.warnings += [*_saturation(resolutions), *assessment.alarms]
-    write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
     record.finish(output_dir / "run.json")
     return Reconstruction(output_dir, volume, halves, curves, resolutions, record)
+
+
+def make_maps(
+    stack: ParticleStack,
+    output_dir: str | Path,
+    config: ReconstructionConfig,
+    *,
+    truth: Path | None = None,
+    resume: bool = False,
+) -> tuple[dict[str, Solution], RunRecord]:
+    """Make the map of all particles and, if asked for, of each half set, and write them; compare nothing.
+
+    Returns the solutions by name ("all", "half 1", "half 2") and the record, for the caller to finish. The workflow
+    assesses maps apart from their making, so that a new judge fits nothing again.
+    """
+    output_dir = Path(output_dir)
+    if config.method not in METHODS:
+        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
+    stack.require_poses()
+    if config.half_maps:
+        stack = stack.with_half_sets(config.seed)
+    shared = particles_in_both_halves(stack.file_index, stack.image_index, stack.half_set) if config.half_maps else None
+    record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
+    record.warnings += _warnings(stack) + ([shared] if shared else [])
+
+    parts = _parts(stack, config.half_maps)
+    record.n_particles |= {name: len(part) for name, part in parts.items()}
+    record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
+    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record)
+    solutions: dict[str, Solution] = {}
+    for name, solution in METHODS[config.method](task):
+        solutions[name] = solution
+        record.results[name] = solution.report
+        if name == "all":
+            _remove_outputs(output_dir)  # not before a map stands ready to take the place of an older one
+        _write_solution(output_dir, name, solution, stack, config)
+    write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
+    return solutions, record
 
 
 def _parts(stack: ParticleStack, half_maps: bool) -> dict[str, ParticleStack]:
