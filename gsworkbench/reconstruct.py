@@ -17,16 +17,19 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import FscCurve, Resolution
-from gsworkbench.backprojection import backproject
+from gsworkbench.blended import fit_blended
 from gsworkbench.config import ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
+from gsworkbench.filtered_backprojection import filtered_backprojection
 from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.gaussians import Gaussians
 from gsworkbench.inspection import particle_alarms
 from gsworkbench.judging import FILES, HALF_MAPS, MASKS, assess, write_assessment
+from gsworkbench.neural_field import fit_neural_field
 from gsworkbench.normal_equations import NormalEquations, accumulate
 from gsworkbench.particles import ParticleStack
+from gsworkbench.programs import ProgramMap, cryodrgn, relion_reconstruct
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
 from gsworkbench.rendering import voxelize
@@ -118,11 +121,55 @@ def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
         yield name, Solution(volume.numpy(), g, report=report)
 
 
-def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
+def _one_by_one(task: Task, solve: Callable[[ParticleStack, int, str], Solution]) -> Iterator[tuple[str, Solution]]:
+    """The solutions of a function of (stack, seed, name) for each part."""
     for name, stack in task.parts.items():
         with task.record.stage(f"{name}: {task.config.method}"):
-            volume = backproject(stack, label=name)
-        yield name, Solution(volume)
+            solution = solve(stack, task.seeds[name], name)
+        yield name, solution
+
+
+def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
+    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
+        return Solution(filtered_backprojection(stack, task.config.backprojection, label=name))
+
+    return _one_by_one(task, solve)
+
+
+def _neural_field(task: Task) -> Iterator[tuple[str, Solution]]:
+    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
+        fitted = fit_neural_field(stack, task.config.neural_field, seed=seed, label=name)
+        return Solution(fitted.volume, report={"losses": list(fitted.losses), "n_parameters": fitted.n_parameters})
+
+    return _one_by_one(task, solve)
+
+
+def _blended(task: Task) -> Iterator[tuple[str, Solution]]:
+    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
+        fitted = fit_blended(stack, task.config.blending, seed=seed, label=name)
+        report = {"losses": list(fitted.losses), "rendered_by": fitted.rendered_by}
+        return Solution(fitted.volume, fitted.gaussians, report=report)
+
+    return _one_by_one(task, solve)
+
+
+def _relion(task: Task) -> Iterator[tuple[str, Solution]]:
+    return _program(task, lambda stack, seed: relion_reconstruct(stack))
+
+
+def _cryodrgn(task: Task) -> Iterator[tuple[str, Solution]]:
+    return _program(task, lambda stack, seed: cryodrgn(stack, task.config.cryodrgn, seed=seed))
+
+
+def _program(task: Task, run: Callable[[ParticleStack, int], ProgramMap]) -> Iterator[tuple[str, Solution]]:
+    """Another program's maps; its processor time counts as ours."""
+    for name, stack in task.parts.items():
+        stage = f"{name}: {task.config.method}"
+        with task.record.stage(stage):
+            result = run(stack, task.seeds[name])
+        task.record.cpu_seconds[stage] = round(task.record.cpu_seconds[stage] + result.cpu_seconds, 3)
+        report = {"commands": list(result.commands), "program_cpu_seconds": round(result.cpu_seconds, 3)}
+        yield name, Solution(result.volume, report=report)
 
 
 def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
@@ -182,6 +229,10 @@ METHODS: dict[str, Callable[[Task], Iterator[tuple[str, Solution]]]] = {
     "voxels": _voxels,
     "stochastic": _stochastic,
     "backprojection": _backprojection,
+    "neural-field": _neural_field,
+    "3dgs": _blended,
+    "relion": _relion,
+    "cryodrgn": _cryodrgn,
 }
 
 
@@ -199,29 +250,9 @@ def reconstruct(
     files of an earlier run in `output_dir` are replaced once the first map of this one is done.
     """
     output_dir = Path(output_dir)
-    if config.method not in METHODS:
-        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
-    stack.require_poses()
     true_map = _matching_map(truth, stack) if truth else None
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
-    if config.half_maps:
-        stack = stack.with_half_sets(config.seed)
-    shared = particle_alarms(stack, most_images=0) if config.half_maps else []
-    record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
-    record.warnings += _warnings(stack) + shared
-
-    parts = _parts(stack, config.half_maps)
-    record.n_particles |= {name: len(part) for name, part in parts.items()}
-    record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
-    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record)
-    solutions: dict[str, Solution] = {}
-    for name, solution in METHODS[config.method](task):
-        solutions[name] = solution
-        record.results[name] = solution.report
-        if name == "all":
-            _remove_outputs(output_dir)  # not before a map stands ready to take the place of an older one
-        _write_solution(output_dir, name, solution, stack, config)
-
+    solutions, record = make_maps(stack, output_dir, config, truth=truth, resume=resume)
     with record.stage("assess"):
         volume = solutions["all"].volume
         halves = (solutions["half 1"].volume, solutions["half 2"].volume) if config.half_maps else None
@@ -240,9 +271,46 @@ def reconstruct(
     if true_map is not None:
         record.results["agreement"] = asdict(agreement(volume, true_map))
     record.warnings += [*_saturation(resolutions), *assessment.alarms]
-    write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
     record.finish(output_dir / "run.json")
     return Reconstruction(output_dir, volume, halves, curves, resolutions, record)
+
+
+def make_maps(
+    stack: ParticleStack,
+    output_dir: str | Path,
+    config: ReconstructionConfig,
+    *,
+    truth: Path | None = None,
+    resume: bool = False,
+) -> tuple[dict[str, Solution], RunRecord]:
+    """Make the map of all particles and, if asked for, of each half set, and write them; compare nothing.
+
+    Returns the solutions by name ("all", "half 1", "half 2") and the record, for the caller to finish. The workflow
+    assesses maps apart from their making, so that a new judge fits nothing again.
+    """
+    output_dir = Path(output_dir)
+    if config.method not in METHODS:
+        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
+    stack.require_poses()
+    if config.half_maps:
+        stack = stack.with_half_sets(config.seed)
+    shared = particle_alarms(stack, most_images=0) if config.half_maps else []
+    record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
+    record.warnings += _warnings(stack) + shared
+
+    parts = _parts(stack, config.half_maps)
+    record.n_particles |= {name: len(part) for name, part in parts.items()}
+    record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
+    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record)
+    solutions: dict[str, Solution] = {}
+    for name, solution in METHODS[config.method](task):
+        solutions[name] = solution
+        record.results[name] = solution.report
+        if name == "all":
+            _remove_outputs(output_dir)  # not before a map stands ready to take the place of an older one
+        _write_solution(output_dir, name, solution, stack, config)
+    write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
+    return solutions, record
 
 
 def _parts(stack: ParticleStack, half_maps: bool) -> dict[str, ParticleStack]:
