@@ -24,18 +24,22 @@ from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.gaussians import Gaussians
-from gsworkbench.judging import FILES, MASKS, assess, write_assessment
-from gsworkbench.normal_equations import NormalEquations, accumulate
+from gsworkbench.judging import FILES, MASKS, assess, judge_substituted, write_assessment
+from gsworkbench.noise import chosen_noise
+from gsworkbench.normal_equations import CHECKPOINT_SECONDS, NormalEquations, accumulate
 from gsworkbench.particles import ParticleStack
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
 from gsworkbench.rendering import voxelize
+from gsworkbench.substitution import RandomPhases
 from gsworkbench.training import fit
 
 Volume = NDArray[np.float32]
 
 MAP = "run_class001.mrc"
 HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
+SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
+SUMS = ".sums.npz"  # checkpoints that a finished run removes
 OUTPUTS = (
     *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
@@ -78,7 +82,10 @@ class Solution:
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is given: named stacks with a seed each, settings, a folder for checkpoints, the run's record."""
+    """What a method is given: named stacks with a seed each, settings, a folder for checkpoints, the run's record.
+
+    checkpoint_seconds : how often to write what cannot be lost.
+    """
 
     parts: dict[str, ParticleStack]
     seeds: dict[str, int]
@@ -86,6 +93,7 @@ class Task:
     checkpoints: Path
     resume: bool
     record: RunRecord
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     def checkpoint(self, name: str) -> Path:
         return self.checkpoints / f"{name.replace(' ', '')}.pt"
@@ -121,46 +129,68 @@ def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
 def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
     for name, stack in task.parts.items():
         with task.record.stage(f"{name}: {task.config.method}"):
-            volume = backproject(stack, label=name)
+            spectrum = chosen_noise(task.config.noise_spectrum, stack)
+            volume = backproject(stack, noise_spectrum=spectrum, label=name)
         yield name, Solution(volume)
 
 
 def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
-    """Read every particle once; the sums of all are those of the half sets."""
+    """Read every particle once; the sums of all are those of the half sets.
+
+    Sums of a part lie on disk as soon as they are complete: a resumed run takes them from there, and no more are in
+    memory than one fit needs.
+    """
     config = task.config.normal_equations
     halves = [name for name in task.parts if name != "all"]
-    sums: dict[str, tuple[NormalEquations, NormalEquations | None]] = {}
-    with task.record.stage("accumulate"):
-        for name in halves or ["all"]:
-            sums[name] = _accumulated(task, name)
-    if halves:
-        first, second = (sums[name] for name in halves)
-        held = None if first[1] is None or second[1] is None else first[1] + second[1]
-        sums = {"all": (first[0] + second[0], held)} | sums
-    for name, (fitted, held_out) in sums.items():
-        chosen = config if held_out is not None else replace(config, background=False)
+    with task.record.stage("accumulate" if "all" in task.parts else "accumulate substituted"):
+        files = {name: _accumulated(task, name) for name in halves or ["all"]}
+    for name in task.parts:
         with task.record.stage(f"{name}: {task.config.method}"):
+            # Of "all" and of each half set: without every tenth particle, and of these.
+            parts = [files[half] for half in (halves if name == "all" and halves else [name])]
+            fitted, held_out = (_added([part[i] for part in parts if part[i]]) for i in (0, 1))
+            assert fitted is not None
+            chosen = config if held_out is not None else replace(config, background=False)
             result = fit_normal_equations(
                 fitted, held_out, chosen, seed=task.seeds[name], backend=task.config.backend, label=name
             )
+            del fitted, held_out
         report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
         if result.misfit is not None:
             report["misfit"] = [round(float(m), 5) for m in result.misfit]
         yield name, Solution(result.volume, result.gaussians, result.background, report, result.curve)
 
 
-def _accumulated(task: Task, name: str) -> tuple[NormalEquations, NormalEquations | None]:
-    """Normal equations of a stack without every tenth particle, and of these; all in one where there are few."""
+def _accumulated(task: Task, name: str) -> tuple[Path, Path | None]:
+    """Files of the sums of a stack without every tenth particle, and of these; all in one where there are few."""
     stack = task.parts[name]
     held = np.arange(len(stack)) % _HELD_OUT == 0
     if len(stack) < _FEW / 2 or not task.config.normal_equations.background:
         held[:] = False
+    spectrum = chosen_noise(task.config.noise_spectrum, stack)
 
-    def pass_over(chosen: NDArray[np.bool_], what: str) -> NormalEquations:
-        checkpoint = task.checkpoint(f"{name} {what}").with_suffix(".npz")
-        return accumulate(stack[chosen], checkpoint=checkpoint, resume=task.resume, label=f"{name}: {what}")
+    def pass_over(chosen: NDArray[np.bool_], what: str) -> Path:
+        file = task.checkpoint(f"{name} {what}").with_suffix(SUMS)
+        found = accumulate(
+            stack[chosen],
+            noise_spectrum=spectrum,
+            checkpoint=file,
+            checkpoint_seconds=task.checkpoint_seconds,
+            resume=task.resume,
+            label=f"{name}: {what}",
+        )
+        found.save(file)
+        return file
 
     return pass_over(~held, "sums"), pass_over(held, "held out") if held.any() else None
+
+
+def _added(files: list[Path | None]) -> NormalEquations | None:
+    total = None
+    for file in filter(None, files):
+        part = NormalEquations.load(file)
+        total = part if total is None else total + part
+    return total
 
 
 # A method yields a Solution for each part of its task, "all" first.
@@ -178,16 +208,16 @@ def reconstruct(
     *,
     truth: Path | None = None,
     resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Reconstruction:
     """Reconstruct the map of all particles and, if asked for, of each half set; compare them; write everything.
 
-    `truth` is a map to compare with. With `resume`, a run that was interrupted continues from its checkpoints. The
-    files of an earlier run in `output_dir` are replaced once the first map of this one is done.
+    `truth` is a map to compare with. With `resume`, a run that was interrupted continues from its checkpoints, written
+    every `checkpoint_seconds` or at the ends of epochs. The files of an earlier run in `output_dir` are replaced once
+    the first map of this one is done.
     """
     output_dir = Path(output_dir)
-    if config.method not in METHODS:
-        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
-    stack.require_poses()
+    _check(config, stack)
     true_map = _matching_map(truth, stack) if truth else None
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
     if config.half_maps:
@@ -199,7 +229,7 @@ def reconstruct(
     parts = _parts(stack, config.half_maps)
     record.n_particles |= {name: len(part) for name, part in parts.items()}
     record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
-    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record)
+    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record, checkpoint_seconds)
     solutions: dict[str, Solution] = {}
     for name, solution in METHODS[config.method](task):
         solutions[name] = solution
@@ -223,12 +253,61 @@ def reconstruct(
         write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", HALF_MAPS)
     curves, resolutions = assessment.curves, assessment.resolutions
     record.results |= assessment.figures()
+    if config.noise_substitute_beyond is not None:
+        record.results["noise_substitution"] = _substituted(task, config.noise_substitute_beyond, output_dir)
     if true_map is not None:
         record.results["agreement"] = asdict(agreement(volume, true_map))
     record.warnings += [*_saturation(resolutions), *assessment.alarms]
     write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
     record.finish(output_dir / "run.json")
+    _remove_sums(task.checkpoints)
     return Reconstruction(output_dir, volume, halves, curves, resolutions, record)
+
+
+def _check(config: ReconstructionConfig, stack: ParticleStack) -> None:
+    """Refuse what cannot be done before anything is read."""
+    if config.method not in METHODS:
+        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
+    stack.require_poses()
+    if config.method == "stochastic" and config.noise_spectrum != "white":
+        raise InputError("the stochastic method knows white noise only", remedy="leave out the noise spectrum")
+    if config.noise_substitute_beyond is not None:
+        RandomPhases(config.noise_substitute_beyond, config.seed).check(stack.box_size, stack.pixel_size)
+        if not config.half_maps:
+            raise InputError("noise substitution is read off half maps", remedy="leave out --no-half-maps")
+
+
+def _substituted(task: Task, beyond: float, output_dir: Path) -> dict[str, Any]:
+    """Repeat both half maps, with the same settings and seeds, from particles with random phases beyond `beyond` A.
+
+    Write the maps and return figures: means of the curves, and of that of random phases where they are random.
+    """
+    halves = ("half 1", "half 2")
+    named = {f"{half} substituted": half for half in halves}
+    again = replace(
+        task,
+        parts={name: task.parts[half].with_random_phases(beyond, task.config.seed) for name, half in named.items()},
+        seeds={name: task.seeds[half] for name, half in named.items()},
+    )
+    for file, (name, solution) in zip(SUBSTITUTED, METHODS[task.config.method](again), strict=True):
+        stack = again.parts[name]
+        write_map(output_dir / file, solution.volume, stack.pixel_size, f"{task.config.method}, {stack.random_phases}")
+    first, second = (output_dir / name for name in HALF_MAPS)
+    third, fourth = (output_dir / name for name in SUBSTITUTED)
+    found = judge_substituted((first, second), (third, fourth), beyond=beyond)
+    task.record.warnings += found.alarms
+    noise = next(c for c in found.curves if c.name == "fsc_substituted")
+    shell = round(noise.box_size * noise.voxel_size / beyond) + 2
+    mean = float(np.nan_to_num(noise.values[shell : noise.box_size // 2]).mean())
+    return {"beyond_angstrom": beyond, "mean_fsc_of_random_phases": mean, **found.figures()}
+
+
+def _remove_sums(checkpoints: Path) -> None:
+    """Remove the sums of a finished run, which are large and quickly made again."""
+    for file in checkpoints.glob(f"*{SUMS}"):
+        file.unlink()
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
 
 
 def _parts(stack: ParticleStack, half_maps: bool) -> dict[str, ParticleStack]:
@@ -271,7 +350,7 @@ def _inputs(stack: ParticleStack, truth: Path | None) -> list[Path]:
 
 
 def _remove_outputs(output_dir: Path) -> None:
-    for name in OUTPUTS:
+    for name in (*OUTPUTS, *SUBSTITUTED):
         (output_dir / name).unlink(missing_ok=True)
 
 
