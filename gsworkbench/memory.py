@@ -15,7 +15,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Take effect for allocations from now on; for NumPy's, if it is not imported yet. Elsewhere than Linux, nothing."""
+    """Applies to what is allocated from now on; to NumPy's huge pages, if it is not imported yet. Linux only."""
     if not sys.platform.startswith("linux"):
         return
     # Where memory is fragmented, making a huge page takes longer than many small ones.

@@ -171,7 +171,7 @@ class NormalEquations:
         return result
 
     def _voxels(self, parts: Float64, places: Tensor) -> Tensor:
-        """Voxels at `places` along each axis, of sums on the padded half grid: (2, ...) real, imaginary or (1, ...) real.
+        """Voxels at `places` along each axis, of sums on the padded half grid: real and imaginary part, or a real one.
 
         The planes x = 0 and Nyquist are made Hermitian, as of a pair one alone was inserted. The node at the origin
         holds the components k = 0 and no others: they fall on it. All else was spread over nodes, which is undone.
