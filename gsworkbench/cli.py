@@ -108,6 +108,7 @@ def _backproject(options: argparse.Namespace) -> None:
 def _accumulate(options: argparse.Namespace) -> None:
     import time
 
+    from gsworkbench.files import remove
     from gsworkbench.noise import chosen_noise
     from gsworkbench.normal_equations import accumulate
 
@@ -126,7 +127,7 @@ def _accumulate(options: argparse.Namespace) -> None:
         resume=options.resume,
     )
     sums.save(options.out)
-    checkpoint.unlink(missing_ok=True)
+    remove(checkpoint)
     print(f"{_sums(sums)} in {options.out}")
     print(f"  {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s")
 

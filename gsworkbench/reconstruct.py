@@ -21,7 +21,7 @@ from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.backprojection import backproject
 from gsworkbench.config import ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
-from gsworkbench.files import atomic_path
+from gsworkbench.files import atomic_path, remove
 from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.gaussians import Gaussians
 from gsworkbench.judging import FILES, MASKS, assess, judge_substituted, write_assessment
@@ -305,7 +305,7 @@ def _substituted(task: Task, beyond: float, output_dir: Path) -> dict[str, Any]:
 def _remove_sums(checkpoints: Path) -> None:
     """Remove the sums of a finished run, which are large and quickly made again."""
     for file in checkpoints.glob(f"*{SUMS}"):
-        file.unlink()
+        remove(file)
     if checkpoints.is_dir() and not any(checkpoints.iterdir()):
         checkpoints.rmdir()
 
