@@ -6,6 +6,7 @@ resolution is not in the data. A ParticleStack that carries RandomPhases hands o
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +44,15 @@ class RandomPhases:
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(_STREAM, file, index)))
         transform = scipy.fft.rfft2(image)
         noise = scipy.fft.rfft2(rng.standard_normal(image.shape, dtype=np.float32))
-        radius = np.hypot(*np.meshgrid(np.fft.fftfreq(len(image)), np.fft.rfftfreq(len(image)), indexing="ij"))
-        beyond = radius >= pixel_size / self.beyond_angstrom
+        beyond = _beyond(len(image), pixel_size / self.beyond_angstrom)
         transform[beyond] *= noise[beyond] / np.abs(noise[beyond])
         return scipy.fft.irfft2(transform, s=image.shape)
 
     def __str__(self) -> str:
         return f"phases random beyond {self.beyond_angstrom:g} A, seed {self.seed}"
+
+
+@functools.lru_cache(maxsize=4)
+def _beyond(box_size: int, cycles_per_pixel: float) -> NDArray[np.bool_]:
+    """(D, D // 2 + 1) where an rfft2 has its components beyond a frequency."""
+    return np.hypot(np.fft.fftfreq(box_size)[:, None], np.fft.rfftfreq(box_size)) >= cycles_per_pixel
