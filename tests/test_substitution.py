@@ -10,10 +10,11 @@ import pytest
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.backprojection import backproject
 from gsworkbench.cli import main
+from gsworkbench.config import ReconstructionConfig, StochasticConfig
 from gsworkbench.errors import InputError
 from gsworkbench.normal_equations import NormalEquations, accumulate
 from gsworkbench.readers import read_map
-from gsworkbench.reconstruct import SUBSTITUTED
+from gsworkbench.reconstruct import SUBSTITUTED, reconstruct
 
 BEYOND = 48.0  # A: shell 8 of a box of 32 px of 12 A
 
@@ -99,6 +100,16 @@ def test_end_to_end_with_the_judge(noisy_set, tmp_path, capsys, method):
     assert abs(noise.mean() - record["results"]["noise_substitution"]["mean_fsc_of_random_phases"]) < 0.1
     if command == "backproject":
         assert abs(noise.mean()) < 0.1
+
+
+def test_the_stochastic_method_has_it_too(noisy_set, tmp_path):
+    stack = noisy_set.stack
+    recipe = StochasticConfig(n_gaussians=50, n_epochs=1, batch_size=50)
+    config = ReconstructionConfig("stochastic", recipe, mask="none", noise_substitute_beyond=BEYOND)
+    figures = reconstruct(stack, tmp_path, config).record.results["noise_substitution"]
+    assert figures["beyond_angstrom"] == BEYOND and "fsc_corrected" in figures
+    first, second = (read_map(tmp_path / name)[0] for name in ("run_half1_class001_unfil.mrc", SUBSTITUTED[0]))
+    assert not np.array_equal(first, second)
 
 
 def test_substituted_sums_can_be_made_apart(noisy_set, tmp_path):
