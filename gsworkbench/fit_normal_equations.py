@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,20 +31,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.config import NormalEquationsConfig
+from gsworkbench.descent import Mixture, descent
 from gsworkbench.errors import InputError
 from gsworkbench.fourier import map_shells
 from gsworkbench.gaussians import Gaussians, random_gaussians
 from gsworkbench.normal_equations import NormalEquations
-from gsworkbench.parameters import (
-    Parameters,
-    Rates,
-    adam,
-    cosine,
-    from_parameters,
-    in_angstrom,
-    set_learning_rate,
-    to_parameters,
-)
+from gsworkbench.parameters import Rates, cosine, from_parameters, in_angstrom, to_parameters
 from gsworkbench.rendering import voxelize
 
 _MAP_CUTOFF = 5.0
@@ -299,27 +291,25 @@ def _descend(
         begin = start_from_data(problem, config, seed)
     else:
         begin = _start_at_random(config, box_size, seed)
-    parameters = to_parameters(begin)
-    with torch.no_grad():
-        unit = _best_scale(problem, _sampled(parameters, config, box_size, backend))
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
-    optimizer = adam(parameters, rates)
+    optimizer = descent(to_parameters(begin), rates, floor=config.floor_pixels / box_size)
+    unit = _best_scale(problem, _sampled(optimizer.mixture(), config, box_size, backend).detach())
     steps = config.n_boosted_steps + config.n_steps
     aims = {True: objective(problem, config.boost), False: objective(problem)}
     held_out = None if judge is None else objective(judge)
     curve = []
     for step in tqdm(range(steps), desc=label, unit="step", mininterval=0.5):
-        set_learning_rate(optimizer, config.learning_rate * cosine(step / steps, last=_LAST_RATE))
-        volume = _sampled(parameters, config, box_size, backend)
+        mixture = optimizer.mixture()
+        volume = _sampled(mixture, config, box_size, backend)
         boosted = step < config.n_boosted_steps
         error, gradient = error_and_gradient(aims[boosted], volume.detach() * unit)
         if held_out is not None and not boosted and step % _EVERY == 0:
             curve.append((step, error, error_and_gradient(held_out, volume.detach() * unit)[0]))
-        optimizer.zero_grad()
-        volume.backward(gradient * unit)
-        optimizer.step()
+        gradients = torch.autograd.grad(volume, mixture, gradient * unit)
+        optimizer.step(gradients, config.learning_rate * cosine(step / steps, last=_LAST_RATE))
     # voxelize in box edges gives weight / edge^3 of what it gives in A.
-    model = in_angstrom(_mixture(parameters, config, box_size), edge=edge, weight_unit=unit * edge**3)
+    fitted = from_parameters(optimizer.parameters, floor=config.floor_pixels / box_size)
+    model = in_angstrom(fitted, edge=edge, weight_unit=unit * edge**3)
     return model, tuple(curve)
 
 
@@ -332,14 +322,8 @@ def _in_box_edges(model: Gaussians, edge: float) -> Gaussians:
     )
 
 
-def _sampled(parameters: Parameters, config: NormalEquationsConfig, box_size: int, backend: str | None) -> Tensor:
-    g = _mixture(parameters, config, box_size)
-    keywords: dict[str, Any] = {"box_size": box_size, "voxel_size": 1 / box_size, "cutoff": config.cutoff}
-    return voxelize(g.means, g.covariances(), g.weights, **keywords, backend=backend)
-
-
-def _mixture(parameters: Parameters, config: NormalEquationsConfig, box_size: int) -> Gaussians:
-    return from_parameters(parameters, floor=config.floor_pixels / box_size)
+def _sampled(mixture: Mixture, config: NormalEquationsConfig, box_size: int, backend: str | None) -> Tensor:
+    return voxelize(*mixture, box_size=box_size, voxel_size=1 / box_size, cutoff=config.cutoff, backend=backend)
 
 
 def _start_at_random(config: NormalEquationsConfig, box_size: int, seed: int) -> Gaussians:

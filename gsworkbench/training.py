@@ -18,20 +18,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.config import StochasticConfig, to_mapping
+from gsworkbench.descent import Descent, Mixture, descent, is_fused
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 from gsworkbench.gaussians import Gaussians, random_gaussians, split
 from gsworkbench.imaging import DataTerm, data_term, squared_error, total_weight
-from gsworkbench.parameters import (
-    Parameters,
-    Rates,
-    adam,
-    cosine,
-    from_parameters,
-    in_angstrom,
-    set_learning_rate,
-    to_parameters,
-)
+from gsworkbench.parameters import Parameters, Rates, cosine, from_parameters, in_angstrom, to_parameters
 from gsworkbench.particles import ParticleStack
 from gsworkbench.rendering import project
 
@@ -76,34 +68,32 @@ def fit(
             "losses": [],
             "image_scale": image_scale,
         }
-    parameters = {name: p.requires_grad_() for name, p in state["parameters"].items()}
-    optimizer = _optimizer(parameters, config)
+    optimizer = _optimizer(state["parameters"], config, stack.box_size)
     if state["optimizer"]:
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.restore(state["optimizer"])
     losses = list(state["losses"])
     for epoch in range(state["epoch"], config.n_epochs):
         description = f"{label}: epoch {epoch + 1}/{config.n_epochs}"
         losses.append(
-            _epoch(
-                parameters, optimizer, term, rotations, state["image_scale"], config, seed, epoch, backend, description
-            )
+            _epoch(optimizer, term, rotations, state["image_scale"], config, seed, epoch, backend, description)
         )
         if epoch + 1 in config.double_after_epochs:
-            parameters = to_parameters(split(_gaussians(parameters, config, stack.box_size), seed=seed + epoch))
-            optimizer = _optimizer(parameters, config)
+            doubled = split(_gaussians(optimizer.parameters, config, stack.box_size), seed=seed + epoch)
+            optimizer = _optimizer(to_parameters(doubled), config, stack.box_size)
         if checkpoint:
             done = {"epoch": epoch + 1, "losses": losses, "image_scale": state["image_scale"]}
-            _save(checkpoint, parameters, optimizer, done, stack, config, seed)
+            _save(checkpoint, optimizer, done, stack, config, seed)
     edge = stack.box_size * stack.pixel_size
     scale = state["image_scale"]
     # A projection in box edges and divided images is weight / edge^2 of one in A and image units.
-    model = in_angstrom(_gaussians(parameters, config, stack.box_size), edge=edge, weight_unit=scale * edge**2)
+    model = in_angstrom(
+        _gaussians(optimizer.parameters, config, stack.box_size), edge=edge, weight_unit=scale * edge**2
+    )
     return Fit(model, scale, tuple(losses))
 
 
 def _epoch(
-    parameters: Parameters,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Descent,
     term: DataTerm,
     rotations: Tensor,
     image_scale: float,
@@ -121,13 +111,12 @@ def _epoch(
     with tqdm(total=n, desc=description, unit="img", mininterval=0.5) as bar:
         for step in range(steps):
             indices = order[step * config.batch_size : (step + 1) * config.batch_size]
-            set_learning_rate(optimizer, _learning_rate(config, epoch, step / steps))
             kernel, filtered, energy = term.batch(indices)
-            projections = _project(parameters, rotations[indices], config, box_size, backend)
+            mixture = optimizer.mixture()
+            projections = _project(mixture, rotations[indices], config, box_size, backend)
             loss, gradient = squared_error(projections, kernel, filtered / image_scale, energy / image_scale**2)
-            optimizer.zero_grad()
-            projections.backward(gradient)
-            optimizer.step()
+            gradients = torch.autograd.grad(projections, mixture, gradient)
+            optimizer.step(gradients, _learning_rate(config, epoch, step / steps))
             total += float(loss) * len(indices)
             bar.update(len(indices))
             if step % 50 == 49:
@@ -137,19 +126,10 @@ def _epoch(
 
 
 def _project(
-    parameters: Parameters, rotations: Tensor, config: StochasticConfig, box_size: int, backend: str | None
+    mixture: Mixture, rotations: Tensor, config: StochasticConfig, box_size: int, backend: str | None
 ) -> Tensor:
-    model = _gaussians(parameters, config, box_size)
-    return project(
-        model.means,
-        model.covariances(),
-        model.weights,
-        rotations,
-        box_size=box_size,
-        pixel_size=1 / box_size,
-        cutoff=config.cutoff,
-        backend=backend,
-    )
+    pixel_size = 1 / box_size
+    return project(*mixture, rotations, box_size=box_size, pixel_size=pixel_size, cutoff=config.cutoff, backend=backend)
 
 
 def _start(config: StochasticConfig, seed: int) -> Gaussians:
@@ -159,8 +139,7 @@ def _start(config: StochasticConfig, seed: int) -> Gaussians:
 
 
 def _gaussians(parameters: Parameters, config: StochasticConfig, box_size: int) -> Gaussians:
-    floor = config.floor_pixels / box_size
-    return from_parameters(parameters, floor=floor, minimum_scale=config.minimum_scale)
+    return from_parameters(parameters, floor=config.floor_pixels / box_size, minimum_scale=config.minimum_scale)
 
 
 def _image_scale(stack: ParticleStack) -> float:
@@ -176,8 +155,9 @@ def _image_scale(stack: ParticleStack) -> float:
     return 2 * weight / (stack.box_size * stack.pixel_size) ** 2
 
 
-def _optimizer(parameters: Parameters, config: StochasticConfig) -> torch.optim.Adam:
-    return adam(parameters, Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights))
+def _optimizer(parameters: Parameters, config: StochasticConfig, box_size: int) -> Descent:
+    rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
+    return descent(parameters, rates, floor=config.floor_pixels / box_size, minimum_scale=config.minimum_scale)
 
 
 def _learning_rate(config: StochasticConfig, epoch: int, done: float) -> float:
@@ -195,13 +175,13 @@ def _fingerprint(stack: ParticleStack, config: StochasticConfig, seed: int) -> d
         "seed": seed,
         "particles": [len(stack), int(particles.sum()), float(np.abs(stack.shifts_angstrom).sum())],
         "threads": torch.get_num_threads(),
+        "optimizer": "fused" if is_fused({}) else "torch",
     }
 
 
 def _save(
     path: Path,
-    parameters: Parameters,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Descent,
     progress: dict[str, Any],
     stack: ParticleStack,
     config: StochasticConfig,
@@ -209,8 +189,8 @@ def _save(
 ) -> None:
     state = {
         **progress,
-        "parameters": {name: p.detach() for name, p in parameters.items()},
-        "optimizer": optimizer.state_dict(),
+        "parameters": {name: p.detach().contiguous() for name, p in optimizer.parameters.items()},
+        "optimizer": optimizer.state(),
         "fingerprint": _fingerprint(stack, config, seed),
     }
     with atomic_path(path) as temporary:
