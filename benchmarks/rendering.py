@@ -246,11 +246,8 @@ def descent_table(repeats: int) -> None:
         for kind in (FusedDescent, TorchDescent):
             one = kind(to_parameters(model), Rates(), 0.004, 0.0)
 
-            def both(one: FusedDescent | TorchDescent = one) -> None:
-                one.mixture()
-                one.step(gradients, 1e-5)
-
-            times += [seconds(one.mixture, repeats), seconds(both, repeats)]
+            times.append(seconds(one.mixture, repeats))
+            times.append(seconds(lambda one=one, given=gradients: (one.mixture(), one.step(given, 1e-5)), repeats))
         mixture, fused, _, plain = (t * 1e6 for t in times)
         print(f"| {n} | {mixture:.0f} | {fused - mixture:.0f} | {plain:.0f} |")
     print()
