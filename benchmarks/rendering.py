@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsworkbench.descent import FusedDescent, TorchDescent
-from gsworkbench.gaussians import covariances, random_gaussians
+from gsworkbench.descent import FusedDescent, TorchDescent, descent
+from gsworkbench.gaussians import Gaussians, covariances, random_gaussians
 from gsworkbench.geometry import random_rotations
 from gsworkbench.native import capability, library
 from gsworkbench.parameters import Rates, to_parameters
@@ -28,7 +28,7 @@ from gsworkbench.provenance import machine
 from gsworkbench.rendering import available_backends, footprints, project, voxelize
 
 CUTOFF = 3.5
-BATCH = 16
+BATCH = 4  # a call then fits between two interruptions of a busy machine
 INITIAL_SCALE = 0.0075  # of the box edge, as the papers start
 
 
@@ -206,8 +206,8 @@ def forward_backward(inputs: list[Tensor], box_size: int, backend: str | None, r
 
 
 def step_table(sizes: list[tuple[int, int]], repeats: int) -> None:
-    """What a trainer feels: parameters to covariances, project(), two FFTs, backward to the parameters."""
-    print("one step without the optimiser, from scales and quaternions, with two FFTs and backward\n")
+    """What a trainer feels: parameters to mixture, project(), two FFTs, backward, chain rule and Adam."""
+    print("a whole step of a fit, without reading images\n")
     print("| N | D | batch | ms a step | images/s | of which project() forward + backward |")
     print("|---|---|---|---|---|---|")
     for n, d in sizes:
@@ -222,14 +222,14 @@ def _step(n: int, box_size: int, batch: int) -> Callable[[], Any]:
     means, _, weights, rotations = scene(n, box_size, batch)
     g = torch.Generator().manual_seed(1)
     scales, quaternions = 0.7 + 0.8 * torch.rand(n, 3, generator=g), torch.randn(n, 4, generator=g)
-    leaves = [t.requires_grad_() for t in (means, scales, quaternions, weights)]
+    optimizer = descent(to_parameters(Gaussians(means, scales, quaternions, weights)), Rates(), floor=0.5)
     kernel = torch.rand(box_size, box_size // 2 + 1)
 
     def step() -> None:
-        cov = covariances(scales, quaternions)
-        images = project(means, cov, weights, rotations, box_size=box_size, pixel_size=1.0, cutoff=CUTOFF)
+        mixture = optimizer.mixture()
+        images = project(*mixture, rotations, box_size=box_size, pixel_size=1.0, cutoff=CUTOFF)
         gradient = torch.fft.irfft2(torch.fft.rfft2(images.detach()) * kernel, s=(box_size, box_size))
-        torch.autograd.grad(images, leaves, gradient)
+        optimizer.step(torch.autograd.grad(images, mixture, gradient), 1e-9)
 
     return step
 

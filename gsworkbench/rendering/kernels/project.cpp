@@ -36,21 +36,31 @@ template <class T> struct alignas(64) Block {
 // Gaussians by component: x y z, xx xy xz yy yz zz, weight; a multiple of BLOCK, filled up with zeros.
 enum { X, Y, Z, XX, XY, XZ, YY, YZ, ZZ, W, COMPONENTS };
 
+// Memory that a thread keeps from call to call: fresh pages cost more than what is done with them here.
+enum { GAUSSIANS, GRADIENTS, USES };
+template <class T> T* scratch(int use, int64_t size) {
+    thread_local std::vector<T> kept[USES];
+    if (int64_t(kept[use].size()) < size) kept[use] = std::vector<T>(size);
+    return kept[use].data();
+}
+
 template <class T> struct World {
     int64_t n, blocks;
-    std::vector<T> data;
+    T* data;
 
     World(const T* means, const T* covariances, const T* weights, int64_t n)
-        : n(n), blocks((n + BLOCK - 1) / BLOCK), data(COMPONENTS * blocks * BLOCK) {
+        : n(n), blocks((n + BLOCK - 1) / BLOCK), data(scratch<T>(GAUSSIANS, size())) {
+        if (n) std::fill_n(data + (blocks - 1) * (COMPONENTS * BLOCK), COMPONENTS * BLOCK, T(0));
         for (int64_t i = 0; i < n; i++) {
             const T *m = means + 3 * i, *s = covariances + 9 * i;
             const T values[COMPONENTS] = {m[0], m[1], m[2], s[0], (s[1] + s[3]) / 2, (s[2] + s[6]) / 2,
                                           s[4], (s[5] + s[7]) / 2, s[8], weights[i]};
-            T* block = data.data() + i / BLOCK * (BLOCK * COMPONENTS);
+            T* block = data + i / BLOCK * (BLOCK * COMPONENTS);
             for (int j = 0; j < COMPONENTS; j++) block[j * BLOCK + i % BLOCK] = values[j];
         }
     }
-    const T* block(int64_t i) const { return data.data() + i * (BLOCK * COMPONENTS); }
+    int64_t size() const { return blocks * (BLOCK * COMPONENTS); }
+    const T* block(int64_t i) const { return data + i * (BLOCK * COMPONENTS); }
 };
 
 // The two rows of a rotation that an image needs, in pixels per A, and their outer products: A S A^T is linear in S.
@@ -433,7 +443,8 @@ void backward(const World<T>& world, const T* rotations, int64_t batch, const Gr
     }
     std::vector<View> views;
     for (int64_t i = 0; i < batch; i++) views.emplace_back(rotations + 9 * i, grid.spacing);
-    std::vector<T> gradients(world.data.size());
+    T* gradients = scratch<T>(GRADIENTS, world.size());
+    std::fill_n(gradients, world.size(), T(0));
     std::vector<double> turns(d_rotations ? SHARES * batch * 6 : 0);
     const int64_t together = std::max<int64_t>(1, IMAGES_AT_A_TIME / (size * sizeof(T)));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
@@ -444,8 +455,8 @@ void backward(const World<T>& world, const T* rotations, int64_t batch, const Gr
         for (int64_t i = 0; i < batch; i += together)
             for (int64_t j = from; j < to; j++)
                 block_gradients(world.block(j), views.data(), i, std::min(batch, i + together), grid, images, width,
-                                gradients.data() + j * (BLOCK * COMPONENTS), turn);
-        put_gradients(gradients.data(), from * BLOCK, std::min(world.n, to * BLOCK), d_means, d_covariances, d_weights);
+                                gradients + j * (BLOCK * COMPONENTS), turn);
+        put_gradients(gradients, from * BLOCK, std::min(world.n, to * BLOCK), d_means, d_covariances, d_weights);
     }
     if (!d_rotations) return;
     std::fill_n(d_rotations, 9 * batch, T(0));
