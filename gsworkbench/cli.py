@@ -96,7 +96,9 @@ def _reconstruct(options: argparse.Namespace) -> None:
             raise InputError(f"--set needs NAME=VALUE, not {assignment!r}")
         settings[name] = _number(value)
     field = "stochastic" if stochastic else "normal_equations"
-    _run_reconstruction(options, {"method": options.method, field: settings, "backend": options.backend})
+    _run_reconstruction(
+        options, {"method": options.method, field: settings, "backend": options.backend, "device": options.device}
+    )
 
 
 def _backproject(options: argparse.Namespace) -> None:
@@ -384,6 +386,12 @@ def _add_reconstruct(commands: Any) -> None:
         help="change one setting of the method, as in boost=1",
     )
     command.add_argument("--backend", help="renderer to use (default: the fastest that works; see doctor)")
+    command.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where to fit (default auto: a GPU that works)",
+    )
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
 
 

@@ -91,6 +91,7 @@ class ReconstructionConfig:
     mask: str = "auto"  # auto, sphere, none, or the path of a mask
     seed: int = 0
     backend: str | None = None  # None takes the fastest that works here
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # where fits run; auto takes a GPU that works
 
 
 @dataclass(frozen=True)

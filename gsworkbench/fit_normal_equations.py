@@ -90,6 +90,10 @@ class Problem:
     def box_size(self) -> int:
         return self.data.shape[0]
 
+    def to(self, device: torch.device | str) -> Problem:
+        """The same problem on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("data", "kernel", "weight", "shell")})
+
 
 def fit_normal_equations(
     fitted: NormalEquations,
@@ -98,9 +102,10 @@ def fit_normal_equations(
     *,
     seed: int = 0,
     backend: str | None = None,
+    device: torch.device | str = "cpu",
     label: str = "fit",
 ) -> NormalFit:
-    """Fit a mixture to `fitted` + `held_out`.
+    """Fit a mixture to `fitted` + `held_out`; steps run on `device`, what is returned is on the CPU.
 
     With config.background, a first fit to `fitted` alone measures on `held_out` what mixtures miss; `held_out` is
     needed for that, and for n_gaussians = auto, and must hold no particle of `fitted`.
@@ -110,23 +115,23 @@ def fit_normal_equations(
     if not config.background:
         whole = as_problem(fitted if held_out is None else fitted + held_out)
         if held_out is not None and config.n_gaussians == "auto":
-            number = choose_number(as_problem(fitted), as_problem(held_out), config, seed, backend, label)
+            number = choose_number(as_problem(fitted), as_problem(held_out), config, seed, backend, device, label)
             config = replace(config, n_gaussians=number)
-        gaussians, _ = _descend(whole, None, config, seed, backend, label)
+        gaussians, _ = _descend(whole, None, config, seed, backend, device, label)
         volume = sample(gaussians, whole, backend)
         return NormalFit(gaussians, None, volume.numpy(), None, ())
     assert held_out is not None
     first, judge, whole = as_problem(fitted), as_problem(held_out), as_problem(fitted + held_out)
     if config.n_gaussians == "auto":
-        config = replace(config, n_gaussians=choose_number(first, judge, config, seed, backend, label))
-    trial, curve = _descend(first, judge, config, seed, backend, f"{label}: trial")
+        config = replace(config, n_gaussians=choose_number(first, judge, config, seed, backend, device, label))
+    trial, curve = _descend(first, judge, config, seed, backend, device, f"{label}: trial")
     pixels = whole.box_size**2
     curve = tuple((s, a / (fitted.n_particles * pixels), b / (held_out.n_particles * pixels)) for s, a, b in curve)
     missed = _transform(sample(trial, first, backend))
     power = misfit_power(judge, missed)
     weighted = replace(whole, weight=whole.weight / (1 + whole.kernel * power[whole.shell] / whole.noise))
     second = replace(config, n_boosted_steps=0, n_steps=config.n_final_steps, learning_rate=config.learning_rate / 2)
-    gaussians, _ = _descend(weighted, None, second, seed, backend, label, start=trial)
+    gaussians, _ = _descend(weighted, None, second, seed, backend, device, label, start=trial)
     mixture = sample(gaussians, whole, backend)
     background = wiener_background(whole, _transform(mixture), power)
     own = _shell_mean(whole, missed.abs().square()).clamp_min(1e-300)
@@ -236,7 +241,13 @@ def number_of_gaussians(config: NormalEquationsConfig, box_size: int) -> int:
 
 
 def choose_number(
-    fitted: Problem, judge: Problem, config: NormalEquationsConfig, seed: int, backend: str | None, label: str
+    fitted: Problem,
+    judge: Problem,
+    config: NormalEquationsConfig,
+    seed: int,
+    backend: str | None,
+    device: torch.device | str,
+    label: str,
 ) -> int:
     """The number of Gaussians beyond which held-out particles see no gain.
 
@@ -248,7 +259,7 @@ def choose_number(
     best: tuple[int, Tensor, float] | None = None
     while number <= _MOST_GAUSSIANS:
         chosen = replace(config, n_gaussians=number)
-        model, _ = _descend(fitted, None, chosen, seed, backend, f"{label}: {number:,} Gaussians")
+        model, _ = _descend(fitted, None, chosen, seed, backend, device, f"{label}: {number:,} Gaussians")
         volume = sample(model, fitted, backend)
         error = error_and_gradient(held_out, volume)[0]
         if best is not None:
@@ -283,6 +294,7 @@ def _descend(
     config: NormalEquationsConfig,
     seed: int,
     backend: str | None,
+    device: torch.device | str,
     label: str,
     *,
     start: Gaussians | None = None,
@@ -299,14 +311,14 @@ def _descend(
         begin = start_from_data(problem, config, seed)
     else:
         begin = _start_at_random(config, box_size, seed)
-    parameters = to_parameters(begin)
+    parameters, problem = to_parameters(begin.to(device)), problem.to(device)
     with torch.no_grad():
         unit = _best_scale(problem, _sampled(parameters, config, box_size, backend))
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
     optimizer = adam(parameters, rates)
     steps = config.n_boosted_steps + config.n_steps
     aims = {True: objective(problem, config.boost), False: objective(problem)}
-    held_out = None if judge is None else objective(judge)
+    held_out = None if judge is None else objective(judge.to(device))
     curve = []
     for step in tqdm(range(steps), desc=label, unit="step", mininterval=0.5):
         set_learning_rate(optimizer, config.learning_rate * cosine(step / steps, last=_LAST_RATE))
@@ -320,7 +332,7 @@ def _descend(
         optimizer.step()
     # voxelize in box edges gives weight / edge^3 of what it gives in A.
     model = in_angstrom(_mixture(parameters, config, box_size), edge=edge, weight_unit=unit * edge**3)
-    return model, tuple(curve)
+    return model.to("cpu"), tuple(curve)
 
 
 def _in_box_edges(model: Gaussians, edge: float) -> Gaussians:
@@ -355,7 +367,7 @@ def _start_at_random(config: NormalEquationsConfig, box_size: int, seed: int) ->
 def _best_scale(problem: Problem, volume: Tensor) -> float:
     """The factor that brings a map closest to the data: <b, V> / <V, K * V>. Refuse one that is not positive."""
     transform = _transform(volume)
-    twice = torch.full((transform.shape[-1],), 2.0)
+    twice = torch.full((transform.shape[-1],), 2.0, device=volume.device)
     twice[0] = twice[-1] = 1.0
     product = float(((transform.conj() * problem.data).real * problem.weight * twice).sum())
     square = float((transform.abs().square() * problem.kernel * problem.weight * twice).sum())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.agreement import agreement
@@ -20,6 +21,7 @@ from gsworkbench.assessment.alarms import particles_in_both_halves
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.backprojection import backproject
 from gsworkbench.config import ReconstructionConfig, to_mapping
+from gsworkbench.device import find_device
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 from gsworkbench.fit_normal_equations import fit_normal_equations
@@ -86,6 +88,7 @@ class Task:
     checkpoints: Path
     resume: bool
     record: RunRecord
+    device: torch.device
 
     def checkpoint(self, name: str) -> Path:
         return self.checkpoints / f"{name.replace(' ', '')}.pt"
@@ -102,6 +105,7 @@ def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
                 checkpoint=task.checkpoint(name),
                 resume=task.resume,
                 backend=config.backend,
+                device=task.device,
                 label=name,
             )
             g = fitted.gaussians
@@ -141,7 +145,13 @@ def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
         chosen = config if held_out is not None else replace(config, background=False)
         with task.record.stage(f"{name}: {task.config.method}"):
             result = fit_normal_equations(
-                fitted, held_out, chosen, seed=task.seeds[name], backend=task.config.backend, label=name
+                fitted,
+                held_out,
+                chosen,
+                seed=task.seeds[name],
+                backend=task.config.backend,
+                device=task.device,
+                label=name,
             )
         report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
         if result.misfit is not None:
@@ -187,6 +197,7 @@ def reconstruct(
     output_dir = Path(output_dir)
     if config.method not in METHODS:
         raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
+    device = find_device(config.device)
     stack.require_poses()
     true_map = _matching_map(truth, stack) if truth else None
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
@@ -199,7 +210,8 @@ def reconstruct(
     parts = _parts(stack, config.half_maps)
     record.n_particles |= {name: len(part) for name, part in parts.items()}
     record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
-    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record)
+    record.device = str(device)
+    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record, device)
     solutions: dict[str, Solution] = {}
     for name, solution in METHODS[config.method](task):
         solutions[name] = solution

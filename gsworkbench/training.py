@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.config import StochasticConfig, to_mapping
+from gsworkbench.device import to_device
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 from gsworkbench.gaussians import Gaussians, random_gaussians, split
@@ -33,7 +34,7 @@ from gsworkbench.parameters import (
     to_parameters,
 )
 from gsworkbench.particles import ParticleStack
-from gsworkbench.rendering import project
+from gsworkbench.rendering import project, require_finite
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,24 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     backend: str | None = None,
+    device: torch.device | str = "cpu",
     label: str = "fit",
 ) -> Fit:
-    """Fit Gaussians to all particles of a stack.
+    """Fit Gaussians to all particles of a stack, on a device. What is returned is on the CPU.
 
     `checkpoint` names a file written after each epoch. With `resume`, a fit that was interrupted goes on from it and
     ends, on the CPU with the same number of threads, at the same bits; a checkpoint of other settings or other
     particles raises InputError.
     """
+    device = torch.device(device)
     rotations = torch.from_numpy(stack.require_poses()).float()
-    term = data_term(stack, boost=config.boost)
-    state = _restore(checkpoint, stack, config, seed) if resume and checkpoint and checkpoint.exists() else None
+    term = data_term(stack, boost=config.boost, device=device)
+    state = _restore(checkpoint, stack, config, seed, device) if resume and checkpoint and checkpoint.exists() else None
     if state is None:
         image_scale = _image_scale(stack)
         state = {
             "epoch": 0,
-            "parameters": to_parameters(_start(config, seed)),
+            "parameters": to_parameters(_start(config, seed).to(device)),
             "optimizer": None,
             "losses": [],
             "image_scale": image_scale,
@@ -93,12 +96,12 @@ def fit(
             optimizer = _optimizer(parameters, config)
         if checkpoint:
             done = {"epoch": epoch + 1, "losses": losses, "image_scale": state["image_scale"]}
-            _save(checkpoint, parameters, optimizer, done, stack, config, seed)
+            _save(checkpoint, parameters, optimizer, done, _fingerprint(stack, config, seed, device))
     edge = stack.box_size * stack.pixel_size
     scale = state["image_scale"]
     # A projection in box edges and divided images is weight / edge^2 of one in A and image units.
     model = in_angstrom(_gaussians(parameters, config, stack.box_size), edge=edge, weight_unit=scale * edge**2)
-    return Fit(model, scale, tuple(losses))
+    return Fit(model.to("cpu"), scale, tuple(losses))
 
 
 def _epoch(
@@ -117,23 +120,26 @@ def _epoch(
     n, box_size = len(term.stack), term.stack.box_size
     order = np.random.default_rng((seed, epoch)).permutation(n)
     steps = math.ceil(n / config.batch_size)
-    total = 0.0
+    device = term.spectrum.device
+    total = torch.zeros((), dtype=torch.float64, device=device)  # read now and then: each look waits for the device
     with tqdm(total=n, desc=description, unit="img", mininterval=0.5) as bar:
         for step in range(steps):
             indices = order[step * config.batch_size : (step + 1) * config.batch_size]
             set_learning_rate(optimizer, _learning_rate(config, epoch, step / steps))
             kernel, filtered, energy = term.batch(indices)
-            projections = _project(parameters, rotations[indices], config, box_size, backend)
+            projections = _project(parameters, to_device(rotations[indices], device), config, box_size, backend)
             loss, gradient = squared_error(projections, kernel, filtered / image_scale, energy / image_scale**2)
             optimizer.zero_grad()
             projections.backward(gradient)
             optimizer.step()
-            total += float(loss) * len(indices)
+            total += loss.double() * len(indices)
             bar.update(len(indices))
             if step % 50 == 49:
                 seen = step * config.batch_size + len(indices)
-                bar.set_postfix_str(f"loss {total / seen * image_scale**2:.5g}", refresh=False)
-    return total / n * image_scale**2
+                bar.set_postfix_str(f"loss {float(total) / seen * image_scale**2:.5g}", refresh=False)
+    if not math.isfinite(total):
+        require_finite(**parameters)
+    return float(total) / n * image_scale**2
 
 
 def _project(
@@ -187,7 +193,7 @@ def _learning_rate(config: StochasticConfig, epoch: int, done: float) -> float:
     return config.learning_rate * cosine((epoch + done) / config.n_epochs)
 
 
-def _fingerprint(stack: ParticleStack, config: StochasticConfig, seed: int) -> dict[str, Any]:
+def _fingerprint(stack: ParticleStack, config: StochasticConfig, seed: int, device: torch.device) -> dict[str, Any]:
     """What a checkpoint must agree with: settings, seed, and which particles."""
     particles = np.stack([stack.file_index, stack.image_index])
     return {
@@ -195,6 +201,7 @@ def _fingerprint(stack: ParticleStack, config: StochasticConfig, seed: int) -> d
         "seed": seed,
         "particles": [len(stack), int(particles.sum()), float(np.abs(stack.shifts_angstrom).sum())],
         "threads": torch.get_num_threads(),
+        "device": device.type,
     }
 
 
@@ -203,27 +210,27 @@ def _save(
     parameters: Parameters,
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
-    stack: ParticleStack,
-    config: StochasticConfig,
-    seed: int,
+    fingerprint: dict[str, Any],
 ) -> None:
     state = {
         **progress,
         "parameters": {name: p.detach() for name, p in parameters.items()},
         "optimizer": optimizer.state_dict(),
-        "fingerprint": _fingerprint(stack, config, seed),
+        "fingerprint": fingerprint,
     }
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
 
 
-def _restore(path: Path, stack: ParticleStack, config: StochasticConfig, seed: int) -> dict[str, Any]:
+def _restore(
+    path: Path, stack: ParticleStack, config: StochasticConfig, seed: int, device: torch.device
+) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
         saved = state["fingerprint"]
     except Exception as error:  # whatever a damaged file makes the unpickler say
         raise InputError("not a readable checkpoint", file=path, remedy="remove it to start anew") from error
-    expected = _fingerprint(stack, config, seed)
+    expected = _fingerprint(stack, config, seed, device)
     different = [name for name in expected if saved.get(name) != expected[name]]
     if different:
         raise InputError(

@@ -24,7 +24,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _PLACED = 128  # Gaussians a program places
-_GAUSSIANS = {False: 8, True: 4}  # that a warp visits together, in images and in volumes, where each needs more registers
+_GAUSSIANS = {
+    False: 8,
+    True: 4,
+}  # that a warp visits together, in images and in volumes, where each needs more registers
 _LANES = 16  # samples along x
 _CHAINED = 32  # Gaussians whose gradients a program sums, over up to _VIEWS images at a time
 _VIEWS = 8
@@ -93,17 +96,21 @@ def voxelize(
 def image_footprints(
     means: Tensor, covariances: Tensor, rotations: Tensor, box_size: int, pixel_size: float, cutoff: float | None
 ) -> Tensor:
-    """What footprints.image_footprints returns, as the kernels compute it: (b, n, 2, 2) int16. For tests."""
-    inputs = [t.contiguous() for t in (means, covariances, rotations)]
-    return _place_in_images(*inputs, _grid(box_size, pixel_size, cutoff)).bounds.mT.unflatten(-1, (2, 2))
+    """What footprints.image_footprints returns, as the kernels compute it: (b, n, 2, 2). For tests."""
+    grid = _grid(box_size, pixel_size, cutoff)
+    return _place_in_images(means, covariances, rotations, grid).bounds.mT.unflatten(-1, (2, 2)).cumsum(-1)
 
 
 def volume_footprints(
     means: Tensor, covariances: Tensor, box_size: int, voxel_size: float, cutoff: float | None
 ) -> Tensor:
-    """What footprints.volume_footprints returns, as the kernels compute it: (n, 3, 2) int16. For tests."""
-    inputs = [t.contiguous() for t in (means, covariances)]
-    return _place_in_volume(*inputs, _grid(box_size, voxel_size, cutoff)).bounds[0].mT.unflatten(-1, (3, 2))
+    """What footprints.volume_footprints returns, as the kernels compute it: (n, 3, 2). For tests."""
+    return (
+        _place_in_volume(means, covariances, _grid(box_size, voxel_size, cutoff))
+        .bounds[0]
+        .mT.unflatten(-1, (3, 2))
+        .cumsum(-1)
+    )
 
 
 def memory_bound(n: int, box_size: int, batch: int, itemsize: int = 4) -> int:
@@ -112,7 +119,7 @@ def memory_bound(n: int, box_size: int, batch: int, itemsize: int = 4) -> int:
     images = batch * box_size**2 * itemsize
     between = n * batch * (8 + 6 * itemsize)
     moments = n * batch * 6 * itemsize
-    turns = -(-n // _CHAINED) * batch * 6 * itemsize
+    turns = (_blocks(n, _CHAINED) + 1) * batch * 6 * itemsize
     return 2 * inputs + 2 * images + between + moments + turns
 
 
@@ -135,13 +142,11 @@ class _Project(torch.autograd.Function):
         moments = _gather(_Placed(bounds, shapes), gradient, ctx.grid.box_size)
         outputs = [torch.empty_like(t) for t in (means, covariances, weights)]
         turn = ctx.needs_input_grad[3]
-        blocks = -(-n // _CHAINED)
+        blocks = _blocks(n, _CHAINED)
         turns = means.new_empty(batch, blocks, 6) if turn else None
         views = min(_VIEWS, 1 << max(0, batch - 1).bit_length())
         arguments = means, covariances, weights, rotations, shapes, moments, *outputs, turns
-        _launch(
-            "chain_images", blocks, *arguments, n, batch, ctx.grid.spacing, turn, views, _CHAINED, num_warps=views
-        )
+        _launch("chain_images", blocks, *arguments, n, batch, ctx.grid.spacing, turn, views, _CHAINED, num_warps=views)
         d_rotations = None
         if turns is not None:
             d_rotations = torch.zeros_like(rotations)
@@ -198,7 +203,18 @@ def _splat(placed: _Placed, weights: Tensor, box_size: int) -> Tensor:
     else:
         samples, quantum = weights.new_zeros(size), None
     per_quantum = None if quantum is None else 1 / quantum
-    arguments = *placed, weights, samples, per_quantum, n, box_size, placed.solid, exact, _GAUSSIANS[placed.solid], _LANES
+    arguments = (
+        *placed,
+        weights,
+        samples,
+        per_quantum,
+        n,
+        box_size,
+        placed.solid,
+        exact,
+        _GAUSSIANS[placed.solid],
+        _LANES,
+    )
     _launch("splat", batch * _blocks(n, _GAUSSIANS[placed.solid]), *arguments, num_warps=1)
     if quantum is not None:
         samples = (samples * quantum.view(-1, *[1] * (len(size) - 1))).to(weights.dtype)

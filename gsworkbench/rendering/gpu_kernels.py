@@ -10,9 +10,9 @@ row by row. An image is a volume of one plane (SOLID is false), whose shapes and
 `chain_images` and `chain_volume` turn moments into gradients. Every row takes its exponentials anew: the recurrence of
 the CPU kernels would save what special-function units do beside the multiply-adds.
 
-Arrays are C-contiguous with Gaussians innermost: bounds (images, 4 or 6, n) int16 first sample and number along x, y, z,
-all zero where no sample is reached; shapes (images, 6 or 10, n) norm, left, top, xx, xy, yy, front, xz, yz, zz; moments
-likewise. Grids are one-dimensional, blocks of Gaussians fastest, so that neighbours in time share an image in cache.
+Arrays are C-contiguous with Gaussians innermost: bounds (images, 4 or 6, n) int16, first sample and number along x, y
+and z, all zero where no sample is reached; shapes (images, 6 or 10, n), norm, left, top, xx, xy, yy, front, xz, yz, zz;
+moments likewise. Grids are one-dimensional, blocks of Gaussians fastest: neighbours in time share an image in cache.
 """
 
 from __future__ import annotations
@@ -104,10 +104,11 @@ def place_in_images(
     yy = vx * ax + vy * ay + vz * az
     total = x + y + xx + xy + yy
     nan = total - total != 0.0
-    inverse = 1.0 / (xx * yy - xy * xy)
+    determinant = xx * yy - xy * xy
+    inverse = 1.0 / tl.where(determinant > 0.0, determinant, 1.0)
     x0, x1 = _reached(x, xx, box, squared_cutoff)
     y0, y1 = _reached(y, yy, box, squared_cutoff)
-    seen = (x1 > x0) & (y1 > y0) & (inverse > 0.0) & (inverse < LARGEST_INVERSE)
+    seen = (x1 > x0) & (y1 > y0) & (determinant > 0.0) & (inverse < LARGEST_INVERSE)
     _store_axis(bounds, n, i, valid, 0, x0, x1, seen, nan)
     _store_axis(bounds, n, i, valid, 1, y0, y1, seen, nan)
     scale = tl.where(seen, inverse * LOG2_E_HALF, 0.0)
@@ -140,11 +141,12 @@ def place_in_volume(
     total = x + y + z + sxx + sxy + sxz + syy + syz + szz
     nan = total - total != 0.0
     cxx, cxy, cxz = syy * szz - syz * syz, sxz * syz - sxy * szz, sxy * syz - sxz * syy  # cofactors
-    inverse = 1.0 / (sxx * cxx + sxy * cxy + sxz * cxz)
+    determinant = sxx * cxx + sxy * cxy + sxz * cxz
+    inverse = 1.0 / tl.where(determinant > 0.0, determinant, 1.0)
     x0, x1 = _reached(x, sxx, box, squared_cutoff)
     y0, y1 = _reached(y, syy, box, squared_cutoff)
     z0, z1 = _reached(z, szz, box, squared_cutoff)
-    seen = (x1 > x0) & (y1 > y0) & (z1 > z0) & (inverse > 0.0) & (inverse < LARGEST_INVERSE)
+    seen = (x1 > x0) & (y1 > y0) & (z1 > z0) & (determinant > 0.0) & (inverse < LARGEST_INVERSE)
     _store_axis(bounds, n, i, valid, 0, x0, x1, seen, nan)
     _store_axis(bounds, n, i, valid, 1, y0, y1, seen, nan)
     _store_axis(bounds, n, i, valid, 2, z0, z1, seen, nan)
