@@ -17,6 +17,9 @@ import torch
 from test_cpu_kernels import mixture
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gsworkbench.gaussians import random_gaussians
+from gsworkbench.imaging import squared_error
+from gsworkbench.parameters import from_parameters, to_parameters
 from gsworkbench.rendering import footprints, gpu, project, require_finite, voxelize
 
 ROOT = Path(__file__).parent.parent
@@ -61,8 +64,7 @@ def _assert_equal_to_the_reference(inputs, single, double, **keywords):
 
 
 @works
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("cutoff", [3.0, None])
+@pytest.mark.parametrize(("dtype", "cutoff"), [(torch.float32, 3.0), (torch.float64, None)])
 def test_equal_to_the_reference(dtype, cutoff):
     _assert_equal_to_the_reference(mixture(6, 0.5, 2.0, 4.0, dtype), 1e-5, 1e-10, cutoff=cutoff)
 
@@ -74,20 +76,19 @@ def test_deterministic_sums_equal_the_reference(dtype, deterministic):
 
 
 @works
-@pytest.mark.parametrize("n", [1, 2, 33])
+@pytest.mark.parametrize("n", [1, 33])
 def test_any_number_of_gaussians_and_of_images(n):
-    """One alone, fewer than a program takes, more than a program chains."""
+    """One alone in one image, and more than a program chains."""
     means, cov, weights, turns = mixture(n, 0.4, 0.8, 2.0, torch.float64)
-    turns = turns[: 1 if n == 2 else 3]
+    turns = turns[:1] if n == 1 else turns
     _assert_equal_to_the_reference([means, cov, weights, turns], 1e-5, 1e-10, box_size=6)
 
 
 @works
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("cutoff", [0.3, 4.5, None])
+@pytest.mark.parametrize(("dtype", "cutoff"), [(torch.float32, 0.3), (torch.float32, None), (torch.float64, 4.5)])
 def test_footprints_are_the_integers_of_the_python_rule(dtype, cutoff):
-    means, cov, _, turns = mixture(500, 1.0, 20.0, 20.0, dtype)
-    cov *= torch.logspace(-8, 1, 500, dtype=dtype)[:, None, None]
+    means, cov, _, turns = mixture(128, 1.0, 20.0, 20.0, dtype)
+    cov *= torch.logspace(-8, 1, 128, dtype=dtype)[:, None, None]
     here = [t.to(DEVICE) for t in (means, cov, turns)]
     expected = footprints.image_footprints(means, cov, turns, 48, 1.3, cutoff)
     assert torch.equal(gpu.image_footprints(*here, 48, 1.3, cutoff).cpu(), expected)
@@ -108,8 +109,7 @@ def test_footprints_agree_where_their_edge_is_a_sample():
 
 
 @works
-@pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize(("scale", "exact"), [(1e-4, False), (1e-4, True), (1.0, False), (1e4, True)])
 def test_extremes_stay_finite_and_equal_the_reference(scale, exact):
     """Round Gaussians far too thin and far too wide, at samples and between them, on the box and off it."""
     means = torch.tensor([[0, 0, 0], [0.3, -0.4, 0.2], [4, -3, 3], [1e7, 0, 0], [-11, 4, 30]])
@@ -165,7 +165,7 @@ def test_what_is_not_finite_shows_and_is_named():
 @pytest.mark.parametrize("exact", [False, True])
 def test_bits_repeat(exact):
     """Gradients always; images in any order of Gaussians where determinism is asked for."""
-    inputs = mixture(20 if INTERPRETED else 5000, 0.5, 1.0, 3.0)
+    inputs = mixture(9 if INTERPRETED else 5000, 0.5, 1.0, 3.0)
     torch.use_deterministic_algorithms(exact)
     try:
         first, second = values_and_gradients(inputs, "gpu"), values_and_gradients(inputs, "gpu")
@@ -197,7 +197,17 @@ def test_the_kernels_in_tritons_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:]
-    assert int(re.search(r"(\d+) passed", result.stdout).group(1)) >= 30
+    assert int(re.search(r"(\d+) passed", result.stdout).group(1)) >= 18
+
+
+@lowers
+def test_the_benchmark_runs_to_its_end_in_the_interpreter():
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "benchmarks/rendering_gpu.py"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0 and "formula" in result.stdout.splitlines()[-1], result.stderr[-4000:]
+    compared = re.search(r"images differ by (\S+)", result.stdout).group(1)
+    assert float(compared) < 5e-3  # the papers' tiles reach beyond the cutoff
 
 
 def test_a_cuda_device_has_its_backend():
@@ -387,3 +397,29 @@ def test_memory_of_a_projection_stays_below_its_formula(launches, n, box_size, b
     bound = gpu.memory_bound(n, box_size, batch)
     assert 0.7 * bound < live.most <= bound
     assert sum(saved.values()) <= given + n * batch * 32
+
+
+def test_a_training_step_of_the_papers_size_takes_less_than_48_mib(launches):
+    """N = 30,000, D = 256, batch 1, by the count of tensors: parameters, their gradients, Adam's two moments, and all
+    that a step makes on its way. Work space of the transforms is the library's own and not counted."""
+    n, box_size = 30_000, 256
+    model = random_gaussians(n, spread=0.1, scale=0.01, total_weight=0.5, seed=0)
+    parameters = to_parameters(model.to("meta"))
+    turns, image = torch.empty(1, 3, 3, device="meta"), torch.empty(1, box_size, box_size, device="meta")
+    kernel = torch.empty(1, box_size, box_size // 2 + 1, device="meta")
+    with LiveBytes([*parameters.values(), turns, image, kernel]) as live:
+        mixture = from_parameters(parameters, floor=0.5 / box_size)
+        projections = gpu.project(
+            mixture.means,
+            mixture.covariances(),
+            mixture.weights,
+            turns,
+            box_size=box_size,
+            pixel_size=1 / 256,
+            cutoff=3.5,
+        )
+        gradient = squared_error(projections, kernel, image, image[:, 0, 0])[1]
+        projections.backward(gradient)
+    adam = 2 * sum(p.nbytes for p in parameters.values())
+    assert live.most + adam < 48 * 2**20
+    print(f"a training step holds {(live.most + adam) / 2**20:.1f} MiB")
