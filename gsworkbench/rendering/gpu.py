@@ -14,6 +14,7 @@ forward to backward, n b 6 s more inside backward. For a volume n (12 + 10 s), a
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 from types import ModuleType
@@ -51,6 +52,7 @@ class _Placed(NamedTuple):
         return self.bounds.shape[1] == 6
 
 
+@functools.cache
 def unavailable_because() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; it comes with the CUDA builds of torch"

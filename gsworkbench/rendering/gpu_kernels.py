@@ -325,7 +325,7 @@ def _store_symmetric(to, i, valid, j: tl.constexpr, k: tl.constexpr, value):
 def chain_images(
     means, covariances, weights, rotations, shapes, moments,
     d_means, d_covariances, d_weights, turns,
-    n, images, spacing, TURN: tl.constexpr, IMAGES: tl.constexpr, BLOCK: tl.constexpr,
+    n, images, spacing: tl.float64, TURN: tl.constexpr, IMAGES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Gradients of BLOCK Gaussians, summed over all images, IMAGES at a time.
 
@@ -337,6 +337,7 @@ def chain_images(
     i = block * BLOCK + tl.arange(0, BLOCK)
     exists = i < n
     kind = shapes.dtype.element_ty
+    per_spacing = (tl.full((1,), 1.0, tl.float64) / spacing).to(kind)
     weight = tl.load(weights + i, mask=exists, other=0.0)[None, :]
     zero = tl.zeros((IMAGES, BLOCK), kind)
     dw, dx, dy, dz = zero, zero, zero, zero
@@ -348,12 +349,12 @@ def chain_images(
         shape = shapes + image.to(tl.int64)[:, None] * 6 * n + i[None, :]
         moment = moments + image.to(tl.int64)[:, None] * 6 * n + i[None, :]
         view = rotations + image[:, None] * 9
-        ux = tl.load(view, mask=there[:, None], other=0.0) / spacing
-        uy = tl.load(view + 1, mask=there[:, None], other=0.0) / spacing
-        uz = tl.load(view + 2, mask=there[:, None], other=0.0) / spacing
-        vx = tl.load(view + 3, mask=there[:, None], other=0.0) / spacing
-        vy = tl.load(view + 4, mask=there[:, None], other=0.0) / spacing
-        vz = tl.load(view + 5, mask=there[:, None], other=0.0) / spacing
+        ux = tl.load(view, mask=there[:, None], other=0.0) * per_spacing[:, None]
+        uy = tl.load(view + 1, mask=there[:, None], other=0.0) * per_spacing[:, None]
+        uz = tl.load(view + 2, mask=there[:, None], other=0.0) * per_spacing[:, None]
+        vx = tl.load(view + 3, mask=there[:, None], other=0.0) * per_spacing[:, None]
+        vy = tl.load(view + 4, mask=there[:, None], other=0.0) * per_spacing[:, None]
+        vz = tl.load(view + 5, mask=there[:, None], other=0.0) * per_spacing[:, None]
         norm = tl.load(shape, mask=valid, other=0.0)
         kxx = tl.load(shape + 3 * n, mask=valid, other=0.0) * PER_LOG2_E_HALF
         kxy = tl.load(shape + 4 * n, mask=valid, other=0.0) * 0.5 * PER_LOG2_E_HALF
@@ -391,8 +392,8 @@ def chain_images(
                 sz = _symmetric(covariances, i, exists, 2, j).to(kind)[None, :]
                 u = du * mean + 2 * (px * sx + py * sy + pz * sz)
                 v = dv * mean + 2 * (qx * sx + qy * sy + qz * sz)
-                tl.store(share + j, tl.sum(u, 1) / spacing, mask=there)
-                tl.store(share + 3 + j, tl.sum(v, 1) / spacing, mask=there)
+                tl.store(share + j, tl.sum(u, 1) * per_spacing, mask=there)
+                tl.store(share + 3 + j, tl.sum(v, 1) * per_spacing, mask=there)
     tl.store(d_weights + i, tl.sum(dw, 0), mask=exists)
     tl.store(d_means + 3 * i, tl.sum(dx, 0), mask=exists)
     tl.store(d_means + 3 * i + 1, tl.sum(dy, 0), mask=exists)
@@ -408,7 +409,7 @@ def chain_images(
 @triton.jit
 def chain_volume(
     weights, shapes, moments, d_means, d_covariances, d_weights,
-    n, spacing, BLOCK: tl.constexpr,
+    n, spacing: tl.float64, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """With K the inverse covariance: d/dmean = alpha K M1, d/dS = alpha (K M2 K - M0 K) / 2, d/dweight = norm M0."""
     _, i, valid = _members(n, BLOCK)
@@ -431,12 +432,13 @@ def chain_volume(
     mxz = tl.load(moments + 7 * n, mask=valid, other=0.0)
     myz = tl.load(moments + 8 * n, mask=valid, other=0.0)
     mzz = tl.load(moments + 9 * n, mask=valid, other=0.0)
+    per_spacing = (tl.full((1,), 1.0, tl.float64) / spacing).to(norm.dtype)
     alpha = norm * tl.load(weights + i, mask=valid, other=0.0)
+    per, half = alpha * per_spacing, alpha * 0.5 * per_spacing * per_spacing
     tl.store(d_weights + i, norm * m, mask=valid)
-    tl.store(d_means + 3 * i, alpha * (kxx * mx + kxy * my + kxz * mz) / spacing, mask=valid)
-    tl.store(d_means + 3 * i + 1, alpha * (kxy * mx + kyy * my + kyz * mz) / spacing, mask=valid)
-    tl.store(d_means + 3 * i + 2, alpha * (kxz * mx + kyz * my + kzz * mz) / spacing, mask=valid)
-    half = alpha * 0.5 / spacing / spacing
+    tl.store(d_means + 3 * i, per * (kxx * mx + kxy * my + kxz * mz), mask=valid)
+    tl.store(d_means + 3 * i + 1, per * (kxy * mx + kyy * my + kyz * mz), mask=valid)
+    tl.store(d_means + 3 * i + 2, per * (kxz * mx + kyz * my + kzz * mz), mask=valid)
     # Rows of K M2 - M0, each then times columns of K.
     px, py, pz = (
         kxx * mxx + kxy * mxy + kxz * mxz - m, kxx * mxy + kxy * myy + kxz * myz, kxx * mxz + kxy * myz + kxz * mzz,
