@@ -197,7 +197,7 @@ def reconstruct(
     output_dir = Path(output_dir)
     if config.method not in METHODS:
         raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
-    device = find_device(config.device)
+    device = _device(config)
     stack.require_poses()
     true_map = _matching_map(truth, stack) if truth else None
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
@@ -241,6 +241,13 @@ def reconstruct(
     write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
     record.finish(output_dir / "run.json")
     return Reconstruction(output_dir, volume, halves, curves, resolutions, record)
+
+
+def _device(config: ReconstructionConfig) -> torch.device:
+    """Where fits run: as configured; auto is the CPU where a renderer is named. Maps are sampled on the CPU anyway."""
+    if config.backend == "gpu" or (config.device == "cuda" and config.backend == "cpu"):
+        raise InputError(f"renderer {config.backend} cannot be named here", remedy="leave it out: the device decides")
+    return find_device("cpu" if config.device == "auto" and config.backend else config.device)
 
 
 def _parts(stack: ParticleStack, half_maps: bool) -> dict[str, ParticleStack]:

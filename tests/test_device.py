@@ -6,12 +6,13 @@ import torch
 
 from gsworkbench import training
 from gsworkbench.cli import main
-from gsworkbench.config import StochasticConfig
+from gsworkbench.config import ReconstructionConfig, StochasticConfig
 from gsworkbench.device import find_device, to_device
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians import random_gaussians
 from gsworkbench.imaging import data_term, squared_error
 from gsworkbench.parameters import to_parameters
+from gsworkbench.reconstruct import _device
 from gsworkbench.rendering import gpu
 
 
@@ -36,6 +37,18 @@ def test_the_command_line_refuses_in_one_sentence_and_writes_nothing(no_gpu, cle
     assert main(command) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("backend", "device"), [("gpu", "auto"), ("gpu", "cuda"), ("cpu", "cuda")])
+def test_a_renderer_that_contradicts_the_device_is_refused(backend, device):
+    with pytest.raises(InputError, match="leave it out: the device decides"):
+        _device(ReconstructionConfig(backend=backend, device=device))
+
+
+def test_a_renderer_named_for_the_cpu_keeps_auto_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert _device(ReconstructionConfig(backend="windowed")) == torch.device("cpu")
+    assert _device(ReconstructionConfig()) == torch.device("cuda")
 
 
 def test_doctor_says_why_the_gpu_backend_does_not_work(no_gpu, capsys):
