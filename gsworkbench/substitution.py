@@ -45,7 +45,7 @@ class RandomPhases:
         noise = np.fft.rfft2(rng.standard_normal(image.shape, dtype=np.float32))
         beyond = _beyond(len(image), pixel_size / self.beyond_angstrom)
         transform[beyond] *= noise[beyond] / np.abs(noise[beyond])
-        return np.fft.irfft2(transform, s=image.shape)
+        return np.fft.irfft2(transform, s=image.shape).astype(np.float32, copy=False)
 
     def __str__(self) -> str:
         return f"phases random beyond {self.beyond_angstrom:g} A, seed {self.seed}"
