@@ -17,7 +17,7 @@ import yaml
 from gsworkbench import __version__
 from gsworkbench.config import (
     PRESETS,
-    NormalEquationsConfig,
+    SETTINGS,
     ReconstructionConfig,
     SimulationConfig,
     from_mapping,
@@ -86,21 +86,28 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    stochastic = options.method == "stochastic"
-    settings = to_mapping(PRESETS[options.preset] if stochastic else NormalEquationsConfig())
+    field = SETTINGS.get(options.method)
+    defaults = to_mapping(ReconstructionConfig(stochastic=PRESETS[options.preset]))
+    settings = {} if field is None else defaults[field]
+    changed = dict(_assignment(text) for text in options.set)
     if options.n_gaussians is not None:
-        settings["n_gaussians"] = options.n_gaussians
-    for assignment in options.set:
-        name, separator, value = assignment.partition("=")
-        if not separator:
-            raise InputError(f"--set needs NAME=VALUE, not {assignment!r}")
-        settings[name] = _number(value)
-    field = "stochastic" if stochastic else "normal_equations"
-    _run_reconstruction(options, {"method": options.method, field: settings, "backend": options.backend})
+        changed["n_gaussians"] = options.n_gaussians
+    if unknown := sorted(set(changed) - set(settings)):
+        has = f"it has {', '.join(settings)}" if settings else "it has none"
+        raise InputError(f"--method {options.method} has no setting {unknown[0]!r}", remedy=has)
+    chosen = {} if field is None else {field: settings | changed}
+    _run_reconstruction(options, {"method": options.method, "backend": options.backend} | chosen)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(f"--set needs NAME=VALUE, not {text!r}")
+    return name, _number(value)
 
 
 def _backproject(options: argparse.Namespace) -> None:
-    _run_reconstruction(options, {"method": "backprojection"})
+    _run_reconstruction(options, {"method": "backprojection", "backprojection": {"filter": options.filter}})
 
 
 def _accumulate(options: argparse.Namespace) -> None:
@@ -368,13 +375,16 @@ def _add_reconstruct(commands: Any) -> None:
         choices=[m for m in METHODS if m != "backprojection"],
         default="normal-equations",
         help="normal-equations: read the particles once, then fit in seconds (default); "
-        "stochastic: Adam on mini-batches of images, as the papers do",
+        "stochastic: Adam on mini-batches of images, as the papers do; "
+        "voxels: a map without Gaussians, from the same sums; neural-field, 3dgs: other models, for comparison; "
+        "relion, cryodrgn: these programs, where they are installed, on the same particles and half sets",
     )
     command.add_argument(
         "--preset",
         choices=list(PRESETS),
         default="tuned",
-        help="recipe of --method stochastic; cryosplat: as published; tuned: better and faster (default)",
+        help="recipe of --method stochastic; tuned: better and faster than any published (default); "
+        "the others are in docs/methods.md",
     )
     command.add_argument(
         "--set",
@@ -391,7 +401,14 @@ def _add_backproject(commands: Any) -> None:
     command = commands.add_parser(
         "backproject",
         help="the classical map of the same particles: CTF-weighted backprojection",
-        description="Wiener-filtered, CTF-weighted backprojection; the same outputs as reconstruct.",
+        description="CTF-weighted backprojection; the same outputs as reconstruct.",
+    )
+    command.add_argument(
+        "--filter",
+        choices=["wiener", "none", "fsc", "local"],
+        default="wiener",
+        help="wiener: signal over signal and noise (default); none; fsc: figure of merit of each shell; local: "
+        "low-pass at the local resolution; the last two from halves of the same particles",
     )
     command.set_defaults(run=_backproject)
     _add_particles(command)

@@ -131,6 +131,42 @@ class NeuralFieldConfig:
 
 
 @dataclass(frozen=True)
+class BlendingConfig:
+    """3D Gaussian splatting off the shelf (blended.py): alpha compositing, half-pixel grid, rates of Kerbl et al. 2023.
+
+    Lengths are in box edges. Rates are those of log scales, logit opacities and so on; that of means falls a
+    hundredfold over the fit.
+    """
+
+    n_gaussians: int = 2048
+    n_steps: int = 10_000  # of one image each
+    rate_means: float = 1.6e-4
+    rate_scales: float = 5e-3
+    rate_quaternions: float = 1e-3
+    rate_opacities: float = 5e-2
+    rate_colours: float = 2.5e-3
+    initial_spread: float = 0.12
+    initial_opacity: float = 0.1
+    blur: float = 0.3  # px^2 added to the projected covariances: gsplat's default
+
+
+@dataclass(frozen=True)
+class CryodrgnConfig:
+    """The program cryoDRGN (programs.py): which of its commands, and the size of its network."""
+
+    command: Literal["backproject_voxel", "train_nn"] = "backproject_voxel"
+    width: int = 256  # published: 1024
+    n_epochs: int = 4  # published: 20
+
+
+@dataclass(frozen=True)
+class VoxelConfig:
+    """The map of free voxels that solves the same equations (voxel_solution.py)."""
+
+    n_steps: int = 20  # of conjugate gradients, at most: held-out particles say when to stop
+
+
+@dataclass(frozen=True)
 class ReconstructionConfig:
     """What `reconstruct` does with one stack of particles."""
 
@@ -139,10 +175,25 @@ class ReconstructionConfig:
     normal_equations: NormalEquationsConfig = field(default_factory=NormalEquationsConfig)
     backprojection: BackprojectionConfig = field(default_factory=BackprojectionConfig)
     neural_field: NeuralFieldConfig = field(default_factory=NeuralFieldConfig)
+    voxels: VoxelConfig = field(default_factory=VoxelConfig)
+    blending: BlendingConfig = field(default_factory=BlendingConfig)
+    cryodrgn: CryodrgnConfig = field(default_factory=CryodrgnConfig)
     half_maps: bool = True
     mask: str = "auto"  # auto, sphere, none, or the path of a mask
     seed: int = 0
     backend: str | None = None  # None takes the fastest that works here
+
+
+# The field of ReconstructionConfig that holds the settings of a method; relion has none.
+SETTINGS = {
+    "normal-equations": "normal_equations",
+    "stochastic": "stochastic",
+    "voxels": "voxels",
+    "backprojection": "backprojection",
+    "neural-field": "neural_field",
+    "3dgs": "blending",
+    "cryodrgn": "cryodrgn",
+}
 
 
 @dataclass(frozen=True)

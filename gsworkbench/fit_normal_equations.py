@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ from tqdm.auto import tqdm
 
 from gsworkbench.config import NormalEquationsConfig
 from gsworkbench.errors import InputError
-from gsworkbench.fourier import map_shells
 from gsworkbench.gaussians import Gaussians, random_gaussians
 from gsworkbench.normal_equations import NormalEquations
 from gsworkbench.parameters import (
@@ -44,6 +43,17 @@ from gsworkbench.parameters import (
     in_angstrom,
     set_learning_rate,
     to_parameters,
+)
+from gsworkbench.problem import (
+    Problem,
+    as_problem,
+    error_and_gradient,
+    from_transform,
+    misfit_power,
+    objective,
+    shell_mean,
+    to_transform,
+    wiener_background,
 )
 from gsworkbench.rendering import voxelize
 
@@ -69,26 +79,6 @@ class NormalFit:
     volume: NDArray[np.float32]
     misfit: NDArray[np.float64] | None
     curve: tuple[tuple[int, float, float], ...]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Normal equations in Fourier space, on the half grid (D, D, D // 2 + 1), inside the ball |k| < D / 2.
-
-    data : transform of b. kernel : K, periodic. noise : s^2 D^3, the variance of data per unit of kernel.
-    weight : what each component counts in the fit.
-    """
-
-    data: Tensor
-    kernel: Tensor
-    weight: Tensor
-    noise: float
-    shell: Tensor
-    pixel_size: float
-
-    @property
-    def box_size(self) -> int:
-        return self.data.shape[0]
 
 
 def fit_normal_equations(
@@ -122,78 +112,16 @@ def fit_normal_equations(
     trial, curve = _descend(first, judge, config, seed, backend, f"{label}: trial")
     pixels = whole.box_size**2
     curve = tuple((s, a / (fitted.n_particles * pixels), b / (held_out.n_particles * pixels)) for s, a, b in curve)
-    missed = _transform(sample(trial, first, backend))
+    missed = to_transform(sample(trial, first, backend))
     power = misfit_power(judge, missed)
     weighted = replace(whole, weight=whole.weight / (1 + whole.kernel * power[whole.shell] / whole.noise))
     second = replace(config, n_boosted_steps=0, n_steps=config.n_final_steps, learning_rate=config.learning_rate / 2)
     gaussians, _ = _descend(weighted, None, second, seed, backend, label, start=trial)
     mixture = sample(gaussians, whole, backend)
-    background = wiener_background(whole, _transform(mixture), power)
-    own = _shell_mean(whole, missed.abs().square()).clamp_min(1e-300)
+    background = wiener_background(whole, to_transform(mixture), power)
+    own = shell_mean(whole, missed.abs().square()).clamp_min(1e-300)
     relative = (power / own)[: whole.box_size // 2].double().numpy()
     return NormalFit(gaussians, background.numpy(), (mixture + background).numpy(), relative, curve)
-
-
-def as_problem(equations: NormalEquations) -> Problem:
-    """Normal equations in Fourier space, with the true weights."""
-    kernel = equations.kernel(circular=True).clamp_min(0)
-    shell = map_shells(equations.box_size)
-    inside = (shell < equations.box_size // 2).float()
-    pixel_variance = equations.noise_power / equations.box_size**2
-    return Problem(
-        data=(_transform(equations.b()) * inside).to(torch.complex64),
-        kernel=(kernel * inside).float(),
-        weight=inside,
-        noise=pixel_variance * equations.box_size**3,
-        shell=shell,
-        pixel_size=equations.pixel_size,
-    )
-
-
-class Objective(NamedTuple):
-    """<V, K * V> - 2 <b, V> with weights worked in: kernel and data on the half grid, data in real space again."""
-
-    kernel: Tensor
-    data: Tensor
-    linear: Tensor
-
-
-def objective(problem: Problem, boost: float = 0.0) -> Objective:
-    """The error to minimise, under the problem's weights times exp(boost k^2 / k_nyquist^2) for component k."""
-    weight = problem.weight * torch.exp(boost * (problem.shell / (problem.box_size / 2)) ** 2)
-    data = problem.data * weight
-    return Objective(problem.kernel * weight, data, _inverse(data))
-
-
-def error_and_gradient(aim: Objective, volume: Tensor) -> tuple[float, Tensor]:
-    """The error at a map V (D, D, D), and its gradient with respect to V."""
-    gradient = _inverse(aim.kernel * _transform(volume) - aim.data)
-    return float((volume * (gradient - aim.linear)).sum()), 2 * gradient
-
-
-def misfit_power(judge: Problem, transform: Tensor) -> Tensor:
-    """Power S of what a map misses in each shell, (number of shells,), from equations it was not fitted to.
-
-    E|b - K V|^2 = K^2 S + s^2 K. From shell 8 on, sums are taken over neighbouring shells too, an eighth of the shell
-    number to either side: there S is smooth, and a held-out tenth of the particles is noisy.
-    """
-    residual = judge.data - judge.kernel * transform
-    excess = _shell_sum(judge, residual.abs().square() - judge.noise * judge.kernel)
-    square = _shell_sum(judge, judge.kernel.square())
-    power = torch.zeros_like(excess)
-    for shell in range(judge.box_size // 2):
-        reach = shell // 8
-        near = slice(max(0, shell - reach), min(judge.box_size // 2, shell + reach + 1))
-        power[shell] = (excess[near].sum() / square[near].sum().clamp_min(1e-300)).clamp_min(0)
-    return power.float()
-
-
-def wiener_background(problem: Problem, transform: Tensor, power: Tensor) -> Tensor:
-    """The most likely map (D, D, D) beside a map with this transform, if its power in each shell is `power`."""
-    residual = problem.data - problem.kernel * transform
-    signal = power[problem.shell]
-    inside = problem.shell < problem.box_size // 2
-    return _inverse(residual * inside * signal / (problem.kernel * signal + problem.noise))
 
 
 def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) -> Gaussians:
@@ -207,7 +135,7 @@ def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) 
     lowpass = max(8.0, 2.5 * problem.pixel_size)  # A
     frequency = problem.shell / (box_size * problem.pixel_size)
     smooth = torch.exp(-((frequency * lowpass) ** 2) * math.log(2.0))
-    density = _inverse(problem.data / (problem.kernel + 0.1 * problem.kernel[inside].median()) * smooth * inside)
+    density = from_transform(problem.data / (problem.kernel + 0.1 * problem.kernel[inside].median()) * smooth * inside)
     density = density - density.median()
     axis = torch.arange(box_size) - box_size // 2
     radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
@@ -253,7 +181,7 @@ def choose_number(
         error = error_and_gradient(held_out, volume)[0]
         if best is not None:
             difference = volume - best[1]
-            square = float((difference * _inverse(held_out.kernel * _transform(difference))).sum())
+            square = float((difference * from_transform(held_out.kernel * to_transform(difference))).sum())
             noise = 2 * math.sqrt(max(square, 0) * judge.noise / judge.box_size**3)
             if error > best[2] - 2 * noise:
                 break
@@ -354,7 +282,7 @@ def _start_at_random(config: NormalEquationsConfig, box_size: int, seed: int) ->
 
 def _best_scale(problem: Problem, volume: Tensor) -> float:
     """The factor that brings a map closest to the data: <b, V> / <V, K * V>. Refuse one that is not positive."""
-    transform = _transform(volume)
+    transform = to_transform(volume)
     twice = torch.full((transform.shape[-1],), 2.0)
     twice[0] = twice[-1] = 1.0
     product = float(((transform.conj() * problem.data).real * problem.weight * twice).sum())
@@ -365,20 +293,3 @@ def _best_scale(problem: Problem, volume: Tensor) -> float:
             remedy="give --sign -1 if the images are not inverted yet",
         )
     return product / square
-
-
-def _shell_sum(problem: Problem, values: Tensor) -> Tensor:
-    return torch.bincount(problem.shell.flatten(), values.flatten().double())
-
-
-def _shell_mean(problem: Problem, values: Tensor) -> Tensor:
-    return _shell_sum(problem, values) / _shell_sum(problem, torch.ones_like(values))
-
-
-def _transform(volume: Tensor) -> Tensor:
-    """Half grid of a map, about its first voxel: a phase common to V and b, which K, being real, leaves alone."""
-    return torch.fft.rfftn(volume)
-
-
-def _inverse(transform: Tensor) -> Tensor:
-    return torch.fft.irfftn(transform, s=(transform.shape[0],) * 3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,11 +26,10 @@ def projections(
 ) -> Tensor:
     """(b, D, D) projections of a mixture in orientations (b, 3, 3)."""
     covariances = model.covariances()
-    grid = {"box_size": box_size, "pixel_size": 1 / box_size, "cutoff": config.cutoff}
+    render: Callable[..., Tensor] = functools.partial(project, backend=backend)
     if config.skip_below:
-        render = functools.partial(project_tiled, skip_below=config.skip_below, **grid)
-    else:
-        render = functools.partial(project, backend=backend, **grid)
+        render = functools.partial(project_tiled, skip_below=config.skip_below)
+    render = functools.partial(render, box_size=box_size, pixel_size=1 / box_size, cutoff=config.cutoff)
     if config.view_normalisation:
         return render(model.means, covariances, model.weights, rotations)
     heights = _same_height(covariances, rotations) * model.weights

@@ -41,6 +41,7 @@ class Field(nn.Module):
 
     def __init__(self, box_size: int, config: NeuralFieldConfig) -> None:
         super().__init__()
+        self.factors: Tensor
         self.register_buffer("factors", encoding_factors(box_size))
         width, outputs = config.width, 1 if config.domain == "hartley" else 2
         self.first = nn.Linear(6 * len(self.factors), width)

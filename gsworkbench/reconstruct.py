@@ -18,19 +18,23 @@ from numpy.typing import NDArray
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.alarms import particles_in_both_halves
 from gsworkbench.assessment.fsc import FscCurve, Resolution
-from gsworkbench.backprojection import backproject
+from gsworkbench.blended import fit_blended
 from gsworkbench.config import ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
+from gsworkbench.filtered_backprojection import filtered_backprojection
 from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.gaussians import Gaussians
 from gsworkbench.judging import FILES, MASKS, assess, write_assessment
+from gsworkbench.neural_field import fit_neural_field
 from gsworkbench.normal_equations import NormalEquations, accumulate
 from gsworkbench.particles import ParticleStack
+from gsworkbench.programs import ProgramMap, cryodrgn, relion_reconstruct
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
 from gsworkbench.rendering import voxelize
 from gsworkbench.training import fit
+from gsworkbench.voxel_solution import solve_voxels
 
 Volume = NDArray[np.float32]
 
@@ -118,26 +122,60 @@ def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
         yield name, Solution(volume.numpy(), g, report=report)
 
 
-def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
+def _one_by_one(task: Task, solve: Callable[[ParticleStack, int, str], Solution]) -> Iterator[tuple[str, Solution]]:
+    """The solutions of a function of (stack, seed, name) for each part."""
     for name, stack in task.parts.items():
         with task.record.stage(f"{name}: {task.config.method}"):
-            volume = backproject(stack, label=name)
-        yield name, Solution(volume)
+            solution = solve(stack, task.seeds[name], name)
+        yield name, solution
+
+
+def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
+    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
+        return Solution(filtered_backprojection(stack, task.config.backprojection, label=name))
+
+    return _one_by_one(task, solve)
+
+
+def _neural_field(task: Task) -> Iterator[tuple[str, Solution]]:
+    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
+        fitted = fit_neural_field(stack, task.config.neural_field, seed=seed, label=name)
+        return Solution(fitted.volume, report={"losses": list(fitted.losses), "n_parameters": fitted.n_parameters})
+
+    return _one_by_one(task, solve)
+
+
+def _blended(task: Task) -> Iterator[tuple[str, Solution]]:
+    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
+        fitted = fit_blended(stack, task.config.blending, seed=seed, label=name)
+        report = {"losses": list(fitted.losses), "rendered_by": fitted.rendered_by}
+        return Solution(fitted.volume, fitted.gaussians, report=report)
+
+    return _one_by_one(task, solve)
+
+
+def _relion(task: Task) -> Iterator[tuple[str, Solution]]:
+    return _program(task, lambda stack, seed: relion_reconstruct(stack))
+
+
+def _cryodrgn(task: Task) -> Iterator[tuple[str, Solution]]:
+    return _program(task, lambda stack, seed: cryodrgn(stack, task.config.cryodrgn, seed=seed))
+
+
+def _program(task: Task, run: Callable[[ParticleStack, int], ProgramMap]) -> Iterator[tuple[str, Solution]]:
+    """Another program's maps; its processor time counts as ours."""
+    for name, stack in task.parts.items():
+        stage = f"{name}: {task.config.method}"
+        with task.record.stage(stage):
+            result = run(stack, task.seeds[name])
+        task.record.cpu_seconds[stage] = round(task.record.cpu_seconds[stage] + result.cpu_seconds, 3)
+        report = {"commands": list(result.commands), "program_cpu_seconds": round(result.cpu_seconds, 3)}
+        yield name, Solution(result.volume, report=report)
 
 
 def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
-    """Read every particle once; the sums of all are those of the half sets."""
     config = task.config.normal_equations
-    halves = [name for name in task.parts if name != "all"]
-    sums: dict[str, tuple[NormalEquations, NormalEquations | None]] = {}
-    with task.record.stage("accumulate"):
-        for name in halves or ["all"]:
-            sums[name] = _accumulated(task, name)
-    if halves:
-        first, second = (sums[name] for name in halves)
-        held = None if first[1] is None or second[1] is None else first[1] + second[1]
-        sums = {"all": (first[0] + second[0], held)} | sums
-    for name, (fitted, held_out) in sums.items():
+    for name, (fitted, held_out) in _sums(task, hold_out=config.background or config.n_gaussians == "auto").items():
         chosen = config if held_out is not None else replace(config, background=False)
         with task.record.stage(f"{name}: {task.config.method}"):
             result = fit_normal_equations(
@@ -149,11 +187,30 @@ def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
         yield name, Solution(result.volume, result.gaussians, result.background, report, result.curve)
 
 
-def _accumulated(task: Task, name: str) -> tuple[NormalEquations, NormalEquations | None]:
+def _voxels(task: Task) -> Iterator[tuple[str, Solution]]:
+    for name, (fitted, held_out) in _sums(task, hold_out=True).items():
+        with task.record.stage(f"{name}: {task.config.method}"):
+            result = solve_voxels(fitted, held_out, task.config.voxels, label=name)
+        yield name, Solution(result.volume, report={"n_steps": result.n_steps}, held_out=result.curve)
+
+
+def _sums(task: Task, *, hold_out: bool) -> dict[str, tuple[NormalEquations, NormalEquations | None]]:
+    """Read every particle once; the sums of all are those of the half sets."""
+    halves = [name for name in task.parts if name != "all"]
+    with task.record.stage("accumulate"):
+        sums = {name: _accumulated(task, name, hold_out) for name in halves or ["all"]}
+    if halves:
+        first, second = (sums[name] for name in halves)
+        held = None if first[1] is None or second[1] is None else first[1] + second[1]
+        sums = {"all": (first[0] + second[0], held)} | sums
+    return sums
+
+
+def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[NormalEquations, NormalEquations | None]:
     """Normal equations of a stack without every tenth particle, and of these; all in one where there are few."""
     stack = task.parts[name]
     held = np.arange(len(stack)) % _HELD_OUT == 0
-    if len(stack) < _FEW / 2 or not task.config.normal_equations.background:
+    if len(stack) < _FEW / 2 or not hold_out:
         held[:] = False
 
     def pass_over(chosen: NDArray[np.bool_], what: str) -> NormalEquations:
@@ -166,8 +223,13 @@ def _accumulated(task: Task, name: str) -> tuple[NormalEquations, NormalEquation
 # A method yields a Solution for each part of its task, "all" first.
 METHODS: dict[str, Callable[[Task], Iterator[tuple[str, Solution]]]] = {
     "normal-equations": _normal_equations,
+    "voxels": _voxels,
     "stochastic": _stochastic,
     "backprojection": _backprojection,
+    "neural-field": _neural_field,
+    "3dgs": _blended,
+    "relion": _relion,
+    "cryodrgn": _cryodrgn,
 }
 
 

@@ -42,6 +42,16 @@ def test_reconstruct_writes_everything_it_promises(noisy_set, tmp_path, capsys, 
         assert mrcfile.validate(tmp_path / "fit" / name)
 
 
+def test_voxels_are_a_method_without_gaussians(noisy_set, tmp_path, capsys):
+    command = ["reconstruct", str(noisy_set.star), "--out", str(tmp_path), "--method", "voxels"]
+    assert main([*command, "--set", "n_steps=5"]) == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["config"]["voxels"] == {"n_steps": 5} and 1 <= record["results"]["all"]["n_steps"] <= 5
+    assert (tmp_path / "held_out.csv").exists() and not list(tmp_path.glob("gaussians*"))
+    assert main([*command, "--n-gaussians", "64"]) == 2
+    assert "VoxelConfig has no parameter 'n_gaussians'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", ["normal-equations", "stochastic"])
 def test_resuming_a_finished_run_gives_the_same_map(noisy_set, tmp_path, method):
     maps = []

@@ -12,16 +12,10 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.backprojection import backproject
 from gsworkbench.config import NormalEquationsConfig
 from gsworkbench.errors import InputError
-from gsworkbench.fit_normal_equations import (
-    as_problem,
-    error_and_gradient,
-    fit_normal_equations,
-    misfit_power,
-    objective,
-    wiener_background,
-)
+from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.imaging import form_images
 from gsworkbench.normal_equations import accumulate
+from gsworkbench.problem import as_problem, error_and_gradient, misfit_power, objective, wiener_background
 
 SMALL = NormalEquationsConfig(n_gaussians=300, n_boosted_steps=15, n_steps=30, n_final_steps=20)
 
