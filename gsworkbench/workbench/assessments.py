@@ -20,6 +20,7 @@ from gsworkbench.assessment.directional import directional_fsc
 from gsworkbench.assessment.fsc import FscCurve, write_fsc_csv
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.transforms import transform
+from gsworkbench.config import SETTINGS
 from gsworkbench.errors import InputError
 from gsworkbench.judging import Assessment, assess, choose_mask
 from gsworkbench.readers.mrc import read_map
@@ -188,11 +189,10 @@ def _costs(maps: Maps) -> list[Measurement]:
 def _images_read(run: Run, n_particles: int) -> int:
     """How many images a fit looks at: one pass, or as many epochs or steps as it has."""
     reconstruction = run.config.reconstruction
-    if reconstruction.method != "stochastic":
-        return n_particles
-    settings = reconstruction.stochastic
-    n_steps = getattr(settings, "n_steps", None)
-    return n_steps * settings.batch_size if n_steps else n_particles * settings.n_epochs
+    settings = getattr(reconstruction, SETTINGS.get(reconstruction.method, ""), None)
+    if n_steps := getattr(settings, "n_steps", None) if reconstruction.method == "stochastic" else None:
+        return n_steps * reconstruction.stochastic.batch_size
+    return n_particles * getattr(settings, "n_epochs", 1)
 
 
 def _local(maps: Maps) -> Judged:

@@ -18,6 +18,7 @@ import yaml
 
 from gsworkbench.config import (
     PRESETS,
+    SETTINGS,
     ReconstructionConfig,
     RunConfig,
     SimulationConfig,
@@ -236,7 +237,7 @@ def _run(factors: dict[str, Any], datasets: dict[str, SimulationConfig], methods
     """Resolve one combination; a setting that its method does not have is left out."""
     base, method = _named(datasets, factors["dataset"], "dataset"), _named(methods, factors["method"], "method")
     seed = factors.get("seed", 0)
-    part = _settings_field(method.method)
+    part = SETTINGS.get(method.method)
     own = {f.name for f in dataclasses.fields(_record(part))} if part else set()
     simulated = {f.name for f in dataclasses.fields(SimulationConfig)} - set(_NOT_FACTORS)
     general = {f.name for f in dataclasses.fields(ReconstructionConfig) if not _record(f.name)} - set(_NOT_FACTORS)
@@ -273,12 +274,6 @@ def _reconstruction(
     elif row.settings:
         raise InputError(f"method {row.method!r} has no settings")
     return from_mapping(ReconstructionConfig, values)
-
-
-def _settings_field(method: str) -> str | None:
-    """Return the field of ReconstructionConfig that holds a method's settings, if it has any."""
-    name = method.replace("-", "_")
-    return name if _record(name) else None
 
 
 def _record(name: str) -> Any:

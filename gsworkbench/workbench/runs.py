@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gsworkbench.config import SimulationConfig, to_mapping
-from gsworkbench.errors import InputError
+from gsworkbench.errors import InputError, NotRun
 from gsworkbench.files import write_json, write_text
 from gsworkbench.readers import read_particles
 from gsworkbench.reconstruct import make_maps
@@ -75,6 +75,9 @@ def _run(run: Run, dataset: Path, folder: Path) -> None:
         try:
             stack = read_particles(dataset / "particles.star")
             _, record = make_maps(stack, out, run.config.reconstruction, resume=True)
+        except NotRun as absent:
+            write_text(out / NOT_RUN, f"{absent.because}\n")
+            return
         except InputError as refusal:
             write_text(out / NOT_RUN, f"the method refused these particles: {refusal}\n")
             return
