@@ -1,4 +1,4 @@
-"""One pass beside the papers' trainer and backprojection, same particles: python benchmarks/comparison.py [--seeds 0 1 2]
+"""One pass beside the papers' trainer and backprojection, same particles: benchmarks/comparison.py [--seeds 0 1 2]
 
 5,000 simulated ribosome images (64 px of 6 A), 2,048 Gaussians. A seed changes particles, half sets and fits. Prints
 the table of docs/one_pass.md; about 8 minutes of processor time per seed, most of it preset cryosplat's. The map of

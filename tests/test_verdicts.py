@@ -47,7 +47,9 @@ A, B = {"method": "one_pass"}, {"method": "tuned"}
     ],
 )
 def test_a_difference_counts_beyond_a_shell_and_two_standard_deviations(first, second, compare, holds):
-    finding = decide(rule(compare=compare, of=A, than=B), rows({("one_pass", 1): first, ("tuned", 1): second}), REGISTRY)
+    finding = decide(
+        rule(compare=compare, of=A, than=B), rows({("one_pass", 1): first, ("tuned", 1): second}), REGISTRY
+    )
     assert finding.holds is holds, finding.says
 
 

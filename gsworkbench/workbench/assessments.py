@@ -176,12 +176,16 @@ def _costs(maps: Maps) -> list[Measurement]:
     threads = record["threads"]
     where = f"{threads} thread{'s' if threads > 1 else ''}, {record['machine']}"
     what = f"{'one pass over the particles and ' if once else ''}map of all particles, {where}"
-    seconds, cpu_seconds = (record[t].get(fit, 0.0) + record[t].get("accumulate", 0.0) for t in ("seconds", "cpu_seconds"))
+    seconds, cpu_seconds = (
+        record[t].get(fit, 0.0) + record[t].get("accumulate", 0.0) for t in ("seconds", "cpu_seconds")
+    )
     steps = _images_read(maps.run, record["n_particles"]["all"])
     return [
         Measurement("train_seconds", seconds, "s", f"wall time, {what}"),
         Measurement("train_cpu_seconds", cpu_seconds, "s", f"CPU time, {what}"),
-        Measurement("images_per_cpu_second", steps / max(cpu_seconds, 1e-3), "1/s", f"images read per CPU second, {what}"),
+        Measurement(
+            "images_per_cpu_second", steps / max(cpu_seconds, 1e-3), "1/s", f"images read per CPU second, {what}"
+        ),
         Measurement("peak_memory_bytes", float(record["peak_memory_bytes"]), "bytes", "resident, whole process"),
     ]
 

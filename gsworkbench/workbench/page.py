@@ -75,7 +75,10 @@ def summary(outcomes: Sequence[dict[str, Any]]) -> str:
 
 def links(outcome: dict[str, Any], results: Path, output: Path) -> dict[str, str]:
     """Return label -> address, relative to the page, of the executed notebook, the numbers and a run."""
-    found = {"notebook": results / "notebooks" / f"{outcome['name']}.ipynb", "numbers": output / f"{outcome['name']}.csv"}
+    found = {
+        "notebook": results / "notebooks" / f"{outcome['name']}.ipynb",
+        "numbers": output / f"{outcome['name']}.csv",
+    }
     if outcome["run"]:
         found["run.json"] = results / "runs" / outcome["run"] / "run.json"
     return {label: quote(Path(os.path.relpath(path, output)).as_posix()) for label, path in found.items()}
@@ -89,7 +92,15 @@ def markdown(registry: Registry, outcomes: Sequence[dict[str, Any]], results: Pa
         files = ", ".join(f"[{label}]({path})" for label, path in links(outcome, results, output).items())
         lines.append(_row([*map(_escaped, cells(outcome)), files]))
     for outcome in outcomes:
-        lines += ["", f"## {outcome['name']}", "", _escaped(outcome["question"]), "", f"Outcome: **{outcome['verdict']}**", ""]
+        lines += [
+            "",
+            f"## {outcome['name']}",
+            "",
+            _escaped(outcome["question"]),
+            "",
+            f"Outcome: **{outcome['verdict']}**",
+            "",
+        ]
         lines += [f"- {_escaped(f['says'])}" for f in outcome["findings"]]
         lines += [f"- {_escaped(name)}: not run, because {_escaped(why)}" for name, why in outcome["not_run"].items()]
         if outcome["figure"]:

@@ -47,7 +47,7 @@ def maps_and_curves(registry: Registry, experiment: Experiment, rows: pd.DataFra
 
 
 def curves(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder: Path) -> mpl.Figure:
-    """FSC to the truth and of half maps: a line for the mean over seeds of each choice of factors, a band for its sd."""
+    """FSC to the truth and of half maps: the mean over seeds of each choice of factors, a band for its sd."""
     from matplotlib.figure import Figure
 
     page = Figure(figsize=(7.2, 3.9), layout="constrained")
@@ -56,7 +56,7 @@ def curves(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folde
 
 
 def metrics_along(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder: Path) -> mpl.Figure:
-    """The figure's metrics along a factor: a colour for each group, a panel for each unit, bars of one sd over seeds."""
+    """The figure's metrics along a factor: a colour for each group, a panel for each unit, bars of one sd."""
     from matplotlib.figure import Figure
 
     figure = experiment.figure
@@ -113,7 +113,9 @@ def corrected(registry: Registry, experiment: Experiment, rows: pd.DataFrame, fo
     drawn = ("fsc_unmasked", "fsc_masked", "fsc_randomized_masked", "fsc_corrected", "fsc_unmasked_truth")
     choices = list(_choices(registry, experiment, rows))
     page = Figure(figsize=(3.2 * min(3, len(choices)), 2.9 * -(-len(choices) // 3)), layout="constrained")
-    panels = np.atleast_1d(np.asarray(page.subplots(-(-len(choices) // 3), min(3, len(choices)), squeeze=False))).ravel()
+    panels = np.atleast_1d(
+        np.asarray(page.subplots(-(-len(choices) // 3), min(3, len(choices)), squeeze=False))
+    ).ravel()
     for axes, (label, runs) in zip(panels, choices, strict=False):
         found = {c.name: c for c in read_fsc_csv(curves_file(runs[0], folder))}
         for name, colour in zip(drawn, COLOURS[1:], strict=False):

@@ -7,6 +7,7 @@ was killed goes on from its checkpoint. Maps are made here and judged elsewhere 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import sys
@@ -102,10 +103,8 @@ def _forked(work: Callable[[], None]) -> str:
     process.start()
     sender.close()
     message = ""
-    try:
+    with contextlib.suppress(EOFError):  # nothing was sent: nothing went wrong, or all at once
         message = receiver.recv()
-    except EOFError:
-        pass
     process.join()
     return message or ("" if process.exitcode == 0 else f"ended with code {process.exitcode}")
 

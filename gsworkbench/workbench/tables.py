@@ -91,7 +91,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _cell(rows: pd.DataFrame) -> str:
-    """Print mean and spread, or what the definition says in their place ("no crossing below Nyquist (12.00 A) [...]")."""
+    """Print mean and spread, or what the definition has in their place: "no crossing below Nyquist (12.00 A)"."""
     if rows.empty:
         return ""
     values, print_ = rows.value.astype(float), FORMATS[rows.unit.iloc[0]]
