@@ -252,7 +252,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
     """
     if not isinstance(mapping, Mapping):
         raise InputError(f"{cls.__name__} needs named values, got {mapping!r}")
-    hints = type_hints(cls)
+    hints = type_hints(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(mapping) - set(fields))
     if unknown:

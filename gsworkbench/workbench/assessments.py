@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def assess_run(run: Run, kinds: Sequence[str], folder: Path) -> list[Measurement
     measurements: list[Measurement] = []
     for kind in kinds:
         out = folder / "assessments" / kind / run.name
-        made(out, key_of(run_key, judge_digest(), kind), lambda out, kind=kind: _judge(kind, run, folder, out))
+        made(out, key_of(run_key, judge_digest(), kind), partial(_judge, kind, run, folder))
         measurements += read_measurements(out / "metrics.json")
     return measurements
 
@@ -206,8 +207,10 @@ def _local(maps: Maps) -> Judged:
     pairs = {"local_truth_mean": (maps.volume, maps.truth)}
     if maps.halves is not None:
         pairs["local_half_mean"] = maps.halves
-    grid = {"voxel_size": maps.voxel_size, "mask": mask, "mask_name": f"of the truth, {name}"}
-    found = {metric: local_resolution(*pair, **grid) for metric, pair in pairs.items()}
+    found = {
+        metric: local_resolution(*pair, voxel_size=maps.voxel_size, mask=mask, mask_name=f"of the truth, {name}")
+        for metric, pair in pairs.items()
+    }
     return (), [Measurement(metric, float(f.values.mean()), "A", f"{f}") for metric, f in found.items()]
 
 

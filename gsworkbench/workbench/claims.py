@@ -1,4 +1,4 @@
-"""One experiment from its runs to its outcome: numbers, table, figure, verdict. Notebooks and the page are made of it."""
+"""One experiment from its runs to its outcome: numbers, table, figure, verdict. Notebooks and page are made of it."""
 
 from __future__ import annotations
 

@@ -61,6 +61,19 @@ class Rule:
     value: float | None = None
     least: float | None = None
 
+    def __post_init__(self) -> None:
+        """Raise InputError for a rule that lacks what its comparison needs."""
+        if self.compare in ("above", "below", "exponent_below") and self.value is None:
+            raise InputError(f"a rule that compares {self.compare!r} needs a value")
+        if self.compare in ("rising", "falling", "exponent_below") and self.along is None:
+            raise InputError(f"a rule that compares {self.compare!r} needs the factor it goes along")
+
+    @property
+    def limit(self) -> float:
+        """What `of` is compared with where a value is needed."""
+        assert self.value is not None
+        return self.value
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -290,7 +303,8 @@ def _all_settings() -> set[str]:
 def _spelt(factors: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
     """Spell factors for a name: n2048, snr0.3, gamma0.2; what is as usual goes without saying, but for the number."""
     said = {n: v for n, v in factors.items() if n == "n_gaussians" or _text(v) != _text(usual[n])}
-    return [f"{_SHORT.get(name, name)}{_text(value)}" for name, value in said.items()]
+    ordered = sorted(said, key=lambda name: (name != "n_gaussians", name))  # whatever the order of the file
+    return [f"{_SHORT.get(name, name)}{_text(said[name])}" for name in ordered]
 
 
 def _text(value: Any) -> str:

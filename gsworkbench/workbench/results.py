@@ -126,7 +126,7 @@ def rows_of(experiment: str, run: Run, measurements: Sequence[Measurement]) -> l
     """Return the rows of results.csv of one run of an experiment."""
     who = (run.name, experiment, run.dataset, run.method, run.preset, run.n_gaussians, run.seed)
     factors = json.dumps(run.factors)
-    return [Result(*who, *dataclasses.astuple(m), factors) for m in measurements]
+    return [Result(*who, *dataclasses.astuple(m), factors) for m in measurements]  # type: ignore[call-arg]
 
 
 def write_results(path: str | Path, results: Sequence[Result]) -> None:

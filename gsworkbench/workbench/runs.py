@@ -13,6 +13,7 @@ import multiprocessing
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from gsworkbench.config import SimulationConfig, to_mapping
@@ -49,8 +50,8 @@ def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     _import_everything()
     for run in runs:
         dataset = folder / "datasets" / run.dataset
-        error = _forked(lambda d=dataset, r=run: _dataset(r.config.dataset, d))
-        error = error or _forked(lambda r=run, d=dataset: _run(r, d, folder / "runs" / r.name))
+        error = _forked(partial(_dataset, run.config.dataset, dataset))
+        error = error or _forked(partial(_run, run, dataset, folder / "runs" / run.name))
         print(f"{run.name}: {error or 'done'}", flush=True)
         if error:
             failed[run.name] = error
@@ -68,7 +69,10 @@ def _import_everything() -> None:
 
 
 def _dataset(config: SimulationConfig, folder: Path) -> None:
-    made(folder, dataset_key(config), lambda out: simulate(config, out) and None)
+    def make(out: Path) -> None:
+        simulate(config, out)
+
+    made(folder, dataset_key(config), make)
 
 
 def _run(run: Run, dataset: Path, folder: Path) -> None:

@@ -183,15 +183,15 @@ def _exponent(rule: Rule, rows: pd.DataFrame, registry: Registry) -> Finding:
     points, groups = series_of(rule, rows, registry)
     exponent = growth(points, [g.mean for g in groups])
     text = f"{rule.metric} grows as {rule.along}^{exponent:.2f} from {points[0]:g} to {points[-1]:g}"
-    return Finding(f"{text} ({spelt_all(rule.of, registry)}); limit {rule.value:g}", exponent < rule.value)
+    return Finding(f"{text} ({spelt_all(rule.of, registry)}); limit {rule.limit:g}", exponent < rule.limit)
 
 
 def _bound(rule: Rule, rows: pd.DataFrame, registry: Registry) -> Finding:
     of = group_of(rows, rule.of, registry)
     if math.isnan(of.mean):
         return Finding(f"{rule.metric}: {of}", None)
-    holds = of.mean > rule.value if rule.compare == "above" else of.mean < rule.value
-    return Finding(f"{rule.metric}: {of}; is {'' if holds else 'not '}{rule.compare} {rule.value:g}", holds)
+    holds = of.mean > rule.limit if rule.compare == "above" else of.mean < rule.limit
+    return Finding(f"{rule.metric}: {of}; is {'' if holds else 'not '}{rule.compare} {rule.limit:g}", holds)
 
 
 def _crosses(rule: Rule, rows: pd.DataFrame, registry: Registry) -> Finding:
