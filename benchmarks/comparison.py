@@ -1,4 +1,4 @@
-"""One pass beside the papers' trainer and backprojection, same particles: benchmarks/comparison.py [--seeds 0 1 2]
+"""One pass beside the papers' trainer and backprojection, on the same particles: python benchmarks/comparison.py
 
 5,000 simulated ribosome images (64 px of 6 A), 2,048 Gaussians. A seed changes particles, half sets and fits. Prints
 the table of docs/one_pass.md; about 8 minutes of processor time per seed, most of it preset cryosplat's. The map of
@@ -41,10 +41,11 @@ N_GAUSSIANS = 2048
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--snr", type=float, nargs="+", default=[0.1, 0.03])
     options = parser.parse_args()
     print(f"Mean FSC over shells to the truth; seeds {', '.join(map(str, options.seeds))}; {machine()}.\n")
     print("| SNR | seed | method | no mask | in a sphere | CPU s, one map |\n|---|---|---|---|---|---|")
-    for snr in (0.1, 0.03):
+    for snr in options.snr:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as folder:
                 stack = simulate(SimulationConfig(snr=snr, seed=seed), folder).with_half_sets(seed)
@@ -64,12 +65,17 @@ def row(volume: Map, truth: Map, voxel_size: float) -> str:
     return f"{bare.mean():.4f} | {masked.mean():.4f}"
 
 
-def local_backprojection(stack: ParticleStack, seed: int) -> Map:
-    """Backprojection of all, inside its automatic mask, each voxel at the resolution of the half maps there."""
-    halves = [backproject(stack[stack.half_set == k]) for k in (1, 2)]
-    mask, name = automatic_mask(halves[0] + halves[1], stack.pixel_size)
-    found = local_resolution(*halves, voxel_size=stack.pixel_size, mask=mask, mask_name=name)
-    return locally_filtered(backproject(stack), found.resolution, voxel_size=stack.pixel_size)
+def local_backprojection(mask: str) -> Callable[[ParticleStack, int], Map]:
+    """Backprojection of all, zero outside a mask, each voxel inside at the local resolution of the half maps."""
+
+    def volume(stack: ParticleStack, seed: int) -> Map:
+        halves = [backproject(stack[stack.half_set == k]) for k in (1, 2)]
+        grid = stack.pixel_size
+        inside, name = automatic_mask(sum(halves), grid) if mask == "auto" else spherical_mask(stack.box_size, grid)
+        found = local_resolution(halves[0], halves[1], voxel_size=grid, mask=inside, mask_name=name)
+        return locally_filtered(backproject(stack), found.resolution, voxel_size=grid)
+
+    return volume
 
 
 def split(stack: ParticleStack) -> tuple[NormalEquations, NormalEquations]:
@@ -93,7 +99,8 @@ def stochastic(preset: str) -> Callable[[ParticleStack, int], Map]:
 
 METHODS: dict[str, Callable[[ParticleStack, int], Map]] = {
     "backprojection": lambda stack, seed: backproject(stack),
-    "backprojection, locally filtered": local_backprojection,
+    "backprojection, locally filtered, in a sphere": local_backprojection("sphere"),
+    "backprojection, locally filtered, in its mask": local_backprojection("auto"),
     "voxels": lambda stack, seed: solve_voxels(*split(stack), VoxelConfig()).volume,
     f"one pass, {N_GAUSSIANS:,}": one_pass(N_GAUSSIANS),
     "one pass, auto": one_pass("auto"),

@@ -89,9 +89,9 @@ def _reconstruct(options: argparse.Namespace) -> None:
     field = SETTINGS.get(options.method)
     defaults = to_mapping(ReconstructionConfig(stochastic=PRESETS[options.preset]))
     settings = {} if field is None else defaults[field]
-    changed = dict(_assignment(text) for text in options.set)
-    if options.n_gaussians is not None:
-        changed["n_gaussians"] = options.n_gaussians
+    own = {name: getattr(options, name) for name in ("n_gaussians", "weights")}
+    changed = {name: value for name, value in own.items() if value is not None}
+    changed |= dict(_assignment(text) for text in options.set)
     if unknown := sorted(set(changed) - set(settings)):
         has = f"it has {', '.join(settings)}" if settings else "it has none"
         raise InputError(f"--method {options.method} has no setting {unknown[0]!r}", remedy=has)
@@ -392,6 +392,11 @@ def _add_reconstruct(commands: Any) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="change one setting of the method, as in boost=1",
+    )
+    command.add_argument(
+        "--weights",
+        choices=("non-negative", "signed"),
+        help="of normal-equations: whether Gaussians may take density away (default: non-negative)",
     )
     command.add_argument("--backend", help="renderer to use (default: the fastest that works; see doctor)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")

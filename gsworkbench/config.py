@@ -94,6 +94,7 @@ class NormalEquationsConfig:
     rate_quaternions: float = 20.0
     rate_weights: float = 20.0
     start: Literal["data", "random"] = "data"  # centres drawn from a low-passed map, or from N(0, initial_spread^2)
+    weights: Literal["non-negative", "signed"] = "non-negative"
     initial_spread: float = 0.12
     initial_scale: float = 0.004
     floor_pixels: float = 0.45  # additive floor of the covariances

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation, shell_indices
 from gsworkbench.assessment.local import local_resolution
@@ -65,8 +66,8 @@ def weighted_by_fsc(pair: Pair) -> Volume:
     merit = np.sqrt(2 * curve / (1 + curve))
     shells = shell_indices(len(pair.volume))
     gain = np.where(shells < len(merit) - 1, merit[np.minimum(shells, len(merit) - 1)], 0)
-    transform = np.fft.rfftn(np.fft.ifftshift(pair.volume)) * gain
-    return np.fft.fftshift(np.fft.irfftn(transform, s=pair.volume.shape)).astype(np.float32)
+    transform = fft.rfftn(pair.volume) * gain
+    return fft.irfftn(transform, s=pair.volume.shape).astype(np.float32)
 
 
 def weighted_locally(pair: Pair) -> Volume:

@@ -54,7 +54,7 @@ def blurred_in_y(images: Tensor, variance: float) -> Tensor:
     if not variance:
         return images.detach()
     box_size = images.shape[-1]
-    ky, _ = half_plane_frequencies(box_size)
+    ky, _ = half_plane_frequencies(box_size, device=images.device)
     factor = torch.exp(-2 * math.pi**2 * variance * (ky / box_size) ** 2).to(images.dtype)
     return torch.fft.irfft2(torch.fft.rfft2(images.detach()) * factor, s=images.shape[-2:])
 

@@ -1,7 +1,8 @@
 """What an optimiser sees of a mixture: unconstrained parameters, a learning rate for each type.
 
 Lengths are in box edges, so that the papers' rates and starts apply as printed. Scales, and weights unless they may be
-negative, are softplus of their parameters.
+negative, are softplus of their parameters. Signed weights are their parameters over the number of Gaussians, so that a
+rate means as much for any number.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ class Rates:
     weights: float = 1.0
 
 
-def to_parameters(model: Gaussians, *, isotropic: bool = False, peak: bool = False) -> Parameters:
+def to_parameters(model: Gaussians, *, isotropic: bool = False, peak: bool = False, signed: bool = False) -> Parameters:
     """Parameters of a mixture in box edges, ready to be optimised. `from_parameters` inverts it up to the floor.
 
     isotropic : scales are (n, 1), the mean of each Gaussian's three. peak : weights stand for heights, not integrals.
+    signed : weights may be negative.
     """
     scales = model.scales.mean(1, keepdim=True) if isotropic else model.scales
     weights = model.weights / volumes(scales.expand(-1, 3), model.floor_angstrom) if peak else model.weights
@@ -39,19 +41,25 @@ def to_parameters(model: Gaussians, *, isotropic: bool = False, peak: bool = Fal
         "means": model.means,
         "scales": _inverse_softplus(scales),
         "quaternions": model.quaternions,
-        "weights": _inverse_softplus(weights),
+        "weights": weights * len(model) if signed else _inverse_softplus(weights),
     }
     return {name: p.detach().clone().requires_grad_() for name, p in raw.items()}
 
 
 def from_parameters(
-    parameters: Parameters, *, floor: float = 0.0, minimum_scale: float = 0.0, peak: bool = False
+    parameters: Parameters,
+    *,
+    floor: float = 0.0,
+    minimum_scale: float = 0.0,
+    peak: bool = False,
+    signed: bool = False,
 ) -> Gaussians:
     """The mixture in box edges that parameters stand for; an additive floor and, if not 0, a clamp of its scales."""
     scales = softplus(parameters["scales"])
     if minimum_scale:
         scales = scales.clamp_min(minimum_scale)
-    scales, weights = scales.expand(-1, 3), softplus(parameters["weights"])
+    scales, weights = scales.expand(-1, 3), parameters["weights"]
+    weights = weights / len(weights) if signed else softplus(weights)
     if peak:
         weights = weights * volumes(scales, floor)
     return Gaussians(parameters["means"], scales, parameters["quaternions"], weights, floor)

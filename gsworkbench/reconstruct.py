@@ -182,9 +182,13 @@ def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
                 fitted, held_out, chosen, seed=task.seeds[name], backend=task.config.backend, label=name
             )
         report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
-        if result.misfit is not None:
+        verdict = result.held_out
+        if result.misfit is not None and verdict is not None:
             report["misfit"] = [round(float(m), 5) for m in result.misfit]
-        yield name, Solution(result.volume, result.gaussians, result.background, report, result.curve)
+            report["held_out"] = {"signal": verdict.signal, "missed": verdict.missed, "ladder": verdict.ladder}
+            task.record.warnings += [f"{name}: {sentence}" for sentence in verdict.warnings()]
+        curve = () if verdict is None else verdict.curve
+        yield name, Solution(result.volume, result.gaussians, result.background, report, curve)
 
 
 def _voxels(task: Task) -> Iterator[tuple[str, Solution]]:

@@ -109,6 +109,6 @@ def _watched(
     steps = islice(conjugate_gradients(problem, support(problem.box_size)), config.n_steps)
     curve = []
     for step, volume in enumerate(tqdm(steps, desc=label, total=config.n_steps, unit="step", mininterval=0.5), 1):
-        errors = (error_and_gradient(aim, volume)[0] / (e.n_particles * e.box_size**2) for aim, e in aims)
-        curve.append((step, *errors))
+        seen, unseen = (error_and_gradient(aim, volume)[0] / (e.n_particles * e.box_size**2) for aim, e in aims)
+        curve.append((step, seen, unseen))
     return tuple(curve)

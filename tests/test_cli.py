@@ -49,7 +49,7 @@ def test_voxels_are_a_method_without_gaussians(noisy_set, tmp_path, capsys):
     assert record["config"]["voxels"] == {"n_steps": 5} and 1 <= record["results"]["all"]["n_steps"] <= 5
     assert (tmp_path / "held_out.csv").exists() and not list(tmp_path.glob("gaussians*"))
     assert main([*command, "--n-gaussians", "64"]) == 2
-    assert "VoxelConfig has no parameter 'n_gaussians'" in capsys.readouterr().err
+    assert "--method voxels has no setting 'n_gaussians'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["normal-equations", "stochastic"])
