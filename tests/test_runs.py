@@ -15,6 +15,7 @@ import pytest
 
 from gsworkbench.config import PRESETS, ReconstructionConfig, RunConfig, SimulationConfig
 from gsworkbench.workbench import runs as runs_module
+from gsworkbench.workbench.expected import differences, read_expected, write_expected
 from gsworkbench.workbench.registry import ROOT, Run
 from gsworkbench.workbench.runs import make_runs, run_key
 from gsworkbench.workbench.store import KEY, made
@@ -145,3 +146,14 @@ def test_a_key_is_of_settings_data_and_code(monkeypatch):
 
 def _stamp(folder: Path, name: str) -> int:
     return (folder / "runs" / name / KEY).stat().st_mtime_ns
+
+
+def test_numbers_that_move_are_named(tmp_path):
+    expected = {("a", "fsc_truth_mean"): 0.5, ("b", "fsc_truth_mean"): 0.5, ("c", "fsc_truth_mean"): 0.5}
+    write_expected(expected, tmp_path / "x.csv")
+    assert read_expected(tmp_path / "x.csv") == expected
+    found = {("a", "fsc_truth_mean"): 0.5015, ("b", "fsc_truth_mean"): 0.5025, ("d", "fsc_truth_mean"): 0.5}
+    said = differences(found, read_expected(tmp_path / "x.csv"))
+    assert len(said) == 3
+    assert [line.split(":")[0] for line in said] == ["c", "d", "b"]
+    assert differences({("a", "fsc_truth_mean"): float("nan")}, {("a", "fsc_truth_mean"): 0.5})

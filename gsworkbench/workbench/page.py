@@ -1,17 +1,20 @@
 """The page of all outcomes, claim by claim: python -m gsworkbench.workbench.page SCALE RESULTS_FOLDER OUTPUT_FOLDER.
 
 Writes report.html and report.md to OUTPUT_FOLDER and results.csv, the rows of all experiments, to RESULTS_FOLDER. Reads
-the outcomes that claims.py wrote there.
+the outcomes that claims.py wrote there. `--docs docs` writes docs/results.md and its pictures instead, for the
+repository, of as many experiments as there are outcomes of.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import html
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +31,13 @@ HEADS = (
     "FSC to the truth", "CPU time", "peak memory", "files",
 )  # fmt: skip
 _PAPERS = {"cryoDRGN": "resolution_half_0.143_cryodrgn", "GEM/CryoNeRF": "resolution_half_0.143_gem"}
+# What is in the repository of the pictures.
+IN_DOCS = ("review_baseline", "fig3", "fig8", "fig9", "review_truth", "review_numbers")
+DOCS_HEAD = """Made by `env/run snakemake all --config scale={scale}` and
+`python -m gsworkbench.workbench.page {scale} results/{scale} paper_figures/output/{scale} --docs docs`. Particles are
+simulated, so that the truth is known; the ribosome 6ZU5 stands in for the Pf80S of EMPIAR-10028. A difference counts if it
+is larger than one shell and than two standard deviations over seeds. Times are CPU seconds of one thread and vary with
+the machine, the ratios less so."""
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; font-size: 13px } th, td { border-bottom: 1px solid #ddd; padding: .3rem .5rem;
@@ -39,7 +49,8 @@ section { border-top: 1px solid #ccc; margin-top: 2rem } pre { overflow-x: auto 
 
 def read_outcomes(registry: Registry, output: Path) -> list[dict[str, Any]]:
     """Return the outcomes of all experiments, in the order of experiments.yaml."""
-    return [json.loads((output / f"{name}.json").read_text(encoding="utf-8")) for name in registry.experiments]
+    files = [output / f"{name}.json" for name in registry.experiments]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 def cells(outcome: dict[str, Any]) -> list[str]:
@@ -173,13 +184,42 @@ def write_all_rows(registry: Registry, output: Path, path: Path) -> None:
                 table.writerows(rows)
 
 
+def write_docs(registry: Registry, output: Path, docs: Path) -> None:
+    """Write results.md and the pictures of IN_DOCS to a folder, of the outcomes that are there."""
+    made = {name: e for name, e in registry.experiments.items() if (output / f"{name}.json").is_file()}
+    outcomes = read_outcomes(dataclasses.replace(registry, experiments=made), output)
+    lines = [f"# Results at scale {registry.scale}", "", DOCS_HEAD.format(scale=registry.scale), "", summary(outcomes)]
+    missing = [name for name in registry.experiments if name not in made]
+    lines += ["", f"Without an outcome yet: {', '.join(missing)}."] if missing else []
+    lines += ["", _row(HEADS[:-1]), _row(["---"] * (len(HEADS) - 1))]
+    lines += [_row([*map(_escaped, cells(outcome))]) for outcome in outcomes]
+    for outcome in outcomes:
+        lines += [
+            "",
+            f"## {outcome['name']}: {outcome['verdict'].split(' at scale')[0]}",
+            "",
+            _escaped(outcome["question"]),
+            "",
+        ]
+        lines += [f"- {_escaped(f['says'])}" for f in outcome["findings"]]
+        if outcome["name"] in IN_DOCS and outcome["figure"]:
+            shutil.copy(output / outcome["figure"], docs / outcome["figure"])
+            lines += ["", f"![{_escaped(outcome['claim'])}]({quote(outcome['figure'])})"]
+        lines += ["", _escaped(outcome["notes"])] if outcome["notes"] else []
+    write_text(docs / "results.md", "\n".join(lines) + "\n")
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Write the page of all outcomes.")
     for name in ("scale", "results", "output"):
         parser.add_argument(name)
+    parser.add_argument("--docs", type=Path, help="write results.md and pictures to this folder instead")
     given = parser.parse_args()
     registry, results, output = read_registry(given.scale), Path(given.results), Path(given.output)
+    if given.docs:
+        write_docs(registry, output, given.docs)
+        return
     outcomes = read_outcomes(registry, output)
     write_all_rows(registry, output, results / "results.csv")
     write_text(output / "report.md", markdown(registry, outcomes, results, output))
