@@ -21,7 +21,7 @@ runs_digest = source_digest(
     "gsworkbench.simulate",
     without=("gsworkbench.assessment", "gsworkbench.judging", "gsworkbench.plotting"),
 )
-claim_digest = notebook_digest(notebook, without=("gsworkbench.workbench.runs",))
+claim_digest = notebook_digest(notebook, without=("gsworkbench.workbench.runs", "gsworkbench.gradient_schemes"))
 
 
 def runs_text(name):
@@ -87,6 +87,6 @@ rule page:
         f"{paper}/report.md",
         f"{results}/results.csv",
     params:
-        digest=source_digest("gsworkbench.workbench.page", without=("gsworkbench.workbench.runs",)),
+        digest=source_digest("gsworkbench.workbench.page"),
     shell:
         "python -m gsworkbench.workbench.page {registry.scale} {results} {paper}"

@@ -31,15 +31,17 @@ from gsworkbench.workbench.results import Measurement, of_mean, of_resolution, r
 from gsworkbench.workbench.store import KEY, key_in, key_of, made
 
 Volume = NDArray[np.float32]
+SCHEMES = "gsworkbench.gradient_schemes"
 MAP = "run_class001.mrc"
 HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 
 
 @dataclass(frozen=True)
 class Maps:
-    """What a run made, beside its truth: (D, D, D) maps, the half maps or None; voxel_size in A."""
+    """What a run made in `folder`, beside its truth: (D, D, D) maps, the half maps or None; voxel_size in A."""
 
     run: Run
+    folder: Path
     volume: Volume
     halves: tuple[Volume, Volume] | None
     truth: Volume
@@ -58,7 +60,7 @@ def assess_run(run: Run, kinds: Sequence[str], folder: Path) -> list[Measurement
     measurements: list[Measurement] = []
     for kind in kinds:
         out = folder / "assessments" / kind / run.name
-        made(out, key_of(run_key, judge_digest(), kind), partial(_judge, kind, run, folder))
+        made(out, key_of(run_key, judge_digest(kind), kind), partial(_judge, kind, run, folder))
         measurements += read_measurements(out / "metrics.json")
     return measurements
 
@@ -73,8 +75,9 @@ def curves_file(run: Run, folder: Path) -> Path:
     return folder / "assessments" / "fsc" / run.name / "fsc.csv"
 
 
-def judge_digest() -> str:
-    return source_digest("gsworkbench.workbench.assessments")
+def judge_digest(kind: str = "fsc") -> str:
+    """Return the digest of the code that judges; the renderers are no part of it, but where they are what is judged."""
+    return source_digest("gsworkbench.workbench.assessments", without=() if kind == "schemes" else (SCHEMES,))
 
 
 def _judge(kind: str, run: Run, folder: Path, out: Path) -> None:
@@ -85,7 +88,7 @@ def _judge(kind: str, run: Run, folder: Path, out: Path) -> None:
         halves = read_map(made_run / HALF_MAPS[0])[0], read_map(made_run / HALF_MAPS[1])[0]
     truth, _ = read_map(folder / "datasets" / run.dataset / "truth.mrc")
     record = json.loads((made_run / "run.json").read_text(encoding="utf-8"))
-    curves, measurements = KINDS[kind](Maps(run, volume, halves, truth, voxel_size, record))
+    curves, measurements = KINDS[kind](Maps(run, made_run, volume, halves, truth, voxel_size, record))
     if curves:
         write_fsc_csv(out / "fsc.csv", curves)
     write_measurements(out / "metrics.json", measurements)
@@ -228,4 +231,34 @@ def _directional(maps: Maps) -> Judged:
     return (), measurements
 
 
-KINDS: dict[str, Callable[[Maps], Judged]] = {"fsc": _fsc, "local": _local, "directional": _directional}
+def _schemes(maps: Maps) -> Judged:
+    """Cost per image of ways to make the same sum, on the fitted Gaussians, skipping contributions as the fit did."""
+    import torch
+
+    from gsworkbench.gaussians import Gaussians
+    from gsworkbench.geometry import random_rotations
+    from gsworkbench.gradient_schemes import measure_schemes
+
+    threshold = maps.run.config.reconstruction.stochastic.skip_below * maps.record["results"]["all"]["image_scale"]
+    views = torch.from_numpy(random_rotations(8, np.random.default_rng(0))).float()
+    costs = measure_schemes(
+        Gaussians.load(maps.folder / "gaussians.npz"), views,
+        box_size=len(maps.volume), pixel_size=maps.voxel_size, thresholds=(threshold,),
+    )  # fmt: skip
+    measurements = []
+    for cost in costs:
+        name = cost.scheme if cost.scheme != "tiles" else f"{cost.order}_{cost.backward}"
+        seconds = cost.forward_seconds + cost.backward_seconds
+        text = f"CPU time of projection and gradient of one image, {name}, least of 3, {maps.record['machine']}"
+        measurements.append(Measurement(f"scheme_{name}_seconds", seconds, "s", text))
+        text = f"relative change of the gradient from the renderer without skipping, {name}"
+        measurements.append(Measurement(f"scheme_{name}_gradient_change", cost.gradient_change, "1", text))
+    return (), measurements
+
+
+KINDS: dict[str, Callable[[Maps], Judged]] = {
+    "fsc": _fsc,
+    "local": _local,
+    "directional": _directional,
+    "schemes": _schemes,
+}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FORMATS: dict[str, Callable[[float], str]] = {
     "1": lambda value: f"{value:.3f}",
     "A": lambda value: f"{value:.1f} Å",
-    "s": lambda value: f"{value:.1f} s",
+    "s": lambda value: f"{value:.1f} s" if value >= 0.1 else f"{1e3 * value:.3g} ms",
     "1/s": lambda value: f"{value:.3g} /s",
     "bytes": lambda value: f"{value / 2**20:.0f} MiB",
 }
@@ -42,6 +42,10 @@ HEADINGS = {
     "local_half_mean": "mean local resolution of half maps",
     "sphericity_truth": "sphericity to the truth",
     "sphericity_half": "sphericity of half maps",
+    "scheme_cpu_seconds": "a step by the renderer cpu",
+    "scheme_listed_gather_seconds": "tiles, as listed, gather",
+    "scheme_listed_scatter_seconds": "tiles, as listed, scatter",
+    "scheme_depth_gather_seconds": "tiles, sorted by depth, gather",
     "rise_after_dip": "rise after a dip",
     "power_ratio_high": "power over the truth's, last third",
 }
