@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 namespace {
@@ -44,17 +43,14 @@ struct Tiles {
     static int tile(float pixel) { return int(std::floor(std::min(std::max(pixel, -1e6f), 1e6f) / TILE)); }
 };
 
-// exp(x) for x <= 0, to 2e-7: simple enough for the compiler to make vectors of.
+// exp(x) for x <= 0, to 2e-7, at least 1e-38: simple enough for the compiler to make vectors of.
 inline float exponential(float x) {
-    const float t = std::max(x * 1.44269504f, -126.0f);
+    const float scaled = x * 1.44269504f, t = scaled > -126.0f ? scaled : -126.0f;
     const int whole = int(t - 0.5f);
     const float f = t - float(whole);  // -1/2 .. 1/2
     const float p = 1.0f + f * (0.69314718f + f * (0.24022651f + f * (0.055504109f + f * (0.0096181292f +
                     f * (0.0013333558f + f * 0.00015403530f)))));
-    const int32_t bits = (whole + 127) << 23;
-    float power;
-    std::memcpy(&power, &bits, 4);
-    return t > -126.0f ? p * power : 0.0f;
+    return p * __builtin_bit_cast(float, (whole + 127) << 23);
 }
 
 inline float shape(const Gaussian& g, float dx, float dy) {
@@ -73,7 +69,7 @@ void write_tile(float* image, int box, int x0, int y0, const float* values) {
         std::copy_n(values + y * TILE, std::min(TILE, box - x0), image + int64_t(y0 + y) * box + x0);
 }
 
-void add_to_tile(const Gaussian& g, float skip_below, int x0, int y0, float* total) {
+void add_to_tile(const Gaussian g, float skip_below, int x0, int y0, float* total) {
     for (int y = 0; y < TILE; y++) {
         const float dy = float(y0 + y) - g.y;
 #pragma omp simd
@@ -91,7 +87,7 @@ void derivatives(const Gaussian& g, const float* m, float* out) {
 }
 
 // Moments of the gradient under one Gaussian in one tile, then one addition to its derivatives.
-void gather(const Gaussian& g, float skip_below, int x0, int y0, const float* gradient, float* out) {
+void gather(const Gaussian g, float skip_below, int x0, int y0, const float* gradient, float* out) {
     float m0 = 0, mx = 0, my = 0, mxx = 0, mxy = 0, myy = 0;
     for (int y = 0; y < TILE; y++) {
         const float dy = float(y0 + y) - g.y;
@@ -99,7 +95,8 @@ void gather(const Gaussian& g, float skip_below, int x0, int y0, const float* gr
 #pragma omp simd reduction(+ : s0, s1, s2)
         for (int x = 0; x < TILE; x++) {
             const float dx = float(x0 + x) - g.x, e = shape(g, dx, dy);
-            const float weight = std::fabs(g.height * e) >= skip_below ? e * gradient[y * TILE + x] : 0.0f;
+            const float all = e * gradient[y * TILE + x];
+            const float weight = std::fabs(g.height * e) >= skip_below ? all : 0.0f;
             s0 += weight, s1 += weight * dx, s2 += weight * dx * dx;
         }
         m0 += s0, mx += s1, mxx += s2, my += s0 * dy, mxy += s1 * dy, myy += s0 * dy * dy;
