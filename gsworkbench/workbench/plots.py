@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORMATS = ("png", "svg")
+_AXES = {"1": (1, ""), "A": (1, " (Å)"), "s": (1, " (s)"), "1/s": (1, " (1/s)"), "bytes": (2**20, " (MiB)")}  # by unit
 _MARKERS = "os^Dv<>"
 _STYLES = ("-", "--", ":", "-.")
 
@@ -75,7 +76,7 @@ def metrics_along(registry: Registry, experiment: Experiment, rows: pd.DataFrame
         axes.set_xscale("log" if logarithmic else "linear")
         axes.set_yscale("log" if figure.exponents else "linear")
         axes.set_xlabel(figure.x.replace("_", " "))
-        axes.set_ylabel("; ".join(HEADINGS.get(m, m) for m in metrics) + ("" if unit == "1" else f" ({unit})"))
+        axes.set_ylabel("; ".join(HEADINGS.get(m, m) for m in metrics) + _AXES[unit][1])
         _tidy(axes)
     return page
 
@@ -92,11 +93,12 @@ def bars(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder:
     panels = np.atleast_1d(np.asarray(page.subplots(1, len(metrics), sharey=True), dtype=object))
     places = np.arange(len(choices))
     for axes, metric in zip(panels, metrics, strict=True):
+        factor, unit = _AXES[rows[rows.metric == metric].unit.iloc[0]]
         for place, (_, runs) in zip(places, choices, strict=True):
-            chosen = rows[(rows.metric == metric) & rows.run.isin([r.name for r in runs])].value.astype(float)
+            chosen = rows[(rows.metric == metric) & rows.run.isin([r.name for r in runs])].value.astype(float) / factor
             axes.barh(place, np.nan_to_num(chosen.mean()), color="0.8")
             axes.plot(chosen, [place] * len(chosen), "o", color=COLOURS[1], ms=3)
-        axes.set_xlabel(HEADINGS.get(metric, metric))
+        axes.set_xlabel(HEADINGS.get(metric, metric) + unit)
         axes.set_ylabel("")
     panels[0].set_yticks(places, [label for label, _ in choices], fontsize="small")
     panels[0].invert_yaxis()
@@ -203,7 +205,8 @@ def _draw_along(
     points = sorted({float(x) for x in rows[column]})
     if not points:
         return
-    values = [rows.value[rows[column].astype(float) == x].astype(float) for x in points]
+    factor, _ = _AXES[rows.unit.iloc[0]]
+    values = [rows.value[rows[column].astype(float) == x].astype(float) / factor for x in points]
     means, spreads = [v.mean() for v in values], [v.std() if len(v) > 1 else 0.0 for v in values]
     metric = HEADINGS.get(rows.metric.iloc[0], rows.metric.iloc[0])
     said = f"{label}: {metric}"
