@@ -205,3 +205,14 @@ def test_fsc_figure_marks_crossings_nyquist_and_their_absence():
     notes = " ".join(text.get_text() for text in axes.texts)
     assert "0.143" in notes and "0.5" in notes and "Nyquist 24.0 Å" in notes
     assert axes.get_xticklabels()[-1].get_text() == "0.042\n(24.0 Å)"
+
+
+def test_the_page_of_the_repository_says_what_has_no_outcome_yet(claims, tmp_path):
+    (docs := tmp_path / "docs").mkdir()
+    for name in ("fig3", "fig13"):
+        write_claim(claims[name], tmp_path / "out")
+    page.write_docs(REGISTRY, tmp_path / "out", docs)
+    text = (docs / "results.md").read_text()
+    assert "## fig3: too small to decide" in text and "2 claims, 0 decided." in text
+    assert "Without an outcome yet: " in text and "table1" in text.split("Without an outcome yet")[1].split("\n")[0]
+    assert (docs / "fig3.png").is_file() and not (docs / "fig13.png").exists()  # only some pictures are kept
