@@ -28,9 +28,9 @@ def runs_text(name):
     return yaml.safe_dump({run.name: registry.parameters("runs", run.name) for run in registry.owned[name]})
 
 
-def figure_files(name):
+def figure_files(name, suffix):
     drawn = registry.experiments[name].figure and not registry.experiments[name].not_run
-    return [f"{paper}/{name}.{suffix}" for suffix in (("png", "svg") if drawn else ())]
+    return [f"{paper}/{name}.{suffix}"] if drawn else []
 
 
 rule all:
@@ -61,7 +61,8 @@ for name, experiment in registry.experiments.items():
         input:
             [f"{results}/made/{owner}.json" for owner in registry.owners(name)],
         output:
-            *[report(f, caption="env/caption.rst", category=experiment.source) for f in figure_files(name)],
+            *figure_files(name, "svg"),
+            *[report(f, caption="env/caption.rst", category=experiment.source) for f in figure_files(name, "png")],
             outcome=f"{paper}/{name}.json",
             table=f"{paper}/{name}.csv",
             page=f"{paper}/{name}.md",
