@@ -154,6 +154,5 @@ def test_numbers_that_move_are_named(tmp_path):
     assert read_expected(tmp_path / "x.csv") == expected
     found = {("a", "fsc_truth_mean"): 0.5015, ("b", "fsc_truth_mean"): 0.5025, ("d", "fsc_truth_mean"): 0.5}
     said = differences(found, read_expected(tmp_path / "x.csv"))
-    assert len(said) == 3
-    assert [line.split(":")[0] for line in said] == ["c", "d", "b"]
+    assert [line.split(":")[0] for line in said] == ["c", "b"]
     assert differences({("a", "fsc_truth_mean"): float("nan")}, {("a", "fsc_truth_mean"): 0.5})
