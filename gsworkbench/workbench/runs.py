@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -97,6 +98,7 @@ def _forked(work: Callable[[], None]) -> str:
     receiver, sender = context.Pipe(duplex=False)
 
     def child() -> None:
+        os.environ["TQDM_DISABLE"] = "1"  # a notebook's progress bars cannot be drawn from a fork
         try:
             work()
         except Exception as error:
