@@ -71,7 +71,9 @@ def local_backprojection(mask: str) -> Callable[[ParticleStack, int], Map]:
     def volume(stack: ParticleStack, seed: int) -> Map:
         halves = [backproject(stack[stack.half_set == k]) for k in (1, 2)]
         grid = stack.pixel_size
-        inside, name = automatic_mask(sum(halves), grid) if mask == "auto" else spherical_mask(stack.box_size, grid)
+        inside, name = (
+            automatic_mask(halves[0] + halves[1], grid) if mask == "auto" else spherical_mask(stack.box_size, grid)
+        )
         found = local_resolution(halves[0], halves[1], voxel_size=grid, mask=inside, mask_name=name)
         return locally_filtered(backproject(stack), found.resolution, voxel_size=grid)
 

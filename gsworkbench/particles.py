@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
+from gsworkbench.substitution import RandomPhases
 
 Float64 = NDArray[np.float64]
 
@@ -38,6 +39,22 @@ class CtfParameters:
 
 
 @dataclass(frozen=True)
+class Picks:
+    """Where particles lie on their micrographs, for telling duplicates.
+
+    micrographs : names, each once. micrograph_index : (n,) int, which of them. positions_angstrom : (n, 2) float64 x, y
+    of the particles' centres, refined shifts included where the file's convention is known.
+    """
+
+    micrographs: tuple[str, ...]
+    micrograph_index: NDArray[np.int64]
+    positions_angstrom: Float64
+
+    def __getitem__(self, indices: NDArray[np.integer] | NDArray[np.bool_] | slice) -> Picks:
+        return Picks(self.micrographs, self.micrograph_index[indices], self.positions_angstrom[indices])
+
+
+@dataclass(frozen=True)
 class ParticleStack:
     """n particles, keyed by (stack file, index in it).
 
@@ -55,6 +72,8 @@ class ParticleStack:
     data_sign : (n,) int8, +1 or -1: the factor that makes protein white. Applied by `images`.
     source : the metadata file that was read, for messages and for writing rows back; None for one made in memory.
     source_row : (n,) int, the row in `source`, counted from 0.
+    picks : where the particles were picked; None where the file does not say.
+    random_phases : how `images` replaces phases beyond a resolution, None to leave them as they are.
     """
 
     files: tuple[Path, ...]
@@ -69,6 +88,8 @@ class ParticleStack:
     data_sign: NDArray[np.int8]
     source: Path | None
     source_row: NDArray[np.int64]
+    picks: Picks | None = None
+    random_phases: RandomPhases | None = None
 
     def __len__(self) -> int:
         return len(self.image_index)
@@ -85,6 +106,7 @@ class ParticleStack:
             half_set=self.half_set[indices],
             data_sign=self.data_sign[indices],
             source_row=self.source_row[indices],
+            picks=None if self.picks is None else self.picks[indices],
         )
 
     def images(self, indices: NDArray[np.integer] | slice | None = None) -> NDArray[np.float32]:
@@ -100,6 +122,10 @@ class ParticleStack:
             here = np.flatnonzero(self.file_index[rows] == file)
             result[here] = read_images(self.files[file], self.image_index[rows[here]])
         result *= self.data_sign[rows, None, None]
+        if self.random_phases is not None:
+            for i, row in enumerate(rows):
+                which = int(self.file_index[row]), int(self.image_index[row])
+                result[i] = self.random_phases.replace(result[i], *which, self.pixel_size)
         return result
 
     def chunks(self, max_bytes: int = 2**28) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
@@ -113,6 +139,12 @@ class ParticleStack:
         for start in range(0, len(order), step):
             indices = order[start : start + step]
             yield indices, self.images(indices)
+
+    def with_random_phases(self, beyond_angstrom: float, seed: int) -> ParticleStack:
+        """Return the stack whose images have random phases beyond a resolution: noise substitution."""
+        phases = RandomPhases(beyond_angstrom, seed)
+        phases.check(self.box_size, self.pixel_size)
+        return dataclasses.replace(self, random_phases=phases)
 
     def with_half_sets(self, seed: int = 0) -> ParticleStack:
         """Return the stack with every particle in half set 1 or 2.
