@@ -30,16 +30,29 @@ def test_stored_bare_small_and_without_definitions(path):
     assert notebook.cells[0].cell_type == "markdown" and "?" in notebook.cells[0].source.splitlines()[0]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_on_its_own_example(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(path.parent)  # as Jupyter does
-    run_notebook(path, tmp_path / "executed.ipynb", {"output_dir": str(tmp_path / "output")})
-    executed = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
-    pictures = [o for cell in executed.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert len(pictures) == 3
-    metrics = {m["metric"]: m for m in json.loads((tmp_path / "output" / "metrics.json").read_text())}
+def test_reconstruct_runs_on_its_own_example(tmp_path, monkeypatch):
+    output = _executed("01_reconstruct", tmp_path, monkeypatch, pictures=3)
+    metrics = {m["metric"]: m for m in json.loads((output / "metrics.json").read_text())}
     assert 0.2 < metrics["fsc_truth_mean"]["value"] < 1
     assert {"resolution_half_0.143", "train_cpu_seconds", "peak_memory_bytes"} <= set(metrics)
+
+
+def test_claim_runs_on_its_own_example(tmp_path, monkeypatch):
+    output = _executed("10_claim", tmp_path, monkeypatch, pictures=1)
+    outcome = json.loads((output / "control_noise.json").read_text())
+    assert outcome["verdict"] == "too small to decide at scale smoke"
+    assert len(outcome["findings"]) == 2 and outcome["numbers"]["fsc_half_mean"]["value"] < 0.3
+    assert (output / "control_noise.svg").is_file() and (output / "control_noise.csv").is_file()
+
+
+def _executed(name, tmp_path, monkeypatch, *, pictures):
+    monkeypatch.chdir(ROOT / "notebooks")  # as Jupyter does
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    run_notebook(path, tmp_path / "executed.ipynb", {"output_dir": str(tmp_path / "output")})
+    executed = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
+    shown = [o for cell in executed.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(shown) == pictures
+    return tmp_path / "output"
 
 
 @pytest.fixture
