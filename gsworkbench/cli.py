@@ -277,7 +277,8 @@ def _description(stack: Any) -> list[str]:
 def _number(text: str) -> Any:
     """Read a value of --set as YAML does, but take 1e-3 for the number it looks like."""
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+        value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value
     except (ValueError, yaml.YAMLError):
         return text
 

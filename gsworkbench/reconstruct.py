@@ -33,6 +33,7 @@ from gsworkbench.rendering import voxelize
 from gsworkbench.training import fit
 
 Volume = NDArray[np.float32]
+PartSums = dict[str, tuple[NormalEquations, NormalEquations | None]]
 
 MAP = "run_class001.mrc"
 HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
@@ -127,16 +128,28 @@ def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
 
 def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
     """Read every particle once; the sums of all are those of the half sets."""
-    config = task.config.normal_equations
-    halves = [name for name in task.parts if name != "all"]
-    sums: dict[str, tuple[NormalEquations, NormalEquations | None]] = {}
     with task.record.stage("accumulate"):
-        for name in halves or ["all"]:
-            sums[name] = _accumulated(task, name)
-    if halves:
-        first, second = (sums[name] for name in halves)
-        held = None if first[1] is None or second[1] is None else first[1] + second[1]
-        sums = {"all": (first[0] + second[0], held)} | sums
+        sums = accumulate_parts(task)
+    yield from fit_parts(task, sums)
+
+
+def accumulate_parts(task: Task) -> PartSums:
+    """Sums over each part of a task, "all" first, from one pass over the particles: (fitted, held out or None)."""
+    halves = [name for name in task.parts if name != "all"]
+    sums = {name: _accumulated(task, name) for name in halves or ["all"]}
+    return with_all(sums) if halves else sums
+
+
+def with_all(halves: PartSums) -> PartSums:
+    """Sums over two half sets, and before them those of all particles."""
+    first, second = halves.values()
+    held = None if first[1] is None or second[1] is None else first[1] + second[1]
+    return {"all": (first[0] + second[0], held)} | halves
+
+
+def fit_parts(task: Task, sums: PartSums) -> Iterator[tuple[str, Solution]]:
+    """Fit each part to its sums; the particles are not read."""
+    config = task.config.normal_equations
     for name, (fitted, held_out) in sums.items():
         chosen = config if held_out is not None else replace(config, background=False)
         with task.record.stage(f"{name}: {task.config.method}"):
@@ -196,10 +209,7 @@ def reconstruct(
     record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
     record.warnings += _warnings(stack) + ([shared] if shared else [])
 
-    parts = _parts(stack, config.half_maps)
-    record.n_particles |= {name: len(part) for name, part in parts.items()}
-    record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
-    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record)
+    task = make_task(stack, config, record, output_dir / "checkpoints", resume=resume)
     solutions: dict[str, Solution] = {}
     for name, solution in METHODS[config.method](task):
         solutions[name] = solution
@@ -231,9 +241,15 @@ def reconstruct(
     return Reconstruction(output_dir, volume, halves, curves, resolutions, record)
 
 
-def _parts(stack: ParticleStack, half_maps: bool) -> dict[str, ParticleStack]:
-    halves = {f"half {k}": stack[stack.half_set == k] for k in (1, 2)} if half_maps else {}
-    return {"all": stack} | halves
+def make_task(
+    stack: ParticleStack, config: ReconstructionConfig, record: RunRecord, checkpoints: Path, *, resume: bool = False
+) -> Task:
+    """A stack and, if asked for, its half sets, with a seed each; `record` notes how many particles and which seeds."""
+    halves = {f"half {k}": stack[stack.half_set == k] for k in (1, 2)} if config.half_maps else {}
+    parts = {"all": stack} | halves
+    record.n_particles |= {name: len(part) for name, part in parts.items()}
+    record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
+    return Task(parts, record.seeds, config, checkpoints, resume, record)
 
 
 def _write_solution(
