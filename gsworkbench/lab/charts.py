@@ -1,8 +1,9 @@
-"""Two small widgets of our own: FSC curves to point at, and text to copy. Their JavaScript is here, nothing is fetched."""
+"""Two small widgets of our own: FSC curves to point at, and text to copy. Their JavaScript lies beside this file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import anywidget
 import traitlets
@@ -10,105 +11,14 @@ import traitlets
 from gsworkbench.assessment.fsc import FscCurve
 from gsworkbench.plotting import COLOURS
 
-_CHART = """
-const NS = "http://www.w3.org/2000/svg", W = 560, H = 330, L = 46, R = 12, T = 10, B = 42;
-function add(parent, kind, attributes, text) {
-  const node = document.createElementNS(NS, kind);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (text !== undefined) node.textContent = text;
-  parent.appendChild(node);
-  return node;
-}
-function render({ model, el }) {
-  const svg = add(el, "svg", { viewBox: `0 0 ${W} ${H}`, class: "gsw-fsc", style: "width:100%;max-width:640px;cursor:crosshair;font:11px sans-serif" });
-  const legend = document.createElement("div");
-  legend.style.cssText = "font:12px sans-serif;line-height:1.35";
-  el.appendChild(legend);
-  let x, nyquist;
-  const y = (v) => T + (1 - (v + 0.05) / 1.1) * (H - T - B);
-  function draw() {
-    svg.replaceChildren();
-    const curves = model.get("curves");
-    nyquist = model.get("nyquist");
-    x = (s) => L + (s * nyquist) * (W - L - R);
-    for (const v of [0, 0.143, 0.5, 1]) {
-      add(svg, "line", { x1: L, x2: W - R, y1: y(v), y2: y(v), stroke: "#aaa", "stroke-dasharray": v % 1 ? "4 3" : "" });
-      add(svg, "text", { x: L - 5, y: y(v) + 4, "text-anchor": "end", fill: "#555" }, v);
-    }
-    for (const part of [0.25, 0.5, 0.75, 1])
-      add(svg, "text", { x: x(part / nyquist), y: H - B + 16, "text-anchor": part == 1 ? "end" : "middle", fill: "#555" },
-          (nyquist / part).toFixed(1) + " Å" + (part == 1 ? " Nyquist" : ""));
-    add(svg, "text", { x: (L + W) / 2, y: H - 6, "text-anchor": "middle", fill: "#555" }, "resolution (linear in 1/Å); click to low-pass the display there");
-    for (const curve of curves) {
-      const points = curve.values.map((v, i) => v === null ? "" : `${x(curve.step * i).toFixed(1)},${y(v).toFixed(1)}`).join(" ");
-      add(svg, "polyline", { points, fill: "none", stroke: curve.colour, "stroke-width": 1.8, "stroke-opacity": curve.faint ? 0.35 : 1, class: "gsw-curve" });
-    }
-    const cut = model.get("lowpass");
-    if (cut > 0) add(svg, "line", { x1: x(1 / cut), x2: x(1 / cut), y1: T, y2: H - B, stroke: "#D55E00", "stroke-dasharray": "2 2" });
-    say(null);
-  }
-  function say(at) {
-    legend.replaceChildren(...model.get("curves").map((curve) => {
-      const line = document.createElement("div");
-      const value = at === null ? "" : "  " + (curve.values[Math.round(at / curve.step)] ?? NaN).toFixed(3);
-      line.innerHTML = '<span style="color:' + curve.colour + ';opacity:' + (curve.faint ? 0.5 : 1) + '">━━</span> ';
-      line.append(curve.label + value);
-      return line;
-    }));
-    const line = document.createElement("div");
-    line.className = "gsw-hover";
-    line.textContent = at === null ? " " : `at ${(1 / at).toFixed(2)} Å`;
-    legend.appendChild(line);
-  }
-  const frequency = (event) => {
-    const box = svg.getBoundingClientRect();
-    const s = ((event.clientX - box.left) * W / box.width - L) / (W - L - R) / nyquist;
-    return s > 0 && s * nyquist <= 1 ? s : null;
-  };
-  svg.addEventListener("mousemove", (event) => say(frequency(event)));
-  svg.addEventListener("mouseleave", () => say(null));
-  svg.addEventListener("click", (event) => {
-    const s = frequency(event);
-    model.set("lowpass", s === null ? 0 : Math.round(10 / s) / 10);
-    model.save_changes();
-  });
-  model.on("change:curves", draw);
-  model.on("change:lowpass", draw);
-  draw();
-}
-export default { render };
-"""
-
-_COPY = """
-function render({ model, el }) {
-  const box = document.createElement("div");
-  const button = document.createElement("button");
-  const text = document.createElement("pre");
-  button.className = "gsw-copy";
-  button.textContent = "copy";
-  text.className = "gsw-text";
-  text.style.cssText = "white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px;margin:2px 0;max-height:16em;overflow:auto";
-  button.addEventListener("click", async () => {
-    try { await navigator.clipboard.writeText(model.get("text")); button.textContent = "copied"; }
-    catch { const range = document.createRange(); range.selectNodeContents(text);
-            const chosen = getSelection(); chosen.removeAllRanges(); chosen.addRange(range); button.textContent = "selected: press Ctrl+C"; }
-    setTimeout(() => { button.textContent = "copy"; }, 2000);
-  });
-  const draw = () => { text.textContent = model.get("text"); };
-  model.on("change:text", draw);
-  draw();
-  box.append(button, text);
-  el.appendChild(box);
-}
-export default { render };
-"""
+HERE = Path(__file__).parent
 
 
 class FscChart(anywidget.AnyWidget):
     """FSC curves; pointing reads them in A, a click sets `lowpass` (A; outside the axes 0, none)."""
 
-    _esm = _CHART
-    curves = traitlets.List().tag(sync=True)
+    _esm = HERE / "fsc_chart.js"
+    curves: traitlets.List = traitlets.List().tag(sync=True)
     nyquist = traitlets.Float(1.0).tag(sync=True)  # A
     lowpass = traitlets.Float(0.0).tag(sync=True)  # A
 
@@ -125,7 +35,7 @@ class FscChart(anywidget.AnyWidget):
 class CopyText(anywidget.AnyWidget):
     """Text with a button that copies it."""
 
-    _esm = _COPY
+    _esm = HERE / "copy_text.js"
     text = traitlets.Unicode().tag(sync=True)
 
 

@@ -109,7 +109,8 @@ def particles_figure(sample: Sample) -> Figure:
     figure = Figure(figsize=(5, 1.7 * len(sample.rows)), layout="constrained")
     axes = figure.add_subplot()
     panel = side_by_side(sample)
-    axes.imshow(panel, cmap="gray", origin="lower", vmin=np.percentile(panel, 0.5), vmax=np.percentile(panel, 99.5))
+    low, high = (float(v) for v in np.percentile(panel, [0.5, 99.5]))
+    axes.imshow(panel, cmap="gray", origin="lower", vmin=low, vmax=high)
     axes.set_title("particle, model (its own grey scale), residual", fontsize="small")
     axes.set_axis_off()
     return figure
