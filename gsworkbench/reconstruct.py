@@ -31,6 +31,7 @@ from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
 from gsworkbench.rendering import voxelize
 from gsworkbench.training import fit
+from gsworkbench.viewers import write_chimerax_script, write_splats
 
 Volume = NDArray[np.float32]
 PartSums = dict[str, tuple[NormalEquations, NormalEquations | None]]
@@ -40,6 +41,7 @@ HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 OUTPUTS = (
     *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
+    *("gaussians.ply", "open.cxc"),
 )
 _MAP_CUTOFF = 5.0  # standard deviations: a map is sampled once, so the float32 floor is affordable
 _FEW = 500  # fewer particles than this get a warning, and no particles held out
@@ -236,6 +238,8 @@ def reconstruct(
     if true_map is not None:
         record.results["agreement"] = asdict(agreement(volume, true_map))
     record.warnings += [*_saturation(resolutions), *assessment.alarms]
+    halves_beside = dict(zip(HALF_MAPS, halves or (), strict=False))
+    write_chimerax_script(output_dir / "open.cxc", {MAP: volume} | halves_beside)
     write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
     record.finish(output_dir / "run.json")
     return Reconstruction(output_dir, volume, halves, curves, resolutions, record)
@@ -261,6 +265,8 @@ def _write_solution(
     if solution.gaussians is not None:
         file = "gaussians.npz" if name == "all" else f"gaussians_{half}.npz"
         solution.gaussians.save(output_dir / file, box_size=stack.box_size, pixel_size=stack.pixel_size)
+        if name == "all":
+            write_splats(output_dir / "gaussians.ply", solution.gaussians)
     if name == "all" and solution.background is not None:
         write_map(output_dir / "background.mrc", solution.background, stack.pixel_size, "part of the map: background")
     if name == "all" and solution.held_out:

@@ -7,8 +7,9 @@ same numbers; only nothing but the sums is written. The sums of a run lie in its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,16 +154,16 @@ def rows_of(run: Run, outcome: Outcome) -> list[Result]:
     """The numbers of a live fit as rows of the results table."""
     settings = settings_of(outcome.config)
     number = settings.n_gaussians if settings is not None else None
-    factors = (f"{run.name}/{outcome.name}", "explored", dataset_of(run), outcome.config.method, None)
-    return [
-        Result(
-            *factors,
-            number if isinstance(number, int) else None,
-            outcome.config.seed,
-            *(m.metric, m.value, m.unit, m.definition),
-        )
-        for m in outcome.measurements
-    ]
+    who: dict[str, Any] = {
+        "run": f"{run.name}/{outcome.name}",
+        "experiment": "explored",
+        "dataset": dataset_of(run),
+        "method": outcome.config.method,
+        "preset": None,
+        "n_gaussians": number if isinstance(number, int) else None,
+        "seed": outcome.config.seed,
+    }
+    return [Result(**who, **asdict(m)) for m in outcome.measurements]
 
 
 def explored_table(folder: Path) -> Path:

@@ -138,3 +138,31 @@ def words(curve: str) -> str:
     """fsc_unmasked_truth -> to the truth, unmasked; fsc_masked -> half maps, masked."""
     treatment = curve.removeprefix("fsc_").removesuffix("_truth").replace("_", " ")
     return f"{'to the truth' if curve.endswith('_truth') else 'half maps'}, {treatment}"
+
+
+def lines_figure(
+    places: Sequence[float],
+    values: Mapping[str, Sequence[Sequence[float]]],
+    across: str,
+    up: str,
+    *,
+    logarithmic: bool = False,
+) -> Figure:
+    """Repeated values against places: for each label values[place][repeat] as points, a line through their medians."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for (label, rows), colour in zip(values.items(), COLOURS[1:], strict=False):
+        axes.plot(places, [float(np.median(row)) for row in rows], color=colour, label=label)
+        for place, row in zip(places, rows, strict=True):
+            axes.plot([place] * len(row), row, "o", color=colour, ms=4, mfc="none")
+    axes.set_xscale("log")
+    axes.set_yscale("log" if logarithmic else "linear")
+    axes.set_xticks(places, [f"{place:,}" for place in places])
+    axes.minorticks_off()
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+    return figure
