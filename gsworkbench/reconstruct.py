@@ -191,7 +191,7 @@ def reconstruct(
     output_dir: str | Path,
     config: ReconstructionConfig,
     *,
-    truth: Path | None = None,
+    truth: str | Path | None = None,
     resume: bool = False,
 ) -> Reconstruction:
     """Reconstruct the map of all particles and, if asked for, of each half set; compare them; write everything.
@@ -200,6 +200,7 @@ def reconstruct(
     files of an earlier run in `output_dir` are replaced once the first map of this one is done.
     """
     output_dir = Path(output_dir)
+    truth = None if truth is None else Path(truth)
     if config.method not in METHODS:
         raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
     stack.require_poses()

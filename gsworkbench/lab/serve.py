@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parents[1] / "notebooks"
 FIRST = "01_reconstruct.ipynb"
 LOOPBACK = "127.0.0.1"
+UNUSED = ("@jupyter-notebook/lab-extension",)  # does not load in voila, and says so on the console
 _PATIENCE = 120.0  # seconds for a server to answer
 
 
@@ -68,6 +69,7 @@ def start_explore(
     port, token = free_port(port), secrets.token_hex(24)
     command = [sys.executable, "-m", "voila", str(notebook), "--no-browser", f"--port={port}", f"--token={token}"]
     command += [f"--Voila.ip={LOOPBACK}", "--template=gsworkbench", "--show_tracebacks=True"]
+    command.append(f"--VoilaConfiguration.extension_denylist={list(UNUSED)}")
     address = f"http://{LOOPBACK}:{port}/?token={token}"
     _serve(command, f"http://{LOOPBACK}:{port}/voila/static/?token={token}", address, browser)
 

@@ -111,7 +111,7 @@ def test_in_jupyterlab(watched, run_folder, tmp_path):
 def test_as_a_page_by_voila(watched, run_folder, tmp_path):
     server = Server("explore", str(run_folder), "--page", cwd=tmp_path)
     try:
-        watched.page.goto(server.address)
+        watched.page.goto(server.address, wait_until="commit")  # it loads as long as the notebook runs
         explore_it(watched, run_folder, tmp_path, "voila")
     finally:
         server.stop()
