@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from gsworkbench.cli import main
+from gsworkbench.workbench.registry import ROOT
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -50,7 +51,7 @@ class Server:
     """A command of gsworkbench that serves pages; `address` is what it printed."""
 
     def __init__(self, *command: str, cwd: Path) -> None:
-        environment = {k: v for k, v in os.environ.items() if k != "JPY_SESSION_NAME"}
+        environment = {k: v for k, v in os.environ.items() if k != "JPY_SESSION_NAME"} | {"PYTHONPATH": str(ROOT)}
         words = [sys.executable, "-m", "gsworkbench", *command, "--no-browser", "--port", "0"]
         self.log = cwd / "server.log"
         with open(self.log, "w") as log:

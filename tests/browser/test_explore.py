@@ -11,6 +11,7 @@ import pytest
 
 from gsworkbench.cli import main
 from gsworkbench.lab.runs import read_run
+from gsworkbench.workbench.registry import ROOT
 from gsworkbench.workbench.results import read_results
 
 from .conftest import Server, settled
@@ -95,7 +96,11 @@ def press_level_and_return(page) -> None:
 
 
 def test_in_jupyterlab(watched, run_folder, tmp_path):
-    server = Server("explore", str(run_folder), cwd=tmp_path)
+    """The notebook of the repository, opened by `gsworkbench lab` and run through the menus."""
+    text = (ROOT / "notebooks" / "07_explore.ipynb").read_text()
+    notebook = tmp_path / "07_explore.ipynb"
+    notebook.write_text(text.replace(r"run_dir = \"\"", rf"run_dir = \"{run_folder}\""))
+    server = Server("lab", str(notebook), cwd=tmp_path)
     try:
         page = watched.page
         page.goto(server.address)
