@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gsworkbench import backprojection
 from gsworkbench.assessment.fsc import FscCurve, Resolution
-from gsworkbench.config import ReconstructionConfig, to_mapping
+from gsworkbench.config import NormalEquationsConfig, ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.files import sha256
 from gsworkbench.gaussians import Gaussians
@@ -74,6 +74,11 @@ class Bench:
         self.run = run
         self.stack, self.reading = particles_of(run)
         self.sums = saved_sums(run, self.stack)
+
+    def warm_up(self) -> None:
+        """Make a fit too small to matter, so that the first real one is as fast as the next."""
+        steps = NormalEquationsConfig(n_gaussians=20, n_boosted_steps=1, n_steps=1, background=False)
+        self.fit(ReconstructionConfig(normal_equations=steps))
 
     def fit(self, config: ReconstructionConfig, show: Callable[[str, Solution], None] | None = None) -> Outcome:
         """Fit all particles and both half sets, then judge; `show` is given each map as it is made."""

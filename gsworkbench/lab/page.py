@@ -35,6 +35,7 @@ from gsworkbench.readers import read_map
 from gsworkbench.workbench.results import Measurement, subject
 
 SHOWN = ("fsc_unmasked", "fsc_unmasked_truth")
+_FORMATS = {"1": "{:.4f}", "A": "{:.1f} Å", "s": "{:.1f} s"}
 _SECONDS = 0.05  # between looks at what the worker says
 _SLIDER = {"style": {"description_width": "110px"}, "layout": {"width": "420px"}}
 
@@ -258,12 +259,13 @@ class Page:
         run = {f"fsc_{subject(c.name)}_mean": c.mean() for c in self.run.curves}
         measurements = self.outcome.measurements if self.outcome else ()
         fit = {m.metric: m for m in measurements}
-        names = [n for n in dict.fromkeys([*run, *fit]) if "randomized" not in n]
+        names = [n for n in dict.fromkeys([*run, *fit]) if "randomized" not in n and "seconds" not in n]
         rows = "".join(
             f"<tr><td>{n}</td><td>{_number(run.get(n))}</td><td data-metric='{n}'>{_measured(fit.get(n))}</td></tr>"
             for n in names
         )
-        self.numbers.value = f"<table><tr><th></th><th>run</th><th>live fit</th></tr>{rows}</table>"
+        heads = "<tr><th></th><th>run</th><th>live fit</th></tr>"
+        self.numbers.value = f"<table style='line-height:1.3;border-spacing:12px 0'>{heads}{rows}</table>"
 
     def _show_command(self) -> None:
         config = self.controls.config
@@ -374,5 +376,5 @@ def _measured(found: Measurement | None) -> str:
     """A number with its unit, and its definition where the pointer rests on it."""
     if found is None:
         return ""
-    words = "no crossing" if found.value is None else f"{found.value:.4f}"
-    return f"<span title='{html.escape(found.definition)}'>{words} {found.unit if found.unit != '1' else ''}</span>"
+    words = "no crossing" if found.value is None else _FORMATS.get(found.unit, "{:.4g}").format(found.value)
+    return f"<span title='{html.escape(found.definition)}'>{words}</span>"

@@ -97,6 +97,7 @@ class _Service:
         run = read_run(self.folder)
         sys.stderr = _Bars(self.report)
         bench = Bench(run)
+        bench.warm_up()
         self.connection.send(Ready(bench.reading))
         while True:
             self.job, config = self.waiting.pop() if self.waiting else self.connection.recv()

@@ -124,7 +124,7 @@ def chromium(tmp_path_factory):
 @pytest.fixture
 def watched(chromium):
     page = chromium.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(180_000)  # a busy machine
     yield Watched(page)
     page.close()
 

@@ -30,7 +30,7 @@ def press(page, description: str, key: str, times: int = 1) -> None:
         page.keyboard.press(key)
 
 
-def wait_for_status(page, words: str, seconds: float = 120.0) -> str:
+def wait_for_status(page, words: str, seconds: float = 300.0) -> str:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         said = page.locator(STATUS).first.inner_text()
