@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +25,14 @@ from gsworkbench.config import ReconstructionConfig, SimulationConfig
 from gsworkbench.judging import Assessment, assess
 from gsworkbench.particles import ParticleStack
 from gsworkbench.readers import read_map, read_particles
-from gsworkbench.reconstruct import METHODS, reconstruct
+from gsworkbench.reconstruct import reconstruct
 from gsworkbench.simulate import simulate
 
 WIDTH = 256
-LABELS = ("method", "half maps, mean FSC", "to the truth, mean FSC", "mean H", "mean H in a sphere", "worst H", "CPU s")
+LABELS = (
+    *("method", "training", "half maps, mean FSC", "to the truth, mean FSC"),
+    *("mean H", "mean H in a sphere", "worst H", "CPU s"),
+)
 
 
 def main() -> None:
@@ -41,28 +45,40 @@ def main() -> None:
         folder = Path(name)
         stack = simulate(SimulationConfig(n_particles=options.particles), folder)
         truth, _ = read_map(folder / "truth.mrc")
-        for method in reversed(METHODS):
+        for method in ("backprojection", "stochastic", "normal-equations"):
             result = reconstruct(stack, folder / method, ReconstructionConfig(method=method))
             assert result.half_maps is not None
             cpu = sum(seconds for stage, seconds in result.record.cpu_seconds.items() if stage != "assess")
-            print(row(method, judged(result.half_maps, truth, stack.pixel_size), cpu), flush=True)
+            length = training(result.record.config, method)
+            print(row(method, length, judged(result.half_maps, truth, stack.pixel_size), cpu), flush=True)
         program = shutil.which("cryodrgn")
         if program is None:
             print("\ncryoDRGN: not run, because there is no `cryodrgn` on PATH")
             return
         halves, cpu = neural_field(program, read_particles(folder / "particles.star"), folder, options.epochs)
-        print(row(f"cryoDRGN train_nn, {options.epochs} epochs", judged(halves, truth, stack.pixel_size), cpu))
+        found = judged(halves, truth, stack.pixel_size)
+        print(row("cryoDRGN train_nn", f"{options.epochs} epochs", found, cpu))
+
+
+def training(config: dict[str, Any], method: str) -> str:
+    """How long a method went on, from the record of its run."""
+    settings = config.get(method.replace("-", "_")) or {}
+    for name, unit in (("n_epochs", "epochs"), ("n_steps", "steps")):
+        if name in settings:
+            return f"{settings[name] + settings.get('n_boosted_steps', 0)} {unit}"
+    return "one pass"
 
 
 def judged(halves: tuple[np.ndarray, np.ndarray], truth: np.ndarray, voxel_size: float) -> Assessment:
     return assess((halves[0] + halves[1]) / 2, halves, truth, voxel_size=voxel_size, mask="sphere")
 
 
-def row(method: str, found: Assessment, cpu_seconds: float) -> str:
+def row(method: str, length: str, found: Assessment, cpu_seconds: float) -> str:
     mean = {c.name: c.mean() for c in found.curves}
     h = found.overstatements
     numbers = f"{mean['fsc_unmasked']:.3f} | {mean['fsc_unmasked_truth']:.3f} | {h['unmasked'].mean:+.4f}"
-    return f"| {method} | {numbers} | {h['masked'].mean:+.4f} | {h['unmasked'].worst:+.3f} | {cpu_seconds:.0f} |"
+    more = f"{h['masked'].mean:+.4f} | {h['unmasked'].worst:+.3f} | {cpu_seconds:.0f}"
+    return f"| {method} | {length} | {numbers} | {more} |"
 
 
 def neural_field(

@@ -29,16 +29,36 @@ def backproject(stack: ParticleStack, *, label: str = "backproject") -> NDArray[
 
 def solve(sums: NormalEquations) -> NDArray[np.float32]:
     """(D, D, D) map from sums over particles, in image units / A. Zero in the corners and from Nyquist on."""
-    b = torch.fft.rfftn(torch.fft.ifftshift(sums.b()))
+    kernel, noise = sums.kernel(circular=True).clamp_min(0), _noise(sums)
+    signal = _mean(_transform(sums).abs().square() - noise * kernel) / _mean(kernel.square()).clamp_min(1e-300)
+    signal = torch.maximum(signal, _LEAST_SNR * noise / _mean(kernel).clamp_min(1e-300))
+    return _divided(sums, kernel, noise / signal.clamp_min(1e-300))
+
+
+def least_squares(sums: NormalEquations) -> NDArray[np.float32]:
+    """The same without a filter: b / K, noise and all, but for components that hardly any particle has."""
     kernel = sums.kernel(circular=True).clamp_min(0)
+    return _divided(sums, kernel, torch.zeros(int(map_shells(sums.box_size).max()) + 1))
+
+
+def _divided(sums: NormalEquations, kernel: Tensor, damping: Tensor) -> NDArray[np.float32]:
+    """The map of b / (K + damping of its shell + a thousandth of the shell's mean of K)."""
     shell = map_shells(sums.box_size)
-    noise = sums.noise_power * sums.box_size  # of b, per unit of K: D^3 times the variance of a pixel
-
-    def mean(values: Tensor) -> Tensor:
-        return torch.bincount(shell.flatten(), values.flatten()) / torch.bincount(shell.flatten())
-
-    signal = mean(b.abs().square() - noise * kernel) / mean(kernel.square()).clamp_min(1e-300)
-    signal = torch.maximum(signal, _LEAST_SNR * noise / mean(kernel).clamp_min(1e-300))
-    transform = b / (kernel + (noise / signal.clamp_min(1e-300))[shell] + 1e-3 * mean(kernel)[shell] + 1e-300)
+    transform = _transform(sums) / (kernel + damping[shell] + 1e-3 * _mean(kernel)[shell] + 1e-300)
     transform[shell >= sums.box_size // 2] = 0
     return centred_irfftn(transform).float().numpy()
+
+
+def _transform(sums: NormalEquations) -> Tensor:
+    return torch.fft.rfftn(torch.fft.ifftshift(sums.b()))
+
+
+def _noise(sums: NormalEquations) -> float:
+    """Noise power of b per unit of K: D^3 times the variance of a pixel."""
+    return sums.noise_power * sums.box_size
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Mean over the components of each shell of a half grid (D, D, D // 2 + 1)."""
+    shell = map_shells(values.shape[0]).flatten()
+    return torch.bincount(shell, values.flatten()) / torch.bincount(shell)

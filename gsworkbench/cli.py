@@ -17,7 +17,7 @@ import yaml
 from gsworkbench import __version__
 from gsworkbench.config import (
     PRESETS,
-    NormalEquationsConfig,
+    SETTINGS,
     ReconstructionConfig,
     SimulationConfig,
     from_mapping,
@@ -59,7 +59,7 @@ def _simulate(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from gsworkbench.inspection import check_poses, contrast, memory_estimate
+    from gsworkbench.inspection import COMPARED, check_poses, contrast, memory_estimate, particle_alarms
 
     stack = _stack(options)
     for line in _description(stack):
@@ -75,6 +75,12 @@ def _inspect(options: argparse.Namespace) -> None:
         print(f"               protein is dark: use --sign {-int(stack.data_sign[0])}")
     sizes = ", ".join(f"{name} {size / 2**20:,.0f} MB" for name, size in memory_estimate(stack).items())
     print(f"memory         {sizes}")
+    shared = particle_alarms(stack, most_images=COMPARED)
+    where = "entries, places on micrographs" if stack.picks is not None else "entries (the file has no coordinates)"
+    compared = f"copies among {min(len(stack), COMPARED):,} images" if len(stack) > 1 else "no copies"
+    print(f"duplicates     {where}, {compared}: {'none in both half sets' if not shared else ''}".rstrip())
+    for sentence in shared:
+        print(f"               alarm: {sentence}")
     if stack.rotations is None:
         print("poses          none in this file: reconstruction needs poses from a refinement")
         return
@@ -86,21 +92,28 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    stochastic = options.method == "stochastic"
-    settings = to_mapping(PRESETS[options.preset] if stochastic else NormalEquationsConfig())
-    if options.n_gaussians is not None:
-        settings["n_gaussians"] = options.n_gaussians
-    for assignment in options.set:
-        name, separator, value = assignment.partition("=")
-        if not separator:
-            raise InputError(f"--set needs NAME=VALUE, not {assignment!r}")
-        settings[name] = _number(value)
-    field = "stochastic" if stochastic else "normal_equations"
-    _run_reconstruction(options, {"method": options.method, field: settings, "backend": options.backend})
+    field = SETTINGS.get(options.method)
+    defaults = to_mapping(ReconstructionConfig(stochastic=PRESETS[options.preset]))
+    settings = {} if field is None else defaults[field]
+    own = {name: getattr(options, name) for name in ("n_gaussians", "weights")}
+    changed = {name: value for name, value in own.items() if value is not None}
+    changed |= dict(_assignment(text) for text in options.set)
+    if unknown := sorted(set(changed) - set(settings)):
+        has = f"it has {', '.join(settings)}" if settings else "it has none"
+        raise InputError(f"--method {options.method} has no setting {unknown[0]!r}", remedy=has)
+    chosen = {} if field is None else {field: settings | changed}
+    _run_reconstruction(options, {"method": options.method, "backend": options.backend} | chosen)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(f"--set needs NAME=VALUE, not {text!r}")
+    return name, _number(value)
 
 
 def _backproject(options: argparse.Namespace) -> None:
-    _run_reconstruction(options, {"method": "backprojection"})
+    _run_reconstruction(options, {"method": "backprojection", "backprojection": {"filter": options.filter}})
 
 
 def _accumulate(options: argparse.Namespace) -> None:
@@ -189,39 +202,89 @@ def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -
 
 
 def _fsc(options: argparse.Namespace) -> None:
-    from gsworkbench.judging import judge_maps, judge_substituted, write_assessment
+    from gsworkbench.judging import write_assessment
+
+    halves = _found(options)
+    assessment = _assessment(options, halves)
+    if options.particles is not None:
+        assessment = assessment.raising(*_particle_alarms(options.particles))
+    sharpened = _sharpened(options, halves, assessment) if hasattr(options, "sharpen") else None
+    if options.out is not None:
+        names = (halves[0].name, halves[1].name)
+        write_assessment(options.out, assessment, " and ".join(names), names, sharpened)
+    print("\n".join(assessment.lines()))
+    if sharpened is not None:
+        print(f"sharpened by a B factor of {sharpened.b_factor:.1f} A^2{'; ' * bool(sharpened.note)}{sharpened.note}")
+
+
+def _found(options: argparse.Namespace) -> tuple[Path, Path]:
+    """The two half maps; of the folder of a reconstruction, its substituted maps and held-out errors too."""
+    from gsworkbench.judging import run_folder
+
+    if options.half1.is_dir() and options.half2 is None:
+        folder = run_folder(options.half1)
+        options.held_out = options.held_out or folder.held_out
+        options.beyond = options.beyond or folder.beyond
+        if options.beyond is not None:
+            options.substituted = options.substituted or folder.substituted
+        return folder.halves
+    if options.half2 is None and not options.half1.exists():
+        raise InputError("there is no such file or folder", file=options.half1)
+    if options.half2 is None:
+        raise InputError("there is one half map", file=options.half1, remedy="give two, or a reconstruction's folder")
+    if options.half1.exists() and options.half2.exists() and options.half1.samefile(options.half2):
+        raise InputError("both half maps are this file", file=options.half1, remedy="give two half maps")
+    return options.half1, options.half2
+
+
+def _assessment(options: argparse.Namespace, halves: tuple[Path, Path]) -> Any:
+    from gsworkbench.judging import judge_maps, judge_substituted, with_substitution
 
     if (options.substituted is None) != (options.beyond is None):
         raise InputError("--substituted and --beyond go together")
-    if options.substituted is not None:
-        halves = options.half1, options.half2
-        assessment = judge_substituted(halves, options.substituted, beyond=options.beyond, mask=options.mask)
-    else:
-        named = {k: getattr(options, k) for k in ("definition", "mask", "truth", "model", "b_factor", "initial")}
-        assessment = judge_maps(options.half1, options.half2, **named)
-    if options.out is not None:
-        names = (options.half1.name, options.half2.name)
-        write_assessment(options.out, assessment, " and ".join(names), names)
-    print("\n".join(assessment.lines()))
+    masks = options.mask or [options.default_mask]
+    named = {k: getattr(options, k) for k in ("definition", "truth", "model", "b_factor", "initial", "held_out")}
+    found = judge_maps(*halves, masks=masks, **named)
+    if options.substituted is None:
+        return found
+    mask = "auto" if masks[0] == "own" else masks[0]
+    return with_substitution(found, judge_substituted(halves, options.substituted, beyond=options.beyond, mask=mask))
+
+
+def _sharpened(options: argparse.Namespace, halves: tuple[Path, Path], assessment: Any) -> Any:
+    from gsworkbench.judging import postprocess
+
+    b_factor = None if options.sharpen == "auto" else _number(options.sharpen)
+    if b_factor is not None and not (isinstance(b_factor, int | float) and abs(b_factor) < 1e4):
+        raise InputError(f"--sharpen needs auto or a B factor in A^2, not {options.sharpen!r}")
+    return postprocess(*halves, assessment.judgement, b_factor)
+
+
+def _particle_alarms(path: Path) -> list[str]:
+    from gsworkbench.inspection import particle_alarms
+    from gsworkbench.readers import read_particles
+
+    return particle_alarms(read_particles(path))
 
 
 def _localres(options: argparse.Namespace) -> None:
     from gsworkbench.judging import localise
 
-    named = {k: getattr(options, k) for k in ("out", "mask", "window", "step", "threshold")}
-    print(localise(options.half1, options.half2, **named))
+    named = {k: getattr(options, k) for k in ("out", "mask", "window", "step", "threshold", "truth")}
+    labels = ("half maps", "their mean and the truth")
+    for label, found in zip(labels, localise(*_found(options), **named), strict=False):
+        print(f"{label}: {found}")
 
 
 def _directional(options: argparse.Namespace) -> None:
-    from gsworkbench.judging import direct
+    from gsworkbench.judging import direct, views
+    from gsworkbench.readers import read_particles
 
+    rotations = None if options.particles is None else read_particles(options.particles).require_poses()
     named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold")}
-    print(direct(options.half1, options.half2, **named))
-    if options.particles is not None:
-        from gsworkbench.assessment.directional import sampling
-        from gsworkbench.readers import read_particles
-
-        print(sampling(read_particles(options.particles).require_poses()))
+    print(direct(*_found(options), **named))
+    if rotations is not None:
+        print(views(rotations, options.out))
 
 
 def _lab(options: argparse.Namespace) -> None:
@@ -384,13 +447,16 @@ def _add_reconstruct(commands: Any) -> None:
         choices=[m for m in METHODS if m != "backprojection"],
         default="normal-equations",
         help="normal-equations: read the particles once, then fit in seconds (default); "
-        "stochastic: Adam on mini-batches of images, as the papers do",
+        "stochastic: Adam on mini-batches of images, as the papers do; "
+        "voxels: a map without Gaussians, from the same sums; neural-field, 3dgs: other models, for comparison; "
+        "relion, cryodrgn: these programs, where they are installed, on the same particles and half sets",
     )
     command.add_argument(
         "--preset",
         choices=list(PRESETS),
         default="tuned",
-        help="recipe of --method stochastic; cryosplat: as published; tuned: better and faster (default)",
+        help="recipe of --method stochastic; tuned: better and faster than any published (default); "
+        "the others are in docs/methods.md",
     )
     command.add_argument(
         "--set",
@@ -398,6 +464,11 @@ def _add_reconstruct(commands: Any) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="change one setting of the method, as in boost=1",
+    )
+    command.add_argument(
+        "--weights",
+        choices=("non-negative", "signed"),
+        help="of normal-equations: whether Gaussians may take density away (default: non-negative)",
     )
     command.add_argument("--backend", help="renderer to use (default: the fastest that works; see doctor)")
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
@@ -407,7 +478,14 @@ def _add_backproject(commands: Any) -> None:
     command = commands.add_parser(
         "backproject",
         help="the classical map of the same particles: CTF-weighted backprojection",
-        description="Wiener-filtered, CTF-weighted backprojection; the same outputs as reconstruct.",
+        description="CTF-weighted backprojection; the same outputs as reconstruct.",
+    )
+    command.add_argument(
+        "--filter",
+        choices=["wiener", "none", "fsc", "local"],
+        default="wiener",
+        help="wiener: signal over signal and noise (default); none; fsc: figure of merit of each shell; local: "
+        "low-pass at the local resolution; the last two from halves of the same particles",
     )
     command.set_defaults(run=_backproject)
     _add_particles(command)
@@ -463,17 +541,26 @@ def _add_fsc(commands: Any) -> None:
     command = commands.add_parser(
         "fsc",
         help="Fourier shell correlation of two half maps",
-        description="FSC between half maps, and of their mean to a truth; resolution with its definition.",
+        description="FSC between half maps, and of their mean to a truth or an atomic model; resolution with its "
+        "definition, half-bit, errors, alarms. Of a folder that reconstruct made, its half maps, held-out errors and "
+        "half maps of random phases are found by name.",
     )
     _add_judged(command, mask="none")
     command.add_argument("--out", type=Path, metavar="DIR", help="write fsc.csv, .xml, .png and .svg there")
     command = commands.add_parser(
         "postprocess",
         help="masked and corrected FSC of two half maps, with files for RELION and EMDB",
-        description="FSC between half maps without a mask, inside it, with random phases, and corrected. Writes "
-        "fsc.csv, fsc.xml (EMDB), fsc.png, fsc.svg, postprocess.star (RELION) and mask.mrc.",
+        description="FSC between half maps without a mask, inside it, with random phases, and corrected; their mean, "
+        "weighted by it and sharpened as RELION does. Writes postprocess.mrc, postprocess_masked.mrc, fsc.csv, fsc.xml "
+        "(EMDB), fsc.png, fsc.svg, postprocess.star (RELION) and mask.mrc.",
     )
     _add_judged(command, mask="own")
+    command.add_argument(
+        "--sharpen",
+        default="auto",
+        metavar="B",
+        help="B factor in A^2, as --sharpen=-120, 0 for none; auto (default) fits it from 10 A to Nyquist",
+    )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
 
 
@@ -486,7 +573,10 @@ def _add_localres(commands: Any) -> None:
     command.set_defaults(run=_localres)
     _add_half_maps(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    command.add_argument("--mask", default="auto", help="where to look: auto (default), sphere or a mask (.mrc)")
+    command.add_argument(
+        "--mask", default="auto", help="where to look: auto (default), sphere, loose, tight or a mask (.mrc)"
+    )
+    command.add_argument("--truth", type=Path, metavar="MAP", help="a map to compare their mean with, likewise")
     command.add_argument("--window", type=float, metavar="A", help="diameter (default 40 A, at least 16 voxels)")
     command.add_argument("--step", type=float, metavar="A", help="between points (default an eighth of the window)")
     command.add_argument("--threshold", type=float, default=0.5, help="of the FSC (default 0.5)")
@@ -501,10 +591,10 @@ def _add_directional(commands: Any) -> None:
     command.set_defaults(run=_directional)
     _add_half_maps(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    command.add_argument("--mask", default="auto", help="auto (default), sphere, none or a mask (.mrc)")
+    command.add_argument("--mask", default="auto", help="auto (default), sphere, loose, tight, none or a mask (.mrc)")
     command.add_argument("--half-angle", type=float, default=20.0, metavar="DEG", help="of the cones (default 20)")
     command.add_argument("--threshold", type=float, default=0.143, help="of the FSC (default 0.143)")
-    command.add_argument("--particles", type=Path, help="their metadata, for the sampling compensation factor")
+    command.add_argument("--particles", type=Path, help="their metadata: views and how evenly they sample")
 
 
 def _add_lab(commands: Any) -> None:
@@ -544,18 +634,22 @@ def _add_server(command: Any) -> None:
 
 
 def _add_half_maps(command: Any) -> None:
-    command.add_argument("half1", type=Path, help="half map 1 (.mrc)")
-    command.add_argument("half2", type=Path, help="half map 2 (.mrc)")
+    command.add_argument("half1", type=Path, help="half map 1 (.mrc), or the folder of a reconstruction")
+    command.add_argument("half2", type=Path, nargs="?", help="half map 2 (.mrc)")
+    command.set_defaults(held_out=None, beyond=None, substituted=None)
 
 
 def _add_judged(command: Any, mask: str) -> None:
     from gsworkbench.assessment.definitions import DEFINITIONS
     from gsworkbench.judging import MODEL_B_FACTOR
 
-    command.set_defaults(run=_fsc)
+    command.set_defaults(run=_fsc, default_mask=mask)
     _add_half_maps(command)
     command.add_argument(
-        "--mask", default=mask, help=f"own (the definition's), auto, sphere, none or a mask (.mrc); default {mask}"
+        "--mask",
+        action="append",
+        help="own (the definition's), auto, sphere, loose, tight, none or a mask (.mrc); again for a further curve: "
+        f"the first is the one corrected; default {mask}",
     )
     command.add_argument("--definition", default="RELION", help=f"whose FSC: {', '.join(DEFINITIONS)}; default RELION")
     command.add_argument("--truth", type=Path, metavar="MAP", help="a map to compare the mean of the halves with")
@@ -576,6 +670,12 @@ def _add_judged(command: Any, mask: str) -> None:
         help="half maps of the same method from particles of random phases: noise substitution (Chen et al. 2013)",
     )
     command.add_argument("--beyond", type=float, metavar="A", help="where the phases of these particles become random")
+    command.add_argument(
+        "--held-out", type=Path, metavar="CSV", help="held_out.csv of the fit: does it bear out the FSC?"
+    )
+    command.add_argument(
+        "--particles", type=Path, metavar="FILE", help="particles of both halves: do they share any? (reads all images)"
+    )
 
 
 def _add_particles(command: Any) -> None:

@@ -34,3 +34,14 @@ class InputError(ValueError):
         if remedy:
             sentence += f"; {remedy}"
         super().__init__(sentence + ".")
+
+
+class NotRun(InputError):
+    """A method that cannot run here, for no fault of the input: "NAME was not run, because REASON".
+
+    The command line prints it like any other; the workflow records it in place of a result.
+    """
+
+    def __init__(self, name: str, because: str, *, remedy: str | None = None) -> None:
+        self.name, self.because = name, because
+        super().__init__(f"{name} was not run, because {because}", remedy=remedy)

@@ -21,8 +21,9 @@ background explains the data as well, the Gaussians need not. Where the mixture 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,6 @@ from tqdm.auto import tqdm
 
 from gsworkbench.config import NormalEquationsConfig
 from gsworkbench.errors import InputError
-from gsworkbench.fourier import map_shells
 from gsworkbench.gaussians import Gaussians, random_gaussians
 from gsworkbench.normal_equations import NormalEquations
 from gsworkbench.parameters import (
@@ -45,13 +45,64 @@ from gsworkbench.parameters import (
     set_learning_rate,
     to_parameters,
 )
+from gsworkbench.problem import (
+    Problem,
+    as_problem,
+    error_and_gradient,
+    from_transform,
+    misfit_power,
+    objective,
+    shell_mean,
+    shell_sum,
+    to_transform,
+    wiener_background,
+)
 from gsworkbench.rendering import voxelize
 
 _MAP_CUTOFF = 5.0
 _INITIAL_WEIGHT = 0.5  # integral of the mixture inside the fit, as in the papers' start A = 1/(2N)
 _LAST_RATE = 0.02  # of the first
 _MOST_GAUSSIANS = 200_000
+_GAIN = 0.01  # of the held-out error: what doubling the number must gain
 _EVERY = 10  # steps between looks at the held-out error
+_PREVIEW = NormalEquationsConfig(n_boosted_steps=15, n_steps=30, background=False)
+_SURE = 3.0  # standard errors
+_DARK = 5.0  # standard errors by which density that is refused as dark correlates with the data
+_MUCH = 0.03  # of the signal: what mixtures may miss without a word
+
+Curve = tuple[tuple[int, float, float], ...]
+Ladder = tuple[tuple[int, float, float], ...]
+Watch = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What held-out particles say of the first fit, which never saw them.
+
+    signal : how far its mixture lowers their error, in standard errors of that: noise gives 0 +- 1 or less.
+    missed : of the power of the signal in their images, the fraction that the mixture misses. Noise that is not white
+    counts as missed too.
+    curve : (step, error on the fitted particles, error on the held-out ones); errors are per particle and pixel,
+    without the constant |y|^2.
+    ladder : with n_gaussians = auto, (number of Gaussians, error of the whole map on the held-out ones, standard error
+    of the difference from the number before).
+    """
+
+    signal: float
+    missed: float
+    curve: Curve
+    ladder: Ladder = ()
+
+    def warnings(self) -> list[str]:
+        """Sentences about what the mixture does not explain."""
+        if self.signal < _SURE:
+            return ["the held-out particles hold no signal of this map: noise, wrong poses, or far too few particles"]
+        if self.missed < _MUCH:
+            return []
+        return [
+            f"the Gaussians alone miss {100 * self.missed:.0f} % of the signal in held-out particles (solvent, "
+            "detergent, too few Gaussians, or coloured noise); the background holds what of it is above the noise"
+        ]
 
 
 @dataclass(frozen=True)
@@ -60,35 +111,14 @@ class NormalFit:
 
     gaussians : the mixture. background : (D, D, D) map to add to it, or None. volume : their sum, (D, D, D).
     misfit : (D // 2,) per shell, power of what the mixture misses relative to its own, from held-out particles.
-    curve : (step, error on the fitted particles, error on the held-out ones) of the first fit; errors are per particle
-    and pixel, without the constant |y|^2.
+    held_out : what these say of the mixture, or None where none were asked.
     """
 
     gaussians: Gaussians
     background: NDArray[np.float32] | None
     volume: NDArray[np.float32]
     misfit: NDArray[np.float64] | None
-    curve: tuple[tuple[int, float, float], ...]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Normal equations in Fourier space, on the half grid (D, D, D // 2 + 1), inside the ball |k| < D / 2.
-
-    data : transform of b. kernel : K, periodic. noise : s^2 D^3, the variance of data per unit of kernel.
-    weight : what each component counts in the fit.
-    """
-
-    data: Tensor
-    kernel: Tensor
-    weight: Tensor
-    noise: float
-    shell: Tensor
-    pixel_size: float
-
-    @property
-    def box_size(self) -> int:
-        return self.data.shape[0]
+    held_out: HeldOut | None
 
 
 def fit_normal_equations(
@@ -102,104 +132,66 @@ def fit_normal_equations(
 ) -> NormalFit:
     """Fit a mixture to `fitted` + `held_out`.
 
-    With config.background, a first fit to `fitted` alone measures on `held_out` what mixtures miss; `held_out` is
-    needed for that, and for n_gaussians = auto, and must hold no particle of `fitted`.
+    With config.background, or n_gaussians = auto, a first fit to `fitted` alone is judged on `held_out`, which is then
+    needed and must hold no particle of `fitted`.
     """
-    if held_out is None and (config.background or config.n_gaussians == "auto"):
+    judged = config.background or config.n_gaussians == "auto"
+    if held_out is None and judged:
         raise InputError("a background, and a number of Gaussians chosen by the data, need held-out particles")
-    if not config.background:
-        whole = as_problem(fitted if held_out is None else fitted + held_out)
-        if held_out is not None and config.n_gaussians == "auto":
-            number = choose_number(as_problem(fitted), as_problem(held_out), config, seed, backend, label)
-            config = replace(config, n_gaussians=number)
+    whole = as_problem(fitted if held_out is None else fitted + held_out)
+    if held_out is None or not judged:
         gaussians, _ = _descend(whole, None, config, seed, backend, label)
-        volume = sample(gaussians, whole, backend)
-        return NormalFit(gaussians, None, volume.numpy(), None, ())
-    assert held_out is not None
-    first, judge, whole = as_problem(fitted), as_problem(held_out), as_problem(fitted + held_out)
+        return NormalFit(gaussians, None, sample(gaussians, whole, backend).numpy(), None, None)
+    first, judge = as_problem(fitted), as_problem(held_out)
+    ladder: Ladder = ()
     if config.n_gaussians == "auto":
-        config = replace(config, n_gaussians=choose_number(first, judge, config, seed, backend, label))
+        number, ladder = choose_number(first, judge, config, seed, backend, label)
+        config = replace(config, n_gaussians=number)
     trial, curve = _descend(first, judge, config, seed, backend, f"{label}: trial")
-    pixels = whole.box_size**2
-    curve = tuple((s, a / (fitted.n_particles * pixels), b / (held_out.n_particles * pixels)) for s, a, b in curve)
-    missed = _transform(sample(trial, first, backend))
-    power = misfit_power(judge, missed)
-    weighted = replace(whole, weight=whole.weight / (1 + whole.kernel * power[whole.shell] / whole.noise))
-    second = replace(config, n_boosted_steps=0, n_steps=config.n_final_steps, learning_rate=config.learning_rate / 2)
-    gaussians, _ = _descend(weighted, None, second, seed, backend, label, start=trial)
+    seen = to_transform(sample(trial, first, backend))
+    power = misfit_power(judge, seen)
+    signal, missed = _verdict(judge, seen, power)
+    size = [e.n_particles * e.box_size**2 for e in (fitted, held_out)]
+    curve = tuple((step, a / size[0], b / size[1]) for step, a, b in curve)
+    ladder = tuple((number, a / size[1], b / size[1]) for number, a, b in ladder)
+    verdict = HeldOut(signal, missed, curve, ladder)
+    used = power if config.background else torch.zeros_like(power)
+    weighted = replace(whole, weight=whole.weight / (1 + whole.kernel * used[whole.shell] / whole.noise))
+    gaussians, _ = _descend(weighted, None, _final(config), seed, backend, label, start=trial)
     mixture = sample(gaussians, whole, backend)
-    background = wiener_background(whole, _transform(mixture), power)
-    own = _shell_mean(whole, missed.abs().square()).clamp_min(1e-300)
-    relative = (power / own)[: whole.box_size // 2].double().numpy()
-    return NormalFit(gaussians, background.numpy(), (mixture + background).numpy(), relative, curve)
+    own = shell_mean(whole, seen.abs().square()).clamp_min(1e-300)
+    misfit = (power / own)[: whole.box_size // 2].double().numpy()
+    if not config.background:
+        return NormalFit(gaussians, None, mixture.numpy(), misfit, verdict)
+    background = wiener_background(whole, to_transform(mixture), power)
+    return NormalFit(gaussians, background.numpy(), (mixture + background).numpy(), misfit, verdict)
 
 
-def as_problem(equations: NormalEquations) -> Problem:
-    """Normal equations in Fourier space, with the true weights."""
-    kernel = equations.kernel(circular=True).clamp_min(0)
-    shell = map_shells(equations.box_size)
-    inside = (shell < equations.box_size // 2).float()
-    pixel_variance = equations.noise_power / equations.box_size**2
-    return Problem(
-        data=(_transform(equations.b()) * inside).to(torch.complex64),
-        kernel=(kernel * inside).float(),
-        weight=inside,
-        noise=pixel_variance * equations.box_size**3,
-        shell=shell,
-        pixel_size=equations.pixel_size,
-    )
+def preview(
+    sums: NormalEquations,
+    *,
+    n_gaussians: int = 2000,
+    config: NormalEquationsConfig = _PREVIEW,
+    seed: int = 0,
+    backend: str | None = None,
+    watch: Watch | None = None,
+) -> NormalFit:
+    """A quick fit of a mixture alone, for a map to look at while settings are being chosen.
 
-
-class Objective(NamedTuple):
-    """<V, K * V> - 2 <b, V> with weights worked in: kernel and data on the half grid, data in real space again."""
-
-    kernel: Tensor
-    data: Tensor
-    linear: Tensor
-
-
-def objective(problem: Problem, boost: float = 0.0) -> Objective:
-    """The error to minimise, under the problem's weights times exp(boost k^2 / k_nyquist^2) for component k."""
-    weight = problem.weight * torch.exp(boost * (problem.shell / (problem.box_size / 2)) ** 2)
-    data = problem.data * weight
-    return Objective(problem.kernel * weight, data, _inverse(data))
-
-
-def error_and_gradient(aim: Objective, volume: Tensor) -> tuple[float, Tensor]:
-    """The error at a map V (D, D, D), and its gradient with respect to V."""
-    gradient = _inverse(aim.kernel * _transform(volume) - aim.data)
-    return float((volume * (gradient - aim.linear)).sum()), 2 * gradient
-
-
-def misfit_power(judge: Problem, transform: Tensor) -> Tensor:
-    """Power S of what a map misses in each shell, (number of shells,), from equations it was not fitted to.
-
-    E|b - K V|^2 = K^2 S + s^2 K. From shell 8 on, sums are taken over neighbouring shells too, an eighth of the shell
-    number to either side: there S is smooth, and a held-out tenth of the particles is noisy.
+    watch : called as watch(steps done, steps in all) after every step; if it returns True, the fit stops there and
+    what has been reached is returned.
     """
-    residual = judge.data - judge.kernel * transform
-    excess = _shell_sum(judge, residual.abs().square() - judge.noise * judge.kernel)
-    square = _shell_sum(judge, judge.kernel.square())
-    power = torch.zeros_like(excess)
-    for shell in range(judge.box_size // 2):
-        reach = shell // 8
-        near = slice(max(0, shell - reach), min(judge.box_size // 2, shell + reach + 1))
-        power[shell] = (excess[near].sum() / square[near].sum().clamp_min(1e-300)).clamp_min(0)
-    return power.float()
-
-
-def wiener_background(problem: Problem, transform: Tensor, power: Tensor) -> Tensor:
-    """The most likely map (D, D, D) beside a map with this transform, if its power in each shell is `power`."""
-    residual = problem.data - problem.kernel * transform
-    signal = power[problem.shell]
-    inside = problem.shell < problem.box_size // 2
-    return _inverse(residual * inside * signal / (problem.kernel * signal + problem.noise))
+    problem = as_problem(sums)
+    chosen = replace(config, n_gaussians=n_gaussians, background=False)
+    gaussians, _ = _descend(problem, None, chosen, seed, backend, "preview", watch=watch)
+    return NormalFit(gaussians, None, sample(gaussians, problem, backend).numpy(), None, None)
 
 
 def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) -> Gaussians:
     """Isotropic Gaussians in box edges, centres drawn in proportion to the density of a low-passed least-squares map.
 
     Only density counts that exceeds 6 robust standard deviations of the map's surroundings, inside .48 of the box.
+    With signed weights, what lies as far below zero counts as well, and gives Gaussians of negative weight.
     """
     generator = torch.Generator().manual_seed(seed)
     box_size, n = problem.box_size, number_of_gaussians(config, problem.box_size)
@@ -207,12 +199,14 @@ def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) 
     lowpass = max(8.0, 2.5 * problem.pixel_size)  # A
     frequency = problem.shell / (box_size * problem.pixel_size)
     smooth = torch.exp(-((frequency * lowpass) ** 2) * math.log(2.0))
-    density = _inverse(problem.data / (problem.kernel + 0.1 * problem.kernel[inside].median()) * smooth * inside)
+    density = from_transform(problem.data / (problem.kernel + 0.1 * problem.kernel[inside].median()) * smooth * inside)
     density = density - density.median()
     axis = torch.arange(box_size) - box_size // 2
     radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
     noise = 1.4826 * density[radius > 0.48 * box_size].abs().median()
-    density = torch.where((density > 6 * noise) & (radius < 0.48 * box_size), density, 0.0).flatten().double()
+    density = torch.where((density.abs() > 6 * noise) & (radius < 0.48 * box_size), density, 0.0).flatten().double()
+    sign = density.sign().float()
+    density = density.abs() if config.weights == "signed" else density.clamp_min(0)
     if not density.any():  # nothing stands out: pure noise, most likely
         return _start_at_random(config, box_size, seed)
     cumulative = density.cumsum(0)
@@ -224,7 +218,7 @@ def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) 
         means=(place - box_size // 2 + jitter) / box_size,
         scales=torch.full((n, 3), config.initial_scale),
         quaternions=torch.tensor([1.0, 0, 0, 0]).repeat(n, 1),
-        weights=torch.full((n,), _INITIAL_WEIGHT / n),
+        weights=sign[voxel] * (_INITIAL_WEIGHT / n),
     )
 
 
@@ -237,30 +231,63 @@ def number_of_gaussians(config: NormalEquationsConfig, box_size: int) -> int:
 
 def choose_number(
     fitted: Problem, judge: Problem, config: NormalEquationsConfig, seed: int, backend: str | None, label: str
-) -> int:
-    """The number of Gaussians beyond which held-out particles see no gain.
+) -> tuple[int, Ladder]:
+    """The number of Gaussians beyond which held-out particles see no gain, and a row for every number tried.
 
-    From an eighth of the default the number is doubled as long as the held-out error falls by more than two standard
-    errors of the difference: that of two maps V and W is 2 s |K^(1/2) (V - W)|, with s^2 the noise.
+    From half of the default the number is doubled, each time with a fit of a third of the steps, as long as the
+    held-out error of the whole map, background included, falls by more than _GAIN of itself and by more than two
+    standard errors of the difference: that of two maps V and W is 2 s |K^(1/2) (V - W)|, with s^2 the noise.
     """
-    held_out = objective(judge)
-    number = max(1, number_of_gaussians(replace(config, n_gaussians=None), fitted.box_size) // 8)
+    number = max(1, number_of_gaussians(replace(config, n_gaussians=None), fitted.box_size) // 2)
+    short = replace(config, n_boosted_steps=config.n_boosted_steps // 3, n_steps=config.n_steps // 3)
     best: tuple[int, Tensor, float] | None = None
+    ladder: list[tuple[int, float, float]] = []
     while number <= _MOST_GAUSSIANS:
-        chosen = replace(config, n_gaussians=number)
+        chosen = replace(short, n_gaussians=number)
         model, _ = _descend(fitted, None, chosen, seed, backend, f"{label}: {number:,} Gaussians")
-        volume = sample(model, fitted, backend)
-        error = error_and_gradient(held_out, volume)[0]
-        if best is not None:
-            difference = volume - best[1]
-            square = float((difference * _inverse(held_out.kernel * _transform(difference))).sum())
-            noise = 2 * math.sqrt(max(square, 0) * judge.noise / judge.box_size**3)
-            if error > best[2] - 2 * noise:
-                break
+        volume, error = _judged(fitted, judge, model, config, backend)
+        noise = 0.0 if best is None else _standard_error(judge, volume - best[1])
+        ladder.append((number, error, noise))
+        if best is not None and error > best[2] - max(2 * noise, _GAIN * abs(best[2])):
+            break
         best = number, volume, error
         number *= 2
     assert best is not None
-    return best[0]
+    return best[0], tuple(ladder)
+
+
+def _judged(
+    fitted: Problem, judge: Problem, model: Gaussians, config: NormalEquationsConfig, backend: str | None
+) -> tuple[Tensor, float]:
+    """The whole map that comes with a mixture, and its error on the held-out particles."""
+    volume = sample(model, fitted, backend)
+    if config.background:
+        seen = to_transform(volume)
+        volume = volume + wiener_background(fitted, seen, misfit_power(judge, seen))
+    return volume, error_and_gradient(objective(judge), volume)[0]
+
+
+def _standard_error(judge: Problem, volume: Tensor) -> float:
+    """Of the error of a map, due to the noise in <b, V>: 2 s sqrt<V, K * V>."""
+    square = float((volume * from_transform(judge.kernel * to_transform(volume))).sum())
+    return 2 * math.sqrt(max(square, 0) * judge.noise / judge.box_size**3)
+
+
+def _verdict(judge: Problem, seen: Tensor, power: Tensor) -> tuple[float, float]:
+    """How much a map with transform `seen` lowers the error, in standard errors; the fraction of the signal it misses.
+
+    The images' signal is the sum of K |V|^2, of which the sum of K S is missed.
+    """
+    volume = from_transform(seen)
+    error = error_and_gradient(objective(judge), volume)[0]
+    missed = float(shell_sum(judge, judge.kernel * power[judge.shell]).sum())
+    found = float(shell_sum(judge, judge.kernel * seen.abs().square()).sum())
+    return -error / max(_standard_error(judge, volume), 1e-300), missed / max(found + missed, 1e-300)
+
+
+def _final(config: NormalEquationsConfig) -> NormalEquationsConfig:
+    """Settings of the second fit, which goes on from the first."""
+    return replace(config, n_boosted_steps=0, n_steps=config.n_final_steps, learning_rate=config.learning_rate / 2)
 
 
 def sample(gaussians: Gaussians, problem: Problem, backend: str | None = None) -> Tensor:
@@ -286,20 +313,22 @@ def _descend(
     label: str,
     *,
     start: Gaussians | None = None,
-) -> tuple[Gaussians, tuple[tuple[int, float, float], ...]]:
+    watch: Watch | None = None,
+) -> tuple[Gaussians, Curve]:
     """Adam on all particles at once, from a mixture in A or as configured.
 
-    Return the mixture in A and (step, error, error under `judge`) along the way.
+    Return the mixture in A and (step, error, error under `judge`) along the way. `watch` may stop it early.
     """
     box_size = problem.box_size
     edge = box_size * problem.pixel_size
+    signed = config.weights == "signed"
     if start is not None:
-        begin = _in_box_edges(start, edge)
+        begin = _in_box_edges(start, edge, signed)
     elif config.start == "data":
         begin = start_from_data(problem, config, seed)
     else:
         begin = _start_at_random(config, box_size, seed)
-    parameters = to_parameters(begin)
+    parameters = to_parameters(begin, signed=signed)
     with torch.no_grad():
         unit = _best_scale(problem, _sampled(parameters, config, box_size, backend))
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
@@ -318,18 +347,19 @@ def _descend(
         optimizer.zero_grad()
         volume.backward(gradient * unit)
         optimizer.step()
+        if watch is not None and watch(step + 1, steps) is True:
+            break
     # voxelize in box edges gives weight / edge^3 of what it gives in A.
     model = in_angstrom(_mixture(parameters, config, box_size), edge=edge, weight_unit=unit * edge**3)
     return model, tuple(curve)
 
 
-def _in_box_edges(model: Gaussians, edge: float) -> Gaussians:
-    """A mixture in A as a start of a fit: in box edges, of the usual integral, weights strictly positive."""
-    weights = model.weights * (_INITIAL_WEIGHT / model.weights.sum())
-    least = 1e-6 * _INITIAL_WEIGHT / len(model)  # softplus has no parameter for zero
-    return replace(
-        model, means=model.means / edge, scales=(model.scales / edge).clamp_min(1e-9), weights=weights.clamp_min(least)
-    )
+def _in_box_edges(model: Gaussians, edge: float, signed: bool) -> Gaussians:
+    """A mixture in A as a start of a fit: in box edges, of the usual integral; weights strictly positive or signed."""
+    weights = model.weights * (_INITIAL_WEIGHT / model.weights.abs().sum())
+    if not signed:
+        weights = weights.clamp_min(1e-6 * _INITIAL_WEIGHT / len(model))  # softplus has no parameter for zero
+    return replace(model, means=model.means / edge, scales=(model.scales / edge).clamp_min(1e-9), weights=weights)
 
 
 def _sampled(parameters: Parameters, config: NormalEquationsConfig, box_size: int, backend: str | None) -> Tensor:
@@ -339,7 +369,7 @@ def _sampled(parameters: Parameters, config: NormalEquationsConfig, box_size: in
 
 
 def _mixture(parameters: Parameters, config: NormalEquationsConfig, box_size: int) -> Gaussians:
-    return from_parameters(parameters, floor=config.floor_pixels / box_size)
+    return from_parameters(parameters, floor=config.floor_pixels / box_size, signed=config.weights == "signed")
 
 
 def _start_at_random(config: NormalEquationsConfig, box_size: int, seed: int) -> Gaussians:
@@ -353,32 +383,19 @@ def _start_at_random(config: NormalEquationsConfig, box_size: int, seed: int) ->
 
 
 def _best_scale(problem: Problem, volume: Tensor) -> float:
-    """The factor that brings a map closest to the data: <b, V> / <V, K * V>. Refuse one that is not positive."""
-    transform = _transform(volume)
+    """The factor that brings a map closest to the data: <b, V> / <V, K * V>, but at least a standard error of it.
+
+    Refuse one that is negative beyond doubt.
+    """
+    transform = to_transform(volume)
     twice = torch.full((transform.shape[-1],), 2.0)
     twice[0] = twice[-1] = 1.0
     product = float(((transform.conj() * problem.data).real * problem.weight * twice).sum())
     square = float((transform.abs().square() * problem.kernel * problem.weight * twice).sum())
-    if product <= 0:
+    noise = math.sqrt(problem.noise * square)
+    if product < -_DARK * noise:
         raise InputError(
             "the particles anticorrelate with positive density: protein seems dark",
             remedy="give --sign -1 if the images are not inverted yet",
         )
-    return product / square
-
-
-def _shell_sum(problem: Problem, values: Tensor) -> Tensor:
-    return torch.bincount(problem.shell.flatten(), values.flatten().double())
-
-
-def _shell_mean(problem: Problem, values: Tensor) -> Tensor:
-    return _shell_sum(problem, values) / _shell_sum(problem, torch.ones_like(values))
-
-
-def _transform(volume: Tensor) -> Tensor:
-    """Half grid of a map, about its first voxel: a phase common to V and b, which K, being real, leaves alone."""
-    return torch.fft.rfftn(volume)
-
-
-def _inverse(transform: Tensor) -> Tensor:
-    return torch.fft.irfftn(transform, s=(transform.shape[0],) * 3)
+    return max(product, noise) / square

@@ -47,13 +47,16 @@ class DataTerm:
         return kernel, self.filtered[rows], self.energy[rows]
 
 
-def data_term(stack: ParticleStack, *, boost: float = 0.0, max_cache_bytes: int = 2**32) -> DataTerm:
+def data_term(
+    stack: ParticleStack, *, boost: float = 0.0, band: str = "disc", max_cache_bytes: int = 2**32
+) -> DataTerm:
     """Prepare the data term; images stay in memory as b if they fit into `max_cache_bytes`, else on disk.
 
     boost weights component k by exp(boost k^2 / k_Nyquist^2): high frequencies, small in any map, are then learned
-    at the pace of low ones.
+    at the pace of low ones. band : "disc", the components |k| < D / 2, or "square", all that an image has.
     """
-    spectrum = disc(stack.box_size) * torch.exp(boost * radius_squared(stack.box_size) / (stack.box_size / 2) ** 2)
+    kept = disc(stack.box_size) if band == "disc" else torch.ones_like(disc(stack.box_size))
+    spectrum = kept * torch.exp(boost * radius_squared(stack.box_size) / (stack.box_size / 2) ** 2)
     spectrum = spectrum.float()
     if len(stack) * stack.box_size**2 * 4 > max_cache_bytes:
         return DataTerm(stack, spectrum, None, None)

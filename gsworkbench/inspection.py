@@ -12,6 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gsworkbench.assessment.alarms import (
+    fingerprints,
+    gather,
+    identical_images,
+    near_coordinates,
+    particles_in_both_halves,
+)
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.backprojection import solve
@@ -20,6 +27,8 @@ from gsworkbench.normal_equations import accumulate
 from gsworkbench.particles import ParticleStack
 
 QUICK_PARTICLES, QUICK_BOX = 2000, 64
+NEAR = 20.0  # A; particles picked closer than this to each other are taken for the same one
+COMPARED = 10_000  # images that are compared with each other to find copies
 ENOUGH = 100  # fewer particles than this make half maps too poor to judge poses by
 
 
@@ -99,6 +108,24 @@ def check_poses(stack: ParticleStack, *, n_particles: int = QUICK_PARTICLES, see
             _half_map_fsc(others), _half_map_fsc(dataclasses.replace(others, shifts_angstrom=0 * part.shifts_angstrom))
         ),
     )
+
+
+def particle_alarms(stack: ParticleStack, *, most_images: int | None = None, seed: int = 0) -> list[str]:
+    """Sentences on what half sets 1 and 2 share: entries of the file, places on micrographs, copies of images.
+
+    Half sets are those of `stack`; where it has none, they are dealt as a reconstruction would. most_images : how many
+    images to compare, drawn at random; 0 for none, None for all.
+    """
+    halves = stack if stack.half_set.all() else stack.with_half_sets(seed)
+    found = [particles_in_both_halves(halves.file_index, halves.image_index, halves.half_set)]
+    if halves.picks is not None:
+        where = halves.picks
+        found.append(near_coordinates(where.micrograph_index, where.positions_angstrom, halves.half_set, NEAR))
+    if most_images != 0:
+        part = halves if most_images is None else halves[_sample(len(halves), most_images, seed)]
+        rows, components = zip(*((rows, fingerprints(images)) for rows, images in part.chunks()), strict=True)
+        found.append(identical_images(np.concatenate(components), part.half_set[np.concatenate(rows)]))
+    return gather(found)
 
 
 def memory_estimate(stack: ParticleStack) -> dict[str, int]:

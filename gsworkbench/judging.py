@@ -1,13 +1,19 @@
 """From two half maps, and a truth or an atomic model, to a folder of curves, files for EMDB and RELION, and alarms.
 
-What `gsworkbench fsc` and `postprocess` do, and the last step of `reconstruct`. The judging itself is in assessment/.
+What `gsworkbench fsc`, `postprocess`, `localres` and `directional` do, and the last step of `reconstruct`. The judging
+itself is in assessment/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,24 +22,31 @@ from numpy.typing import NDArray
 from gsworkbench.assessment import alarms
 from gsworkbench.assessment.corrected import noise_substitution
 from gsworkbench.assessment.definitions import Judgement, find_definition, judge
-from gsworkbench.assessment.directional import DirectionalFsc, directional_fsc
+from gsworkbench.assessment.directional import DirectionalFsc, Sampling, directional_fsc, sampling
 from gsworkbench.assessment.exports import write_fsc_xml, write_postprocess_star
 from gsworkbench.assessment.fsc import FscCurve, Resolution, fourier_shell_correlation, resolution, write_fsc_csv
 from gsworkbench.assessment.honesty import Overstatement, overstatement
 from gsworkbench.assessment.local import LocalResolution, local_resolution
-from gsworkbench.assessment.masks import automatic_mask, make_mask, spherical_mask
+from gsworkbench.assessment.masks import Mask, MaskRecipe, automatic_mask, make_mask, spherical_mask
 from gsworkbench.assessment.model_map import model_map
+from gsworkbench.assessment.sharpening import Sharpened, sharpen
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 from gsworkbench.molecules import read_atoms
-from gsworkbench.plotting import directional_figure, fsc_figure, local_resolution_figure
+from gsworkbench.plotting import directional_figure, fsc_figure, local_resolution_figure, views_figure
 from gsworkbench.readers import map_origin, read_map, write_map
 
 Volume = NDArray[np.floating]
 
-MASKS = ("own", "auto", "sphere", "none")
+MASKS = ("own", "auto", "sphere", "loose", "tight", "none")
+HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")  # as `reconstruct` names them
+SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
 MODEL_B_FACTOR = 60.0  # A^2, of every atom of a model; inside a shell the FSC does not depend on it, but for the mask
 FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.star")  # what write_assessment may write
+GROWN = {
+    "loose": MaskRecipe("grown", dilation=25, edge=15),
+    "tight": MaskRecipe("grown", dilation=6, edge=6),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class Assessment:
     resolutions : read off them, by the definition between half maps, at 0.5 to a truth or model; none of the
     randomised curve. judgement : of the half maps, None without them. overstatements : "unmasked", "masked" -> H, with
     half maps and truth. alarms : sentences.
-    mask, mask_name : of the masked curves; None, "none" without.
+    mask, mask_name : of the masked curves; None, "none" without. model_b_factor : of the model's atoms, A^2.
     """
 
     curves: tuple[FscCurve, ...]
@@ -55,6 +68,7 @@ class Assessment:
     mask: Volume | None
     mask_name: str
     voxel_size: float
+    model_b_factor: float | None = None
 
     def figures(self) -> dict[str, Any]:
         """Return the numbers for run.json: each curve's mean and resolution, and H."""
@@ -68,11 +82,25 @@ class Assessment:
     def lines(self) -> list[str]:
         """Return what to print."""
         read = {r.curve: r for r in self.resolutions}
-        lines = [f"{read[c.name]}; mean FSC {c.mean():.4f}" for c in self.curves if c.name in read]
+        of_model = "" if self.model_b_factor is None else f"; {self.remark()}"
+        lines = [
+            f"{read[c.name]}{of_model if c.name.endswith('_model') else ''}; mean FSC {c.mean():.4f}"
+            for c in self.curves
+            if c.name in read
+        ]
+        lines += [str(r) for r in self.judgement.half_bits] if self.judgement is not None else []
         lines += [f"{name}: {h}" for name, h in self.overstatements.items()]
         if self.judgement is not None:
             lines += [f"note: {note}" for note in self.judgement.notes]
         return lines + [f"alarm: {alarm}" for alarm in self.alarms]
+
+    def remark(self) -> str:
+        """Return what a caption has to add."""
+        return "" if self.model_b_factor is None else f"atoms of the model at B = {self.model_b_factor:g} A^2"
+
+    def raising(self, *more: str | None) -> Assessment:
+        """Return it with further alarms."""
+        return replace(self, alarms=tuple(alarms.gather([*self.alarms, *more])))
 
 
 def assess(
@@ -84,19 +112,28 @@ def assess(
     model: Volume | None = None,
     mask: str = "auto",
     user_mask: Volume | None = None,
+    more_masks: Mapping[str, Mask] = MappingProxyType({}),
     definition: str = "RELION",
     seed: int = 0,
 ) -> Assessment:
     """Judge maps (D, D, D) under a named definition.
 
     volume : the map compared with the truth and with the model's map, and that masks are made from. mask : "own" (as
-    the definition makes it), "auto", "sphere", "none", or the name of `user_mask`. seed : of the random phases.
+    the definition makes it), one of MASKS, or the name of `user_mask`. more_masks : name -> mask, for half-map curves
+    of their own. seed : of the random phases and the bootstrap.
     """
     chosen, name = choose_mask(mask, user_mask, volume, voxel_size, definition)
     judgement = None
     if halves is not None:
         judgement = judge(
-            *halves, definition, voxel_size=voxel_size, mask=chosen, mask_name=name, masked=mask != "none", seed=seed
+            *halves,
+            definition,
+            voxel_size=voxel_size,
+            mask=chosen,
+            mask_name=name,
+            masked=mask != "none",
+            more_masks={f"fsc_{name}": made for name, made in more_masks.items()},
+            seed=seed,
         )
     references = {what: other for what, other in (("truth", truth), ("model", model)) if other is not None}
     others = [
@@ -122,38 +159,53 @@ def judge_maps(
     half_2: Path,
     *,
     definition: str = "RELION",
-    mask: str = "none",
+    masks: Sequence[str] = ("none",),
     truth: Path | None = None,
     model: Path | None = None,
     b_factor: float = MODEL_B_FACTOR,
     initial: Path | None = None,
+    held_out: Path | None = None,
     seed: int = 0,
 ) -> Assessment:
     """Judge half maps on disk, and their mean against a truth and an atomic model.
 
-    mask : as in `assess`, or a path. model : coordinates (.cif, .pdb) in the frame of half map 1, whose potential has
-    every atom at `b_factor` A^2. initial : the map that both fits started from.
+    masks : names as in `assess`, or paths; the first is that of fsc_masked and of the correction, the others give a
+    curve each. model : coordinates (.cif, .pdb) in the frame of half map 1, whose potential has every atom at
+    `b_factor` A^2. initial : the map that both fits started from. held_out : the held_out.csv of the fit.
     """
     definition = find_definition(definition).name
-    paths = {"truth": truth, "initial": initial, "mask": None if mask in MASKS else Path(mask)}
+    paths = {"truth": truth, "initial": initial}
     given = {name: path for name, path in paths.items() if path is not None}
-    (first, second, *others), voxel_size = read_maps(half_1, half_2, *given.values())
-    read = dict(zip(given, others, strict=True))
+    user = [name for name in masks if name not in MASKS]
+    (first, second, *others), voxel_size = read_maps(half_1, half_2, *given.values(), masks=user)
+    read = dict(zip([*given, *user], others, strict=True))
+    mean = (first + second) / np.float32(2)
+    more = {
+        _curve_name(name): choose_mask(name, read.get(name), mean, voxel_size, definition)
+        for name in masks[1:]
+        if name != "none"
+    }
     found = assess(
-        (first + second) / np.float32(2),
+        mean,
         (first, second),
         read.get("truth"),
         voxel_size=voxel_size,
         model=_map_of_atoms(model, half_1, len(first), voxel_size, b_factor) if model else None,
-        mask=mask,
-        user_mask=read.get("mask"),
+        mask=masks[0],
+        user_mask=read.get(masks[0]),
+        more_masks={name: (m, words) for name, (m, words) in more.items() if m is not None},
         definition=definition,
         seed=seed,
     )
-    if "initial" not in read or found.judgement is None:
-        return found
-    started = alarms.shared_initialisation(first, second, read["initial"], found.judgement.resolution, found.mask)
-    return replace(found, alarms=(*found.alarms, *alarms.gather([started])))
+    found = replace(found, model_b_factor=b_factor if model else None)
+    assert found.judgement is not None
+    if "initial" in read:
+        found = found.raising(
+            alarms.shared_initialisation(first, second, read["initial"], found.judgement.resolution, found.mask)
+        )
+    if held_out is not None:
+        found = found.raising(alarms.held_out_disagrees(*read_held_out(held_out), found.curves[0].mean()))
+    return found
 
 
 def judge_substituted(
@@ -163,8 +215,8 @@ def judge_substituted(
 
     The curves are fsc_measured, fsc_substituted and fsc_corrected, FSC_true of Chen et al. 2013.
     """
-    user = [] if mask in MASKS else [Path(mask)]
-    (first, second, third, fourth, *others), voxel_size = read_maps(*halves, *substituted, *user)
+    user = [] if mask in MASKS else [mask]
+    (first, second, third, fourth, *others), voxel_size = read_maps(*halves, *substituted, masks=user)
     chosen, name = choose_mask(mask, others[0] if user else None, (first + second) / 2, voxel_size, "RELION")
     found = noise_substitution(
         (first, second), (third, fourth), from_angstrom=beyond, voxel_size=voxel_size, mask=chosen, mask_name=name
@@ -175,15 +227,73 @@ def judge_substituted(
     return Assessment(curves, read, None, {}, raised, chosen, name, voxel_size)
 
 
-def read_maps(first: Path, *others: Path) -> tuple[list[Volume], float]:
-    """Read maps that must lie on the grid of the first; return them and the voxel size, A."""
+def with_substitution(found: Assessment, substitution: Assessment) -> Assessment:
+    """Add the curve of substituted half maps, what is left without it (fsc_less_substituted), and the alarm."""
+    names = {"fsc_substituted": "fsc_substituted", "fsc_corrected": "fsc_less_substituted"}
+    curves = [replace(c, name=names[c.name]) for c in substitution.curves if c.name in names]
+    read = [replace(r, curve=names[r.curve]) for r in substitution.resolutions if r.curve in names]
+    more = replace(found, curves=(*found.curves, *curves), resolutions=(*found.resolutions, *read))
+    return more.raising(*substitution.alarms)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What `gsworkbench reconstruct` left in a folder for the judge: None where it did not.
+
+    beyond : A, where the phases of the substituted maps' particles become random, by run.json.
+    """
+
+    halves: tuple[Path, Path]
+    substituted: tuple[Path, Path] | None
+    beyond: float | None
+    held_out: Path | None
+
+
+def run_folder(path: Path) -> RunFolder:
+    """Find half maps, substituted half maps and held_out.csv in the folder of a reconstruction."""
+    halves, substituted = ((path / first, path / second) for first, second in (HALF_MAPS, SUBSTITUTED))
+    if not all(half.is_file() for half in halves):
+        raise InputError("this folder holds no two half maps", file=path, remedy=f"it should have {HALF_MAPS[0]}")
+    held_out, beyond = path / "held_out.csv", None
+    if not all(half.is_file() for half in substituted):
+        return RunFolder(halves, None, None, held_out if held_out.is_file() else None)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # then it has to be given
+        beyond = float(json.loads((path / "run.json").read_text())["config"]["noise_substitute_beyond"])
+    return RunFolder(halves, substituted, beyond, held_out if held_out.is_file() else None)
+
+
+def read_held_out(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the columns error_fitted and error_held_out, (n,) each, of a held_out.csv of `reconstruct`."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [(float(row["error_fitted"]), float(row["error_held_out"])) for row in csv.DictReader(file)]
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError("not a held_out.csv", file=path, remedy="give the one of a reconstruction") from error
+    if not rows or not np.isfinite(rows).all():
+        raise InputError("there are no held-out errors in it", file=path)
+    fitted, held_out = np.array(rows).T
+    return fitted, held_out
+
+
+def read_maps(first: Path, *others: Path, masks: Sequence[str | Path] = ()) -> tuple[list[Volume], float]:
+    """Read maps, then masks, that must lie on the grid of the first; return them and the voxel size, A.
+
+    A map that is the same everywhere raises InputError.
+    """
     volume, voxel_size = read_map(first)
     volumes: list[Volume] = [volume]
-    for path in others:
+    for path in (*others, *masks):
         other, size = read_map(path)
         if other.shape != volume.shape or abs(size / voxel_size - 1) > 0.01:
-            raise InputError(f"its grid is not that of {first}", file=path)
+            raise InputError(
+                f"its grid, {len(other)} voxels of {size:.4g} A, is not that of {first}, {len(volume)} voxels of "
+                f"{voxel_size:.4g} A",
+                file=path,
+            )
         volumes.append(other)
+    for path, volume in zip((first, *others), volumes, strict=False):  # a mask may be the same everywhere
+        if not np.ptp(volume) > 0:
+            raise InputError("the map is the same everywhere: it holds nothing to compare", file=path)
     return volumes, voxel_size
 
 
@@ -193,34 +303,67 @@ def choose_mask(
     """Return the mask of the masked curves and its description; (None, "none") for no mask."""
     if user_mask is not None:
         if user_mask.min() < 0 or user_mask.max() > 1:
-            raise InputError("a mask must lie between 0 and 1", file=choice)
+            raise InputError(
+                f"a mask must lie between 0 and 1, not {user_mask.min():.3g} and {user_mask.max():.3g}", file=choice
+            )
+        if not (user_mask > 0.5).any():
+            raise InputError("the mask is empty: no voxel is above 0.5", file=choice)
         return user_mask, Path(choice).name
     if choice == "sphere":
         return spherical_mask(len(volume), voxel_size)
     if choice == "auto":
         return automatic_mask(volume, voxel_size)
+    if choice in GROWN:
+        return make_mask(GROWN[choice], volume, voxel_size)
     recipe = find_definition(definition).masks.get("fsc_masked") if choice == "own" else None
     return (None, "none") if recipe is None else make_mask(recipe, volume, voxel_size)
 
 
-def write_assessment(output_dir: Path, assessment: Assessment, title: str, half_maps: tuple[str, str]) -> None:
-    """Write FILES: mask.mrc if there is a mask, curves if there are any, fsc.xml and postprocess.star of half maps."""
+def postprocess(half_1: Path, half_2: Path, judgement: Judgement, b_factor: float | None = None) -> Sharpened:
+    """Weight the mean of two half maps by the FSC of the definition, and sharpen it; see sharpening.sharpen."""
+    (first, second), _ = read_maps(half_1, half_2)
+    curve = judgement.curve(judgement.resolution.curve)
+    assert curve is not None
+    return sharpen((first + second) / np.float32(2), curve, b_factor)
+
+
+def write_assessment(
+    output_dir: Path,
+    assessment: Assessment,
+    title: str,
+    half_maps: tuple[str, str],
+    sharpened: Sharpened | None = None,
+) -> None:
+    """Write FILES: mask.mrc if there is a mask, curves if there are any, fsc.xml and postprocess.star of half maps.
+
+    sharpened : of `postprocess`; gives postprocess.mrc, and postprocess_masked.mrc where there is a mask.
+    """
     if assessment.mask is not None:
         write_map(output_dir / "mask.mrc", assessment.mask, assessment.voxel_size, assessment.mask_name)
     if not assessment.curves:
         return
-    write_fsc_csv(output_dir / "fsc.csv", assessment.curves)
-    figure = fsc_figure(assessment.curves, assessment.resolutions, title)
+    judgement = assessment.judgement
+    errors = judgement.errors if judgement else {}
+    columns = {f"{name}_error": values for name, values in errors.items()}
+    columns |= {f"{name}_bootstrap": values for name, values in (judgement.bootstrap if judgement else {}).items()}
+    write_fsc_csv(output_dir / "fsc.csv", assessment.curves, columns)
+    remarks = [assessment.remark()] if assessment.remark() else []
+    figure = fsc_figure(assessment.curves, assessment.resolutions, title, errors=errors, remarks=remarks)
     for name in ("fsc.png", "fsc.svg"):
         with atomic_path(output_dir / name) as temporary:
             figure.savefig(temporary, dpi=150, metadata={"Date": None} if name.endswith("svg") else None)
-    judgement = assessment.judgement
+    if sharpened is not None:
+        words = f"FSC-weighted, B {sharpened.b_factor:.1f} A^2"
+        write_map(output_dir / "postprocess.mrc", sharpened.volume, assessment.voxel_size, words)
+        if assessment.mask is not None:
+            inside = sharpened.volume * assessment.mask
+            write_map(output_dir / "postprocess_masked.mrc", inside, assessment.voxel_size, words + ", masked")
     if judgement is not None:
         best = judgement.curve(judgement.resolution.curve)
         assert best is not None
         write_fsc_xml(output_dir / "fsc.xml", best, judgement.resolution)
         mask = "None" if assessment.mask is None else "mask.mrc"
-        write_postprocess_star(output_dir / "postprocess.star", judgement, half_maps, mask)
+        write_postprocess_star(output_dir / "postprocess.star", judgement, half_maps, mask, sharpened)
 
 
 def localise(
@@ -232,32 +375,36 @@ def localise(
     window: float | None = None,
     step: float | None = None,
     threshold: float = 0.5,
-) -> LocalResolution:
-    """Local resolution of two maps on disk; writes locres.mrc (A) and locres.png (histogram and central section)."""
-    (first, second), chosen, name, voxel_size = _pair_and_mask(map_1, map_2, mask)
+    truth: Path | None = None,
+) -> tuple[LocalResolution, ...]:
+    """Local resolution of two maps on disk; writes locres.mrc (A) and locres.png (histogram and central sections).
+
+    truth : a map to compare their mean with in the same windows; writes locres_truth.mrc and .png, and returns both.
+    """
+    (first, second, *others), chosen, name, voxel_size = _maps_and_mask(mask, map_1, map_2, *([truth] if truth else []))
     if chosen is None:
         raise InputError("local resolution needs a mask to look inside", remedy="give --mask auto, sphere or a file")
-    found = local_resolution(
-        first,
-        second,
-        voxel_size=voxel_size,
-        mask=chosen,
-        mask_name=name,
-        window=window,
-        step=step,
-        threshold=threshold,
-    )
-    write_map(out / "locres.mrc", found.resolution, voxel_size, f"A, window {found.window:g} A, step {found.step:g} A")
-    with atomic_path(out / "locres.png") as temporary:
-        local_resolution_figure(found, (first + second) / 2).savefig(temporary, dpi=150)
-    return found
+    mean = (first + second) / 2
+    pairs = {"locres": (first, second)} | ({"locres_truth": (mean, others[0])} if others else {})
+    found = {
+        file: local_resolution(
+            *pair, voxel_size=voxel_size, mask=chosen, mask_name=name, window=window, step=step, threshold=threshold
+        )
+        for file, pair in pairs.items()
+    }
+    for file, local in found.items():
+        words = f"A, window {local.window:g} A, step {local.step:g} A"
+        write_map(out / f"{file}.mrc", local.resolution, voxel_size, words)
+        with atomic_path(out / f"{file}.png") as temporary:
+            local_resolution_figure(local, mean).savefig(temporary, dpi=150)
+    return tuple(found.values())
 
 
 def direct(
     map_1: Path, map_2: Path, *, out: Path, mask: str = "auto", half_angle: float = 20.0, threshold: float = 0.143
 ) -> DirectionalFsc:
     """Directional FSC of two maps on disk; writes directional.csv, a row per direction, and directional.png."""
-    (first, second), chosen, name, voxel_size = _pair_and_mask(map_1, map_2, mask)
+    (first, second), chosen, name, voxel_size = _maps_and_mask(mask, map_1, map_2)
     found = directional_fsc(
         first,
         second,
@@ -276,11 +423,26 @@ def direct(
     return found
 
 
-def _pair_and_mask(map_1: Path, map_2: Path, mask: str) -> tuple[tuple[Volume, Volume], Volume | None, str, float]:
-    user = [] if mask in MASKS else [Path(mask)]
-    (first, second, *others), voxel_size = read_maps(map_1, map_2, *user)
-    chosen, name = choose_mask(mask, others[0] if user else None, (first + second) / 2, voxel_size, "RELION")
-    return (first, second), chosen, name, voxel_size
+def views(rotations: NDArray[np.floating], out: Path) -> Sampling:
+    """Distribution of the views of `rotations` (n, 3, 3) and how evenly they sample; writes views.png."""
+    found = sampling(rotations)
+    with atomic_path(out / "views.png") as temporary:
+        views_figure(rotations, found).savefig(temporary, dpi=150)
+    return found
+
+
+def _maps_and_mask(mask: str, first: Path, *others: Path) -> tuple[list[Volume], Volume | None, str, float]:
+    """Maps on the grid of the first, and the mask chosen for the mean of the first two."""
+    user = [] if mask in MASKS else [mask]
+    volumes, voxel_size = read_maps(first, *others, masks=user)
+    user_mask = volumes.pop() if user else None
+    chosen, name = choose_mask(mask, user_mask, (volumes[0] + volumes[1]) / 2, voxel_size, "RELION")
+    return volumes, chosen, name, voxel_size
+
+
+def _curve_name(mask: str) -> str:
+    """The name of a mask in that of a curve: of a file, its stem."""
+    return mask if mask in MASKS else re.sub(r"\W+", "_", Path(mask).stem)
 
 
 def _map_of_atoms(path: Path, map_path: Path, box_size: int, voxel_size: float, b_factor: float) -> Volume:
@@ -349,6 +511,7 @@ def _alarms(
     if halves is not None and judgement is not None:
         read = {r.curve: r for r in judgement.resolutions}
         unmasked = judgement.curves[0]
+        raised += [alarms.same_map_twice(*halves), alarms.unlike_scales(*halves)]
         raised += [alarms.empty_shells(unmasked), alarms.agree_where_empty(*halves, unmasked)]
         raised += [
             alarms.rises_again(c, judgement.errors[c.name]) for c in judgement.curves if c.name in judgement.errors

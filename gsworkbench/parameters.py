@@ -1,7 +1,8 @@
 """What an optimiser sees of a mixture: unconstrained parameters, a learning rate for each type.
 
 Lengths are in box edges, so that the papers' rates and starts apply as printed. Scales, and weights unless they may be
-negative, are softplus of their parameters.
+negative, are softplus of their parameters. Signed weights are their parameters over the number of Gaussians, so that a
+rate means as much for any number.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.nn.functional import softplus
 
 from gsworkbench.gaussians import Gaussians
 
-Parameters = dict[str, Tensor]  # means (n, 3), scales (n, 3), quaternions (n, 4), weights (n,)
+Parameters = dict[str, Tensor]  # means (n, 3), scales (n, 3) or (n, 1), quaternions (n, 4), weights (n,)
 
 
 @dataclass(frozen=True)
@@ -28,23 +29,45 @@ class Rates:
     weights: float = 1.0
 
 
-def to_parameters(model: Gaussians) -> Parameters:
-    """Parameters of a mixture in box edges, ready to be optimised. `from_parameters` inverts it up to the floor."""
+def to_parameters(model: Gaussians, *, isotropic: bool = False, peak: bool = False, signed: bool = False) -> Parameters:
+    """Parameters of a mixture in box edges, ready to be optimised. `from_parameters` inverts it up to the floor.
+
+    isotropic : scales are (n, 1), the mean of each Gaussian's three. peak : weights stand for heights, not integrals.
+    signed : weights may be negative.
+    """
+    scales = model.scales.mean(1, keepdim=True) if isotropic else model.scales
+    weights = model.weights / volumes(scales.expand(-1, 3), model.floor_angstrom) if peak else model.weights
     raw = {
         "means": model.means,
-        "scales": _inverse_softplus(model.scales),
+        "scales": _inverse_softplus(scales),
         "quaternions": model.quaternions,
-        "weights": _inverse_softplus(model.weights),
+        "weights": weights * len(model) if signed else _inverse_softplus(weights),
     }
     return {name: p.detach().clone().requires_grad_() for name, p in raw.items()}
 
 
-def from_parameters(parameters: Parameters, *, floor: float = 0.0, minimum_scale: float = 0.0) -> Gaussians:
+def from_parameters(
+    parameters: Parameters,
+    *,
+    floor: float = 0.0,
+    minimum_scale: float = 0.0,
+    peak: bool = False,
+    signed: bool = False,
+) -> Gaussians:
     """The mixture in box edges that parameters stand for; an additive floor and, if not 0, a clamp of its scales."""
     scales = softplus(parameters["scales"])
     if minimum_scale:
         scales = scales.clamp_min(minimum_scale)
-    return Gaussians(parameters["means"], scales, parameters["quaternions"], softplus(parameters["weights"]), floor)
+    scales, weights = scales.expand(-1, 3), parameters["weights"]
+    weights = weights / len(weights) if signed else softplus(weights)
+    if peak:
+        weights = weights * volumes(scales, floor)
+    return Gaussians(parameters["means"], scales, parameters["quaternions"], weights, floor)
+
+
+def volumes(scales: Tensor, floor: float) -> Tensor:
+    """(n,) integrals of Gaussians of height 1: (2 pi)^(3/2) times the root of the covariance's determinant."""
+    return (2 * math.pi) ** 1.5 * (scales**2 + floor**2).sqrt().prod(-1)
 
 
 def in_angstrom(model: Gaussians, *, edge: float, weight_unit: float) -> Gaussians:

@@ -38,6 +38,22 @@ class CtfParameters:
 
 
 @dataclass(frozen=True)
+class Picks:
+    """Where particles lie on their micrographs, for telling duplicates.
+
+    micrographs : names, each once. micrograph_index : (n,) int, which of them. positions_angstrom : (n, 2) float64 x, y
+    of the particles' centres, refined shifts included where the file's convention is known.
+    """
+
+    micrographs: tuple[str, ...]
+    micrograph_index: NDArray[np.int64]
+    positions_angstrom: Float64
+
+    def __getitem__(self, indices: NDArray[np.integer] | NDArray[np.bool_] | slice) -> Picks:
+        return Picks(self.micrographs, self.micrograph_index[indices], self.positions_angstrom[indices])
+
+
+@dataclass(frozen=True)
 class ParticleStack:
     """n particles, keyed by (stack file, index in it).
 
@@ -55,6 +71,7 @@ class ParticleStack:
     data_sign : (n,) int8, +1 or -1: the factor that makes protein white. Applied by `images`.
     source : the metadata file that was read, for messages and for writing rows back; None for one made in memory.
     source_row : (n,) int, the row in `source`, counted from 0.
+    picks : where the particles were picked; None where the file does not say.
     """
 
     files: tuple[Path, ...]
@@ -69,6 +86,7 @@ class ParticleStack:
     data_sign: NDArray[np.int8]
     source: Path | None
     source_row: NDArray[np.int64]
+    picks: Picks | None = None
 
     def __len__(self) -> int:
         return len(self.image_index)
@@ -85,6 +103,7 @@ class ParticleStack:
             half_set=self.half_set[indices],
             data_sign=self.data_sign[indices],
             source_row=self.source_row[indices],
+            picks=None if self.picks is None else self.picks[indices],
         )
 
     def images(self, indices: NDArray[np.integer] | slice | None = None) -> NDArray[np.float32]:

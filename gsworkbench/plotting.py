@@ -4,7 +4,9 @@ Figures are made without pyplot, so they need no screen and leave no global stat
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
 
-    from gsworkbench.assessment.directional import DirectionalFsc
+    from gsworkbench.assessment.directional import DirectionalFsc, Sampling
     from gsworkbench.assessment.local import LocalResolution
 
 # Okabe and Ito's palette, told apart by colour-blind readers; black first.
@@ -24,22 +26,44 @@ COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#5
 THRESHOLDS = (0.143, 0.5)
 
 
-def fsc_figure(curves: Sequence[FscCurve], resolutions: Sequence[Resolution], title: str = "") -> Figure:
-    """Draw FSC curves of one box and where they cross; save the figure with `figure.savefig(path)`."""
+def fsc_figure(
+    curves: Sequence[FscCurve],
+    resolutions: Sequence[Resolution],
+    title: str = "",
+    *,
+    errors: Mapping[str, NDArray[np.floating]] = MappingProxyType({}),
+    remarks: Sequence[str] = (),
+) -> Figure:
+    """Draw FSC curves of one box and where they cross; save the figure with `figure.savefig(path)`.
+
+    errors : curve name -> standard errors, drawn as a band of one to either side. remarks : further lines of the
+    caption, which says the definition, how resolutions were read, and every mask.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5, 4.4), layout="constrained")
+    masks = list(dict.fromkeys(c.mask for c in curves if c.mask != "none"))
+    band = ["bands: one standard error"] if any(c.name in errors for c in curves) else []
+    caption = [_definition(curves[0], resolutions), *(f"mask: {words}" for words in masks), *band, *remarks]
+    lines = [line for text in caption for line in textwrap.wrap(text, 105)]
+    figure = Figure(figsize=(5.5, 4.1 + 0.2 * len(curves) + 0.13 * len(lines)), layout="constrained")
     axes = figure.add_subplot()
-    for curve, colour in zip(curves, COLOURS, strict=False):
-        draw_curve(axes, curve, resolutions, colour=colour, label=_in_words(curve.name))
+    for number, curve in enumerate(curves):
+        colour = COLOURS[number % len(COLOURS)]
+        style = "-" if number < len(COLOURS) else "--"
+        draw_curve(axes, curve, resolutions, colour=colour, label=_in_words(curve.name), style=style)
+        if curve.name in errors:
+            low, high = curve.values - errors[curve.name], curve.values + errors[curve.name]
+            axes.fill_between(curve.frequencies, low, high, color=colour, alpha=0.15, lw=0)
     draw_frame(axes, curves[0])
     draw_legend(axes)
     axes.set_title(title, fontsize="medium")
-    figure.supxlabel(_definition(curves[0], resolutions), fontsize="x-small", color="0.45")
+    figure.supxlabel("\n".join(lines), fontsize="x-small", color="0.45")
     return figure
 
 
-def draw_curve(axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *, colour: str, label: str) -> None:
+def draw_curve(
+    axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *, colour: str, label: str, style: str = "-"
+) -> None:
     """Draw one curve, a mark where each of its `resolutions` was read, and say them in the label."""
     own = [r for r in resolutions if r.curve == curve.name]
     said = [f"{r.angstrom:.1f} Å" if r.angstrom is not None else "no crossing" for r in own]
@@ -47,6 +71,7 @@ def draw_curve(axes: Axes, curve: FscCurve, resolutions: Sequence[Resolution], *
     axes.plot(
         curve.frequencies,
         curve.values,
+        style,
         color=colour,
         lw=1.5,
         label=": ".join([label, ", ".join(said)] if said else [label]),
@@ -83,28 +108,34 @@ def draw_frame(axes: Axes, curve: FscCurve) -> None:
 
 def draw_legend(axes: Axes) -> None:
     """Draw the legend below the axes, where no curve passes."""
-    axes.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), borderaxespad=0)
+    from matplotlib.transforms import ScaledTranslation
+
+    below = axes.transAxes + ScaledTranslation(0, -0.75, axes.figure.dpi_scale_trans)  # inches, past the axis label
+    place = {"bbox_to_anchor": (0.5, 0), "bbox_transform": below, "borderaxespad": 0}
+    axes.legend(fontsize="small", frameon=False, loc="upper center", **place)
 
 
 def local_resolution_figure(found: LocalResolution, volume: NDArray[np.floating]) -> Figure:
-    """Draw the histogram of local resolutions, and the central section of a map coloured by them."""
+    """Draw the histogram of local resolutions, and three central sections of a map coloured by them."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    histogram, section = figure.subplots(1, 2)
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    histogram, *sections = figure.subplots(1, 4)
     low, high = np.percentile(found.values, [2, 98])
     high = max(high, low + found.voxel_size)
     histogram.hist(found.values, np.linspace(low, high, 40), color=COLOURS[2])
     histogram.axvline(np.median(found.values), color=COLOURS[1])
-    histogram.set_xlabel(f"local resolution, Å (FSC = {found.threshold:g}, window {found.window:g} Å)")
+    histogram.set_xlabel(f"local resolution, Å (FSC = {found.threshold:g})")
     histogram.set_ylabel("points")
-    middle = len(volume) // 2
-    section.imshow(volume[middle], cmap="gray", origin="lower")
-    coloured = np.ma.masked_equal(found.resolution[middle], 0)
-    image = section.imshow(coloured, cmap="viridis_r", origin="lower", alpha=0.6, vmin=low, vmax=high)
-    section.set_axis_off()
-    figure.colorbar(image, ax=section, label="Å")
-    figure.suptitle(f"median {np.median(found.values):.2f} Å, mask: {found.mask}", fontsize="small")
+    for axis, (axes, name) in enumerate(zip(sections, "zyx", strict=True)):
+        middle = len(volume) // 2
+        axes.imshow(np.take(volume, middle, axis), cmap="gray", origin="lower")
+        coloured = np.ma.masked_equal(np.take(found.resolution, middle, axis), 0)
+        image = axes.imshow(coloured, cmap="viridis_r", origin="lower", alpha=0.6, vmin=low, vmax=high)
+        axes.set_title(f"{name} = 0", fontsize="small")
+        axes.set_axis_off()
+    figure.colorbar(image, ax=sections, label="Å")
+    figure.suptitle("\n".join(textwrap.wrap(str(found), 170)), fontsize="x-small")
     return figure
 
 
@@ -128,6 +159,28 @@ def directional_figure(found: DirectionalFsc) -> Figure:
     sphere.set_axis_off()
     figure.colorbar(dots, ax=sphere, label=f"Å at FSC = {found.threshold:g}, along each direction")
     figure.suptitle(f"sphericity {found.sphericity:.3f}, mask: {found.mask}", fontsize="small")
+    return figure
+
+
+def views_figure(rotations: NDArray[np.floating], sampling: Sampling) -> Figure:
+    """Draw, over the half sphere seen along z, how many views there are and how densely they sample Fourier space."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    views, density = figure.subplots(1, 2)
+    seen = np.asarray(rotations)[:, 2, :]
+    x, y, z = (seen * np.where(seen[:, 2:] < 0, -1, 1)).T
+    radius = np.sqrt(1 - np.clip(z, 0, 1)) / np.maximum(np.hypot(x, y), 1e-12)
+    count = views.hexbin(radius * x, radius * y, gridsize=30, extent=(-1, 1, -1, 1), mincnt=1, cmap="viridis")
+    figure.colorbar(count, ax=views, label="views")
+    x, y, z = sampling.directions.T
+    radius = np.sqrt(1 - z) / np.hypot(x, y)
+    dots = density.scatter(radius * x, radius * y, c=sampling.density, cmap="viridis", s=30)
+    figure.colorbar(dots, ax=density, label="slices through a direction / mean of even views")
+    for axes in (views, density):
+        axes.set_aspect("equal")
+        axes.set_axis_off()
+    figure.suptitle(f"{len(seen):,} views: {sampling}", fontsize="small")
     return figure
 
 

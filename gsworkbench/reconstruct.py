@@ -16,28 +16,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.assessment.alarms import particles_in_both_halves
 from gsworkbench.assessment.fsc import FscCurve, Resolution
-from gsworkbench.backprojection import backproject
+from gsworkbench.blended import fit_blended
 from gsworkbench.config import ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
+from gsworkbench.filtered_backprojection import filtered_backprojection
 from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.gaussians import Gaussians
-from gsworkbench.judging import FILES, MASKS, assess, write_assessment
+from gsworkbench.inspection import particle_alarms
+from gsworkbench.judging import FILES, HALF_MAPS, MASKS, assess, write_assessment
+from gsworkbench.neural_field import fit_neural_field
 from gsworkbench.normal_equations import NormalEquations, accumulate
 from gsworkbench.particles import ParticleStack
+from gsworkbench.programs import ProgramMap, cryodrgn, relion_reconstruct
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
 from gsworkbench.rendering import voxelize
 from gsworkbench.training import fit
 from gsworkbench.viewers import write_chimerax_script, write_splats
+from gsworkbench.voxel_solution import solve_voxels
 
 Volume = NDArray[np.float32]
 PartSums = dict[str, tuple[NormalEquations, NormalEquations | None]]
 
 MAP = "run_class001.mrc"
-HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 OUTPUTS = (
     *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
@@ -81,7 +84,10 @@ class Solution:
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is given: named stacks with a seed each, settings, a folder for checkpoints, the run's record."""
+    """What a method is given: named stacks with a seed each, settings, a folder for checkpoints, the run's record.
+
+    sums : those of the parts, where they are at hand, so that particles need not be read again.
+    """
 
     parts: dict[str, ParticleStack]
     seeds: dict[str, int]
@@ -89,6 +95,7 @@ class Task:
     checkpoints: Path
     resume: bool
     record: RunRecord
+    sums: PartSums | None = None
 
     def checkpoint(self, name: str) -> Path:
         return self.checkpoints / f"{name.replace(' ', '')}.pt"
@@ -121,24 +128,91 @@ def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
         yield name, Solution(volume.numpy(), g, report=report)
 
 
-def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
+def _one_by_one(task: Task, solve: Callable[[ParticleStack, int, str], Solution]) -> Iterator[tuple[str, Solution]]:
+    """The solutions of a function of (stack, seed, name) for each part."""
     for name, stack in task.parts.items():
         with task.record.stage(f"{name}: {task.config.method}"):
-            volume = backproject(stack, label=name)
-        yield name, Solution(volume)
+            solution = solve(stack, task.seeds[name], name)
+        yield name, solution
+
+
+def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
+    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
+        return Solution(filtered_backprojection(stack, task.config.backprojection, label=name))
+
+    return _one_by_one(task, solve)
+
+
+def _neural_field(task: Task) -> Iterator[tuple[str, Solution]]:
+    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
+        fitted = fit_neural_field(stack, task.config.neural_field, seed=seed, label=name)
+        return Solution(fitted.volume, report={"losses": list(fitted.losses), "n_parameters": fitted.n_parameters})
+
+    return _one_by_one(task, solve)
+
+
+def _blended(task: Task) -> Iterator[tuple[str, Solution]]:
+    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
+        fitted = fit_blended(stack, task.config.blending, seed=seed, label=name)
+        report = {"losses": list(fitted.losses), "rendered_by": fitted.rendered_by}
+        return Solution(fitted.volume, fitted.gaussians, report=report)
+
+    return _one_by_one(task, solve)
+
+
+def _relion(task: Task) -> Iterator[tuple[str, Solution]]:
+    return _program(task, lambda stack, seed: relion_reconstruct(stack))
+
+
+def _cryodrgn(task: Task) -> Iterator[tuple[str, Solution]]:
+    return _program(task, lambda stack, seed: cryodrgn(stack, task.config.cryodrgn, seed=seed))
+
+
+def _program(task: Task, run: Callable[[ParticleStack, int], ProgramMap]) -> Iterator[tuple[str, Solution]]:
+    """Another program's maps; its processor time counts as ours."""
+    for name, stack in task.parts.items():
+        stage = f"{name}: {task.config.method}"
+        with task.record.stage(stage):
+            result = run(stack, task.seeds[name])
+        task.record.cpu_seconds[stage] = round(task.record.cpu_seconds[stage] + result.cpu_seconds, 3)
+        report = {"commands": list(result.commands), "program_cpu_seconds": round(result.cpu_seconds, 3)}
+        yield name, Solution(result.volume, report=report)
 
 
 def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
-    """Read every particle once; the sums of all are those of the half sets."""
-    with task.record.stage("accumulate"):
-        sums = accumulate_parts(task)
-    yield from fit_parts(task, sums)
+    config = task.config.normal_equations
+    for name, (fitted, held_out) in sums_of_parts(
+        task, hold_out=config.background or config.n_gaussians == "auto"
+    ).items():
+        chosen = config if held_out is not None else replace(config, background=False)
+        with task.record.stage(f"{name}: {task.config.method}"):
+            result = fit_normal_equations(
+                fitted, held_out, chosen, seed=task.seeds[name], backend=task.config.backend, label=name
+            )
+        report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
+        verdict = result.held_out
+        if result.misfit is not None and verdict is not None:
+            report["misfit"] = [round(float(m), 5) for m in result.misfit]
+            report["held_out"] = {"signal": verdict.signal, "missed": verdict.missed, "ladder": verdict.ladder}
+            task.record.warnings += [f"{name}: {sentence}" for sentence in verdict.warnings()]
+        curve = () if verdict is None else verdict.curve
+        yield name, Solution(result.volume, result.gaussians, result.background, report, curve)
 
 
-def accumulate_parts(task: Task) -> PartSums:
-    """Sums over each part of a task, "all" first, from one pass over the particles: (fitted, held out or None)."""
+def _voxels(task: Task) -> Iterator[tuple[str, Solution]]:
+    for name, (fitted, held_out) in sums_of_parts(task, hold_out=True).items():
+        with task.record.stage(f"{name}: {task.config.method}"):
+            result = solve_voxels(fitted, held_out, task.config.voxels, label=name)
+        yield name, Solution(result.volume, report={"n_steps": result.n_steps}, held_out=result.curve)
+
+
+def sums_of_parts(task: Task, *, hold_out: bool) -> PartSums:
+    """Sums over each part, "all" first, without every tenth particle and over these; from one pass over all."""
+    if task.sums is not None:
+        return task.sums
     halves = [name for name in task.parts if name != "all"]
-    sums = {name: _accumulated(task, name) for name in halves or ["all"]}
+    with task.record.stage("accumulate"):
+        sums = {name: _accumulated(task, name, hold_out) for name in halves or ["all"]}
     return with_all(sums) if halves else sums
 
 
@@ -149,26 +223,11 @@ def with_all(halves: PartSums) -> PartSums:
     return {"all": (first[0] + second[0], held)} | halves
 
 
-def fit_parts(task: Task, sums: PartSums) -> Iterator[tuple[str, Solution]]:
-    """Fit each part to its sums; the particles are not read."""
-    config = task.config.normal_equations
-    for name, (fitted, held_out) in sums.items():
-        chosen = config if held_out is not None else replace(config, background=False)
-        with task.record.stage(f"{name}: {task.config.method}"):
-            result = fit_normal_equations(
-                fitted, held_out, chosen, seed=task.seeds[name], backend=task.config.backend, label=name
-            )
-        report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
-        if result.misfit is not None:
-            report["misfit"] = [round(float(m), 5) for m in result.misfit]
-        yield name, Solution(result.volume, result.gaussians, result.background, report, result.curve)
-
-
-def _accumulated(task: Task, name: str) -> tuple[NormalEquations, NormalEquations | None]:
+def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[NormalEquations, NormalEquations | None]:
     """Normal equations of a stack without every tenth particle, and of these; all in one where there are few."""
     stack = task.parts[name]
     held = np.arange(len(stack)) % _HELD_OUT == 0
-    if len(stack) < _FEW / 2 or not task.config.normal_equations.background:
+    if len(stack) < _FEW / 2 or not hold_out:
         held[:] = False
 
     def pass_over(chosen: NDArray[np.bool_], what: str) -> NormalEquations:
@@ -181,8 +240,13 @@ def _accumulated(task: Task, name: str) -> tuple[NormalEquations, NormalEquation
 # A method yields a Solution for each part of its task, "all" first.
 METHODS: dict[str, Callable[[Task], Iterator[tuple[str, Solution]]]] = {
     "normal-equations": _normal_equations,
+    "voxels": _voxels,
     "stochastic": _stochastic,
     "backprojection": _backprojection,
+    "neural-field": _neural_field,
+    "3dgs": _blended,
+    "relion": _relion,
+    "cryodrgn": _cryodrgn,
 }
 
 
@@ -201,26 +265,9 @@ def reconstruct(
     """
     output_dir = Path(output_dir)
     truth = None if truth is None else Path(truth)
-    if config.method not in METHODS:
-        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
-    stack.require_poses()
     true_map = _matching_map(truth, stack) if truth else None
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
-    if config.half_maps:
-        stack = stack.with_half_sets(config.seed)
-    shared = particles_in_both_halves(stack.file_index, stack.image_index, stack.half_set) if config.half_maps else None
-    record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
-    record.warnings += _warnings(stack) + ([shared] if shared else [])
-
-    task = make_task(stack, config, record, output_dir / "checkpoints", resume=resume)
-    solutions: dict[str, Solution] = {}
-    for name, solution in METHODS[config.method](task):
-        solutions[name] = solution
-        record.results[name] = solution.report
-        if name == "all":
-            _remove_outputs(output_dir)  # not before a map stands ready to take the place of an older one
-        _write_solution(output_dir, name, solution, stack, config)
-
+    solutions, record = make_maps(stack, output_dir, config, truth=truth, resume=resume)
     with record.stage("assess"):
         volume = solutions["all"].volume
         halves = (solutions["half 1"].volume, solutions["half 2"].volume) if config.half_maps else None
@@ -239,11 +286,47 @@ def reconstruct(
     if true_map is not None:
         record.results["agreement"] = asdict(agreement(volume, true_map))
     record.warnings += [*_saturation(resolutions), *assessment.alarms]
-    halves_beside = dict(zip(HALF_MAPS, halves or (), strict=False))
-    write_chimerax_script(output_dir / "open.cxc", {MAP: volume} | halves_beside)
-    write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
     record.finish(output_dir / "run.json")
     return Reconstruction(output_dir, volume, halves, curves, resolutions, record)
+
+
+def make_maps(
+    stack: ParticleStack,
+    output_dir: str | Path,
+    config: ReconstructionConfig,
+    *,
+    truth: str | Path | None = None,
+    resume: bool = False,
+) -> tuple[dict[str, Solution], RunRecord]:
+    """Make the map of all particles and, if asked for, of each half set, and write them; compare nothing.
+
+    Returns the solutions by name ("all", "half 1", "half 2") and the record, for the caller to finish. The workflow
+    assesses maps apart from their making, so that a new judge fits nothing again.
+    """
+    output_dir = Path(output_dir)
+    truth = None if truth is None else Path(truth)
+    if config.method not in METHODS:
+        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
+    stack.require_poses()
+    if config.half_maps:
+        stack = stack.with_half_sets(config.seed)
+    shared = particle_alarms(stack, most_images=0) if config.half_maps else []
+    record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
+    record.warnings += _warnings(stack) + shared
+
+    task = make_task(stack, config, record, output_dir / "checkpoints", resume=resume)
+    solutions: dict[str, Solution] = {}
+    for name, solution in METHODS[config.method](task):
+        solutions[name] = solution
+        record.results[name] = solution.report
+        if name == "all":
+            _remove_outputs(output_dir)  # not before a map stands ready to take the place of an older one
+        _write_solution(output_dir, name, solution, stack, config)
+    volumes = {MAP: solutions["all"].volume}
+    volumes |= {file: solutions[f"half {k}"].volume for k, file in enumerate(HALF_MAPS, 1) if f"half {k}" in solutions}
+    write_chimerax_script(output_dir / "open.cxc", volumes)
+    write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
+    return solutions, record
 
 
 def make_task(

@@ -6,7 +6,8 @@ slice of its Fourier transform, taken exactly (non-uniform FFT), times CTF and s
     F_image(k) = CTF(k) exp(2 pi i k . origin / (D pixel_size)) pixel_size F_truth(A^T k),  |k| < D/2.
 
 Nothing here is shared with the renderer, the trainer or ctf.py, so that an error in them cannot hide in the data.
-There is no solvent, no ice, no beam-induced motion, no detector response and no conformational change.
+A second state lacks some chains. Pose errors are in particles.star alone: the images are those of the true poses.
+There is no solvent, no ice, no beam-induced motion, no detector response and no continuous change of conformation.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from gsworkbench.config import SimulationConfig, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.geometry import random_rotations
+from gsworkbench.imperfections import preferred_views, random_phases, turned
 from gsworkbench.molecules import MOLECULES, Molecule, load_molecule, read_molecule
 from gsworkbench.particles import CtfParameters, ParticleStack
 from gsworkbench.provenance import RunRecord
@@ -62,7 +64,7 @@ OPTICS: dict[str, Optics] = {
 }
 
 # Streams of random numbers: one per thing drawn, so that changing one leaves the others as they were.
-POSES, DEFOCUS, SHIFTS, HALF_SETS, NOISE = range(5)
+POSES, DEFOCUS, SHIFTS, HALF_SETS, NOISE, STATES, VIEWS, POSE_ERRORS, SHIFT_ERRORS, PHASES = range(10)
 
 
 def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int = 2**29) -> ParticleStack:
@@ -84,16 +86,21 @@ def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int
     amplitudes = noise_amplitudes(config.noise, config.box_size)
     with record.stage("truth"):
         molecule = load_molecule(config.molecule) if config.molecule in MOLECULES else read_molecule(config.molecule)
-        truth = potential(molecule, box_size=config.box_size, pixel_size=config.pixel_size, b_factor=config.b_factor)
+        grid = {"box_size": config.box_size, "pixel_size": config.pixel_size, "b_factor": config.b_factor}
+        states = [potential(m, **grid) for m in (molecule, *_second_state(molecule, config))]
+    state = _generator(config.seed, STATES).random(len(particles)) < config.absent_fraction
     finished.unlink(missing_ok=True)
     with new_image_stack(output_dir / "particles.mrcs", len(particles), config.box_size, config.pixel_size) as images:
         with record.stage("images"):
-            variance = _write_signal(images, truth, particles, max_bytes) if config.snr > 0 else 0.0
+            variance = _write_signal(images, states, state, particles, max_bytes) if config.snr > 0 else 0.0
         scale = _signal_scale(config.snr, variance)
         if math.isfinite(config.snr):
             with record.stage("noise"):
                 _add_noise(images, scale, amplitudes, config.seed)
-    write_map(output_dir / "truth.mrc", (scale * truth).astype(np.float32), config.pixel_size)
+        if config.random_phases_beyond:
+            _randomise_phases(images, config)
+    for name, truth in zip(("truth.mrc", "truth_state2.mrc"), states, strict=False):
+        write_map(output_dir / name, (scale * truth).astype(np.float32), config.pixel_size)
     record.n_particles = {"all": len(particles)}
     record.results = {
         "signal_scale": scale,
@@ -101,8 +108,10 @@ def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int
         "snr_definition": SNR_DEFINITION,
         "truth_definition": TRUTH_DEFINITION,
         "optics": dataclasses.asdict(OPTICS[config.optics]),
+        "n_second_state": int(state.sum()),
     }
     record.finish(output_dir / "run.json")
+    particles = _with_errors(particles, config)
     write_star(finished, particles)
     return dataclasses.replace(particles, source=finished)
 
@@ -139,6 +148,16 @@ def potential(molecule: Molecule, *, box_size: int, pixel_size: float, b_factor:
         transform[inside] += modes[inside] * form_factor(int(element), squares)[k2[inside]]
     transform[inside] *= np.exp(-b_factor / 4 * squares)[k2[inside]]
     return np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(transform)).real) / pixel_size**3
+
+
+def _second_state(molecule: Molecule, config: SimulationConfig) -> list[Molecule]:
+    """The molecule without the absent chains, in the same place; nothing where no particle is in that state."""
+    if not config.absent_fraction:
+        return []
+    kept = ~np.char.startswith(molecule.chains, config.absent_chains)
+    if kept.all() or not kept.any():
+        raise InputError(f"absent_chains {config.absent_chains!r} names {'no' if kept.all() else 'every'} chain")
+    return [Molecule(molecule.coordinates[kept], molecule.elements[kept], molecule.chains[kept])]
 
 
 def form_factor(element: int, s2: Float64) -> Float64:
@@ -246,7 +265,7 @@ def draw_particles(config: SimulationConfig, file: Path) -> ParticleStack:
         box_size=config.box_size,
         pixel_size=config.pixel_size,
         ctf=draw_ctf(OPTICS[config.optics], n, _generator(config.seed, DEFOCUS)),
-        rotations=_draw_rotations(config.poses, n, _generator(config.seed, POSES)),
+        rotations=_draw_rotations(config, n),
         shifts_angstrom=shifts,
         half_set=half_set.astype(np.int8),
         data_sign=np.ones(n, np.int8),
@@ -296,11 +315,23 @@ def draw_noise(seed: int, index: int, box_size: int, amplitudes: Float64 | None)
     return white if amplitudes is None else np.fft.irfft2(np.fft.rfft2(white) * amplitudes, s=white.shape)
 
 
-def _draw_rotations(poses: str, n: int, rng: np.random.Generator) -> Float64:
-    if poses == "uniform":
-        return random_rotations(n, rng)
-    rotations = _read_rotations(Path(poses))
+def _draw_rotations(config: SimulationConfig, n: int) -> Float64:
+    rng = _generator(config.seed, POSES)
+    if config.poses == "uniform":
+        return preferred_views(random_rotations(n, rng), config.preferred_views, _generator(config.seed, VIEWS))
+    rotations = _read_rotations(Path(config.poses))
     return rotations[rng.integers(len(rotations), size=n)]
+
+
+def _with_errors(particles: ParticleStack, config: SimulationConfig) -> ParticleStack:
+    """Particles as particles.star states them: poses and shifts off the truth by the config's errors."""
+    rotations, shifts = particles.require_poses(), particles.shifts_angstrom
+    if config.pose_error_degrees:
+        rotations = turned(rotations, config.pose_error_degrees, _generator(config.seed, POSE_ERRORS))
+    if config.shift_error_pixels:
+        sd = config.shift_error_pixels * config.pixel_size
+        shifts = shifts + _generator(config.seed, SHIFT_ERRORS).normal(0, sd, shifts.shape)
+    return dataclasses.replace(particles, rotations=rotations, shifts_angstrom=shifts)
 
 
 def _read_rotations(path: Path) -> Float64:
@@ -323,14 +354,22 @@ def _generator(seed: int, *stream: int) -> np.random.Generator:
 # --- two passes over the stack -----------------------------------------------------------------------------------
 
 
-def _write_signal(images: NDArray[np.float32], truth: Float64, particles: ParticleStack, max_bytes: int) -> float:
-    """Write noise-free images; return their variance over all pixels and particles."""
+def _write_signal(
+    images: NDArray[np.float32],
+    states: list[Float64],
+    state: NDArray[np.bool_],
+    particles: ParticleStack,
+    max_bytes: int,
+) -> float:
+    """Write noise-free images of the state each particle is in; return their variance over pixels and particles."""
     step = max(1, max_bytes // (64 * particles.box_size**2))  # a pixel takes up to 64 bytes on its way
     sums = np.empty((2, len(particles)))
     with tqdm(total=len(particles), desc="projecting", unit=" images") as progress:
         for start in range(0, len(particles), step):
             rows = slice(start, start + step)
-            signal = form_images(truth, particles[rows])
+            signal = form_images(states[0], particles[rows])
+            if (second := state[rows]).any():
+                signal[second] = form_images(states[1], particles[rows][second])
             sums[:, rows] = signal.sum((1, 2)), (signal**2).sum((1, 2))
             images[rows] = signal
             progress.update(len(signal))
@@ -342,6 +381,13 @@ def _add_noise(images: NDArray[np.float32], scale: float, amplitudes: Float64 | 
     """Multiply images by `scale` and add noise of standard deviation 1, in place."""
     for index in tqdm(range(len(images)), desc="adding noise", unit=" images"):
         images[index] = scale * images[index] + draw_noise(seed, index, images.shape[-1], amplitudes)
+
+
+def _randomise_phases(images: NDArray[np.float32], config: SimulationConfig) -> None:
+    """Take the phases of images beyond the frequency of the config from noise, in place."""
+    from_index = config.box_size * config.pixel_size / config.random_phases_beyond
+    for index in range(len(images)):
+        images[index] = random_phases(images[index], from_index, _generator(config.seed, PHASES, index))
 
 
 def _signal_scale(snr: float, variance: float) -> float:
@@ -359,6 +405,11 @@ def _check(config: SimulationConfig) -> None:
         "b_factor must be 0 or above": not 0 <= config.b_factor < math.inf,
         "shift_sd must be 0 or above": not 0 <= config.shift_sd < math.inf,
         "seed must be 0 or above": config.seed < 0,
+        "absent_fraction must be between 0 and 1": not 0 <= config.absent_fraction <= 1,
+        "preferred_views must be between 0 and 1": not 0 <= config.preferred_views <= 1,
+        "pose_error_degrees must be 0 or above": not config.pose_error_degrees >= 0,
+        "shift_error_pixels must be 0 or above": not 0 <= config.shift_error_pixels < math.inf,
+        "random_phases_beyond must be 0 or above": not 0 <= config.random_phases_beyond < math.inf,
         f"optics must be one of {', '.join(OPTICS)}": config.optics not in OPTICS,
     }
     for sentence, failed in wrong.items():
@@ -376,4 +427,5 @@ def _input_files(config: SimulationConfig) -> list[Path]:
 
 def _plain(config: SimulationConfig) -> dict[str, object]:
     """The config for run.json, which knows no infinity."""
-    return to_mapping(config) | ({"snr": "infinity"} if math.isinf(config.snr) else {})
+    plain = to_mapping(config)
+    return {name: "infinity" if value == math.inf else value for name, value in plain.items()}

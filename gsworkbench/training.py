@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.config import StochasticConfig, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
-from gsworkbench.gaussians import Gaussians, random_gaussians, split
+from gsworkbench.forward_model import blurred_in_y, off_the_grid, projections
+from gsworkbench.gaussians import Gaussians, split
 from gsworkbench.imaging import DataTerm, data_term, squared_error, total_weight
 from gsworkbench.parameters import (
     Parameters,
@@ -33,7 +35,7 @@ from gsworkbench.parameters import (
     to_parameters,
 )
 from gsworkbench.particles import ParticleStack
-from gsworkbench.rendering import project
+from gsworkbench.starts import start
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,13 @@ def fit(
     particles raises InputError.
     """
     rotations = torch.from_numpy(stack.require_poses()).float()
-    term = data_term(stack, boost=config.boost)
+    term = data_term(off_the_grid(stack, config.grid_offset), boost=config.boost, band=config.band)
     state = _restore(checkpoint, stack, config, seed) if resume and checkpoint and checkpoint.exists() else None
     if state is None:
         image_scale = _image_scale(stack)
         state = {
             "epoch": 0,
-            "parameters": to_parameters(_start(config, seed)),
+            "parameters": _parameters(start(config, stack, seed), config),
             "optimizer": None,
             "losses": [],
             "image_scale": image_scale,
@@ -81,15 +83,16 @@ def fit(
     if state["optimizer"]:
         optimizer.load_state_dict(state["optimizer"])
     losses = list(state["losses"])
-    for epoch in range(state["epoch"], config.n_epochs):
-        description = f"{label}: epoch {epoch + 1}/{config.n_epochs}"
+    n_epochs = math.ceil(_epochs(config, len(stack)))
+    for epoch in range(state["epoch"], n_epochs):
+        description = f"{label}: epoch {epoch + 1}/{n_epochs}"
         losses.append(
             _epoch(
                 parameters, optimizer, term, rotations, state["image_scale"], config, seed, epoch, backend, description
             )
         )
         if epoch + 1 in config.double_after_epochs:
-            parameters = to_parameters(split(_gaussians(parameters, config, stack.box_size), seed=seed + epoch))
+            parameters = _parameters(split(_gaussians(parameters, config, stack.box_size), seed=seed + epoch), config)
             optimizer = _optimizer(parameters, config)
         if checkpoint:
             done = {"epoch": epoch + 1, "losses": losses, "image_scale": state["image_scale"]}
@@ -113,54 +116,57 @@ def _epoch(
     backend: str | None,
     description: str,
 ) -> float:
-    """Go over all particles once, in an order that (seed, epoch) decides. Return the mean loss in image units^2."""
-    n, box_size = len(term.stack), term.stack.box_size
+    """Go over all particles once, in an order that (seed, epoch) decides. Return the mean loss in image units^2.
+
+    Where the number of steps is given, the last epoch ends with them.
+    """
+    n = len(term.stack)
     order = np.random.default_rng((seed, epoch)).permutation(n)
-    steps = math.ceil(n / config.batch_size)
-    total = 0.0
-    with tqdm(total=n, desc=description, unit="img", mininterval=0.5) as bar:
-        for step in range(steps):
-            indices = order[step * config.batch_size : (step + 1) * config.batch_size]
-            set_learning_rate(optimizer, _learning_rate(config, epoch, step / steps))
-            kernel, filtered, energy = term.batch(indices)
-            projections = _project(parameters, rotations[indices], config, box_size, backend)
-            loss, gradient = squared_error(projections, kernel, filtered / image_scale, energy / image_scale**2)
+    if config.n_steps is not None:
+        order = order[: config.n_steps * config.batch_size - epoch * n]
+    total, seen = 0.0, 0
+    with tqdm(total=len(order), desc=description, unit="img", mininterval=0.5) as bar:
+        for step in range(math.ceil(len(order) / config.batch_size)):
+            indices = order[seen : seen + config.batch_size]
+            set_learning_rate(optimizer, _learning_rate(config, n, epoch, seen / n))
             optimizer.zero_grad()
-            projections.backward(gradient)
+            loss = backpropagate(parameters, term, rotations, indices, image_scale, config, backend)
             optimizer.step()
-            total += float(loss) * len(indices)
+            seen += len(indices)
+            total += loss * len(indices)
             bar.update(len(indices))
             if step % 50 == 49:
-                seen = step * config.batch_size + len(indices)
                 bar.set_postfix_str(f"loss {total / seen * image_scale**2:.5g}", refresh=False)
-    return total / n * image_scale**2
+    return total / seen * image_scale**2
 
 
-def _project(
-    parameters: Parameters, rotations: Tensor, config: StochasticConfig, box_size: int, backend: str | None
-) -> Tensor:
-    model = _gaussians(parameters, config, box_size)
-    return project(
-        model.means,
-        model.covariances(),
-        model.weights,
-        rotations,
-        box_size=box_size,
-        pixel_size=1 / box_size,
-        cutoff=config.cutoff,
-        backend=backend,
-    )
+def backpropagate(
+    parameters: Parameters,
+    term: DataTerm,
+    rotations: Tensor,
+    indices: NDArray[np.integer],
+    image_scale: float,
+    config: StochasticConfig,
+    backend: str | None = None,
+) -> float:
+    """Give parameters the gradient of the mean squared error per pixel over some particles, and return that error."""
+    kernel, filtered, energy = term.batch(indices)
+    box_size = term.stack.box_size
+    images = projections(_gaussians(parameters, config, box_size), rotations[indices], config, box_size, backend)
+    seen = blurred_in_y(images, config.blur_y)
+    loss, gradient = squared_error(seen, kernel, filtered / image_scale, energy / image_scale**2)
+    images.backward(gradient)
+    return float(loss)
 
 
-def _start(config: StochasticConfig, seed: int) -> Gaussians:
-    return random_gaussians(
-        config.n_gaussians, spread=config.initial_spread, scale=config.initial_scale, total_weight=0.5, seed=seed
-    )
+def _parameters(model: Gaussians, config: StochasticConfig) -> Parameters:
+    return to_parameters(model, isotropic=config.shape == "isotropic", peak=config.amplitude == "peak")
 
 
 def _gaussians(parameters: Parameters, config: StochasticConfig, box_size: int) -> Gaussians:
     floor = config.floor_pixels / box_size
-    return from_parameters(parameters, floor=floor, minimum_scale=config.minimum_scale)
+    peak = config.amplitude == "peak"
+    return from_parameters(parameters, floor=floor, minimum_scale=config.minimum_scale, peak=peak)
 
 
 def _image_scale(stack: ParticleStack) -> float:
@@ -180,11 +186,19 @@ def _optimizer(parameters: Parameters, config: StochasticConfig) -> torch.optim.
     return adam(parameters, Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights))
 
 
-def _learning_rate(config: StochasticConfig, epoch: int, done: float) -> float:
-    """The common learning rate when the fraction `done` of an epoch is behind us."""
+def _epochs(config: StochasticConfig, n: int) -> float:
+    """How often the fit goes over n particles."""
+    return config.n_epochs if config.n_steps is None else config.n_steps * config.batch_size / n
+
+
+def _learning_rate(config: StochasticConfig, n: int, epoch: int, done: float) -> float:
+    """The common learning rate when the fraction `done` of an epoch over n particles is behind us."""
     if config.schedule == "epoch":
         return config.learning_rate * config.gamma**epoch
-    return config.learning_rate * cosine((epoch + done) / config.n_epochs)
+    progress = (epoch + done) / _epochs(config, n)
+    if config.schedule == "exponential":
+        return config.learning_rate * config.gamma**progress
+    return config.learning_rate * cosine(progress)
 
 
 def _fingerprint(stack: ParticleStack, config: StochasticConfig, seed: int) -> dict[str, Any]:

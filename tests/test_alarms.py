@@ -48,15 +48,15 @@ def test_two_percent_shared_particles_ring():
     assert alarms.particles_in_both_halves(other_file, image_index, half_set) is None
 
 
-def test_copies_of_images_ring_though_rescaled_and_slightly_moved():
+def test_copies_of_images_ring_though_rescaled_and_on_a_common_blob():
     rng = np.random.default_rng(0)
     blob = ndimage.gaussian_filter(rng.standard_normal((32, 32)), 4) * 4
     images = ndimage.gaussian_filter(rng.standard_normal((200, 32, 32)), (0, 1, 1)) + blob
     half_set = np.arange(200) % 2 + 1
-    assert alarms.identical_images(images, half_set) is None
+    assert alarms.identical_images(alarms.fingerprints(images), half_set) is None
     copies = images.copy()
     copies[[101, 103]] = 3 * images[[0, 2]] + 1  # images of half set 2 that are those of half set 1
-    assert "2 of 100" in alarms.identical_images(copies, half_set)
+    assert "2 of 100" in alarms.identical_images(alarms.fingerprints(copies), half_set)
 
 
 def test_near_coordinates_ring_within_a_micrograph_only():
@@ -178,6 +178,22 @@ def test_overstatement_is_zero_for_independent_errors_and_not_for_shared_ones(tr
     assert np.mean(biased) > 0.1
     assert alarms.shared_bias(float(np.mean(honest))) is None
     assert "share a bias" in alarms.shared_bias(float(np.mean(biased)))
+
+
+def test_the_same_map_twice_rings_and_a_good_pair_does_not(halves):
+    assert "the same map" in alarms.same_map_twice(halves[0], 3 * halves[0] + 1)
+    assert alarms.same_map_twice(*halves) is None
+    assert "10 times" in alarms.unlike_scales(10 * halves[0], halves[0])
+    assert alarms.unlike_scales(*halves) is None
+
+
+def test_held_out_errors_that_do_not_bear_out_the_half_maps_ring():
+    falling = np.array([-0.5, -0.9, -1.0])
+    assert alarms.held_out_disagrees(falling, 0.97 * falling, 0.9) is None
+    said = alarms.held_out_disagrees(falling, np.array([-0.5, -0.8, -0.72]), 0.9)
+    assert "10 % above its best" in said and "0.90" in said
+    assert "explains of held-out particles 0 %" in alarms.held_out_disagrees(falling, -0.2 * falling, 0.9)
+    assert "30 %" in alarms.held_out_disagrees(falling, 0.3 * falling, 0.9)
 
 
 def test_overstatement_compares_like_with_like(halves):

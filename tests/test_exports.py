@@ -32,18 +32,19 @@ def test_the_xml_is_what_emdb_takes(judgement, tmp_path):
     assert root.tag == "fsc" and set(root.attrib) == {"title", "xaxis", "yaxis"}
     assert (root.get("xaxis"), root.get("yaxis")) == ("Resolution (A-1)", "Correlation Coefficient")
     assert root.get("title") == str(judgement.resolution)
-    assert [child.tag for child in root] == ["coordinate"] * (BOX // 2)
+    assert [child.tag for child in root] == ["coordinate"] * (BOX // 2 + 1)
     assert {tuple(leaf.tag for leaf in child) for child in root} == {("x", "y")}
     points = np.array([[float(leaf.text) for leaf in child] for child in root])
-    np.testing.assert_allclose(points[:, 0], np.arange(1, BOX // 2 + 1) / (BOX * VOXEL), rtol=1e-6)
-    np.testing.assert_allclose(points[:, 1], curve.values[1:], atol=1e-5)
+    np.testing.assert_allclose(points[:, 0], np.arange(BOX // 2 + 1) / (BOX * VOXEL), rtol=1e-6)
+    np.testing.assert_allclose(points[1:, 1], curve.values[1:], atol=1e-5)
+    assert points[0, 1] == 1  # as RELION writes it
 
 
 def test_shells_without_power_are_left_out_of_the_xml(tmp_path):
     curve = FscCurve("fsc_unmasked", np.array([1, 0.9, 0.1, np.nan, np.nan]), 8, 2.0, mask='a "tight" <mask> & more')
     write_fsc_xml(tmp_path / "fsc.xml", curve, resolution(curve))
     root = ElementTree.parse(tmp_path / "fsc.xml").getroot()
-    assert len(root) == 2
+    assert len(root) == 3
     assert 'a "tight" <mask> & more' in root.get("title")
 
 

@@ -10,18 +10,13 @@ from gsworkbench import simulate
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.backprojection import backproject
-from gsworkbench.config import NormalEquationsConfig
+from gsworkbench.config import NormalEquationsConfig, SimulationConfig
 from gsworkbench.errors import InputError
-from gsworkbench.fit_normal_equations import (
-    as_problem,
-    error_and_gradient,
-    fit_normal_equations,
-    misfit_power,
-    objective,
-    wiener_background,
-)
+from gsworkbench.fit_normal_equations import fit_normal_equations, preview
 from gsworkbench.imaging import form_images
 from gsworkbench.normal_equations import accumulate
+from gsworkbench.problem import as_problem, error_and_gradient, misfit_power, objective, wiener_background
+from gsworkbench.readers import new_image_stack
 
 SMALL = NormalEquationsConfig(n_gaussians=300, n_boosted_steps=15, n_steps=30, n_final_steps=20)
 
@@ -110,7 +105,7 @@ def test_the_map_is_the_mixture_plus_the_background(noisy):
     mixture = voxelize(g.means, g.covariances(), g.weights, box_size=32, voxel_size=12.0, cutoff=5.0).numpy()
     assert np.abs(mixture + fitted.background - fitted.volume).max() < 1e-5 * np.abs(fitted.volume).max()
     plain = fit_normal_equations(*noisy, dataclasses.replace(SMALL, background=False))
-    assert plain.background is None and len(plain.curve) == 0
+    assert plain.background is None and plain.held_out is None
 
 
 def test_what_a_mixture_cannot_hold_is_found_and_put_back(clean_set, clean):
@@ -133,7 +128,7 @@ def test_what_a_mixture_cannot_hold_is_found_and_put_back(clean_set, clean):
 
 
 def test_the_held_out_error_is_above_the_fitted_one_and_falls(noisy):
-    curve = fit_normal_equations(*noisy, SMALL).curve
+    curve = fit_normal_equations(*noisy, SMALL).held_out.curve
     assert all(held > fitted for _, fitted, held in curve)
     assert curve[-1][1] < curve[0][1] < 0
 
@@ -148,11 +143,103 @@ def test_pure_noise_and_dark_protein(noisy_set):
 
 
 def test_the_number_of_gaussians_is_chosen_by_held_out_particles(noisy, noisy_set):
-    """More data ask for more Gaussians, and the choice is no worse than half or double of it would be by much."""
+    """More data ask for no fewer Gaussians; the ladder ends where doubling no longer pays."""
     config = dataclasses.replace(SMALL, n_gaussians="auto")
-    chosen = len(fit_normal_equations(*noisy, config).gaussians)
+    fitted = fit_normal_equations(*noisy, config)
+    number, ladder = len(fitted.gaussians), fitted.held_out.ladder
+    assert [n for n, *_ in ladder] == [187 * 2**i for i in range(len(ladder))]
+    assert len(ladder) > 1 and number == ladder[-2][0]
+    *errors, last = [error for _, error, _ in ladder]
+    assert errors == sorted(errors, reverse=True) and last > min(1.01 * errors[-1], errors[-1] - 2 * ladder[-1][2])
     few = len(fit_normal_equations(*split(noisy_set.stack[np.arange(100)]), config).gaussians)
-    assert few <= chosen
-    assert 40 <= chosen <= 3000
+    assert few <= number <= 3000
     with pytest.raises(InputError, match="held-out"):
         fit_normal_equations(noisy[0], None, dataclasses.replace(config, background=False))
+
+
+@pytest.fixture(scope="module")
+def pure_noise(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noise")
+    return simulate.simulate(SimulationConfig(n_particles=600, box_size=32, pixel_size=12.0, snr=0.0, seed=5), folder)
+
+
+@pytest.mark.parametrize("n_gaussians", [300, "auto"])
+def test_half_maps_of_pure_noise_do_not_agree_and_it_is_said(pure_noise, n_gaussians):
+    """Also with the number chosen by the data: held-out particles then ask for the fewest."""
+    config = dataclasses.replace(SMALL, n_gaussians=n_gaussians)
+    halves = [split(pure_noise[np.arange(600) % 2 == seed]) for seed in (0, 1)]
+    fits = [fit_normal_equations(*half, config, seed=seed) for seed, half in enumerate(halves)]
+    fsc = fourier_shell_correlation(fits[0].volume, fits[1].volume, voxel_size=12.0).values[2:15]
+    samples = 2 * np.pi * np.arange(2, 15) ** 2
+    assert np.abs(fsc.mean()) < 4 / np.sqrt(samples.sum()) + 0.05
+    for fit in fits:
+        assert fit.held_out.signal < 3
+        assert "no signal" in fit.held_out.warnings()[0]
+    if n_gaussians == "auto":
+        assert all(len(fit.gaussians) == 187 for fit in fits)
+
+
+def test_shuffled_poses_are_said(noisy_set):
+    stack = noisy_set.stack
+    order = np.random.default_rng(0).permutation(len(stack))
+    wrong = dataclasses.replace(stack, rotations=stack.rotations[order])
+    right = fit_normal_equations(*split(stack), SMALL).held_out
+    assert right.signal > 20 and not any("no signal" in sentence for sentence in right.warnings())
+    shuffled = fit_normal_equations(*split(wrong), SMALL).held_out
+    assert shuffled.signal < right.signal / 2
+
+
+def test_what_gaussians_miss_is_said(clean_set, clean):
+    """Eight Gaussians cannot hold a ribosome; three hundred hold most of it at 24 A."""
+    few = fit_normal_equations(*clean, dataclasses.replace(SMALL, n_gaussians=8)).held_out
+    many = fit_normal_equations(*clean, dataclasses.replace(SMALL, n_gaussians=1000)).held_out
+    assert few.missed > 0.1 > many.missed
+    assert "Gaussians alone miss" in few.warnings()[0]
+
+
+def test_signed_weights_hold_what_lies_below_zero(noisy_set, tmp_path):
+    """A positive blob beside a negative one: a start from the data finds both, and a non-negative mixture cannot."""
+    stack = noisy_set.stack[np.arange(200)]
+    axis = (torch.arange(32) - 16).double()
+    places = ((axis[:, None, None] ** 2 + axis[:, None] ** 2 + (axis - x) ** 2) for x in (5, -5))
+    white, dark = (torch.exp(-r2 / (2 * 2.5**2)) for r2 in places)
+    pair = (white - dark).numpy()
+    projections = torch.from_numpy(simulate.project(pair, stack.rotations, pixel_size=12.0))
+    images = form_images(projections, stack).float().numpy()
+    with new_image_stack(tmp_path / "pair.mrcs", 200, 32, 12.0) as file:
+        file[:] = images
+    files = {"files": (tmp_path / "pair.mrcs",), "file_index": np.zeros(200, np.int64)}
+    sums = accumulate(dataclasses.replace(stack, **files, image_index=np.arange(200)))
+    fits = {}
+    for weights in ("signed", "non-negative"):
+        config = dataclasses.replace(SMALL, weights=weights, background=False)
+        fits[weights] = fit_normal_equations(sums, None, config)
+    assert float(fits["signed"].gaussians.weights.min()) < 0 <= float(fits["non-negative"].gaussians.weights.min())
+    error = {w: np.square(f.volume - pair).sum() / np.square(pair).sum() for w, f in fits.items()}
+    assert error["signed"] < 0.5 * error["non-negative"]
+
+
+def test_a_random_start_takes_no_look_at_the_data_and_still_fits(clean_set, clean):
+    """As the papers start: centres from N(0, spread^2), the same for any data; slower, but it arrives."""
+    sums = clean[0] + clean[1]
+    config = dataclasses.replace(SMALL, start="random", n_gaussians=1000, background=False)
+    still = dataclasses.replace(config, n_boosted_steps=0, n_steps=1, learning_rate=1e-9)
+    begin = fit_normal_equations(sums, None, still, seed=2).gaussians
+    assert float(begin.means.std()) == pytest.approx(config.initial_spread * 32 * 12, rel=0.1)
+    other = fit_normal_equations(clean[0], None, still, seed=2).gaussians
+    assert torch.allclose(begin.means, other.means, atol=1e-3)
+    longer = dataclasses.replace(config, n_boosted_steps=30, n_steps=90)
+    fsc = fourier_shell_correlation(
+        fit_normal_equations(sums, None, longer, seed=2).volume, clean_set.truth, voxel_size=12.0
+    )
+    assert fsc.mean() > 0.9
+
+
+def test_a_preview_reports_and_can_be_stopped(clean_set, clean):
+    seen = []
+    whole = preview(clean[0], n_gaussians=1000, watch=lambda done, of: seen.append((done, of)))
+    assert seen == [(step, 45) for step in range(1, 46)]
+    assert fourier_shell_correlation(whole.volume, clean_set.truth, voxel_size=12.0).mean() > 0.9
+    stopped = []
+    early = preview(clean[0], n_gaussians=300, watch=lambda done, of: stopped.append(done) or done == 3)
+    assert stopped == [1, 2, 3] and early.volume.shape == (32, 32, 32)

@@ -52,6 +52,7 @@ def test_independent_noise_is_zero_within_its_errors():
     z = [fsc(noise(2 * i), noise(2 * i + 1)).values[1 : BOX // 2] * np.sqrt(counts[1:]) for i in range(30)]
     assert abs(np.mean(z)) < 0.15
     assert 0.8 < np.std(z) < 1.2
+    assert np.mean(np.abs(z) > 3) < 0.02
 
 
 def test_known_signal_to_noise_gives_snr_over_one_plus_snr():

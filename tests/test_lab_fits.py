@@ -145,7 +145,9 @@ def test_live_fits_land_in_a_table_like_the_workflows(bench, outcome, folder):
 
 
 def test_sums_are_kept_and_made_again_for_other_particles(bench, folder, monkeypatch):
-    monkeypatch.setattr("gsworkbench.lab.fits.accumulate_parts", lambda task: pytest.fail("read the particles again"))
+    monkeypatch.setattr(
+        "gsworkbench.lab.fits.sums_of_parts", lambda task, hold_out: pytest.fail("read the particles again")
+    )
     assert Bench(bench.run).sums["all"][0].n_particles == bench.sums["all"][0].n_particles
     (folder / "run_data.star").write_text((folder / "run_data.star").read_text() + "\n")
     with pytest.raises(pytest.fail.Exception, match="read the particles again"):

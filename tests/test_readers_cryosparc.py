@@ -79,6 +79,21 @@ def test_values_by_convention(folder):
     np.testing.assert_array_equal(particles.images(), -write_images(folder / "J1" / "particles.mrcs"))
 
 
+def test_places_on_micrographs_are_fractions_of_their_extent(folder):
+    assert read_particles(write(folder, EVERYTHING)).picks is None
+    location = {
+        "location/micrograph_uid": np.array([7, 8] * (N // 2), np.uint64),
+        "location/micrograph_shape": np.broadcast_to(np.array([3000, 4000], np.uint32), (N, 2)),  # y, x
+        "location/center_x_frac": np.linspace(0.1, 0.9, N, dtype=np.float32),
+        "location/center_y_frac": np.full(N, 0.5, np.float32),
+        "location/micrograph_psize_A": np.full(N, 0.5, np.float32),
+    }
+    picks = read_particles(write(folder, EVERYTHING | location)).picks
+    assert picks.micrograph_index.tolist() == [0, 1] * (N // 2)
+    np.testing.assert_allclose(picks.positions_angstrom[:, 0], np.linspace(200, 1800, N), rtol=1e-6)
+    np.testing.assert_allclose(picks.positions_angstrom[:, 1], 750, rtol=1e-6)
+
+
 def test_sign_override_and_absent_sign(folder):
     assert read_particles(write(folder, EVERYTHING), data_sign=1).data_sign.tolist() == [1] * N
     assert read_particles(write(folder, without(EVERYTHING, "blob/sign"))).data_sign.tolist() == [1] * N

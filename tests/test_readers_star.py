@@ -66,6 +66,22 @@ def test_reads_relion_31(folder):
         assert (getattr(particles.ctf, name) == default).all()
 
 
+def test_places_on_micrographs_are_coordinates_less_origins_in_angstrom(folder):
+    assert read(folder, star_text(star_columns())).picks is None
+    places = {
+        "rlnMicrographName": ["a.mrc", "b.mrc"] * (N // 2),
+        "rlnCoordinateX": list(range(100, 100 + N)),
+        "rlnCoordinateY": [200] * N,
+    }
+    expected = np.column_stack([np.arange(100.0, 100 + N), np.full(N, 200.0)])
+    for extra, size in (({}, PIXEL_SIZE), ({"rlnMicrographOriginalPixelSize": [0.5] * N}, 0.5)):
+        picks = read(folder, star_text(star_columns() | places | extra)).picks
+        assert picks.micrographs == ("a.mrc", "b.mrc") and picks.micrograph_index.tolist() == [0, 1] * (N // 2)
+        np.testing.assert_allclose(picks.positions_angstrom, expected * size - [1.5, -2.5])
+    chosen = read(folder, star_text(star_columns() | places))[[3, 1]].picks
+    assert chosen.micrograph_index.tolist() == [1, 1] and chosen.positions_angstrom.shape == (2, 2)
+
+
 def test_blocks_may_stand_in_any_order_and_comments_anywhere(folder):
     optics_last = star_text(star_columns(), optics="# version 50001\n") + OPTICS + "# the end\n"
     assert_same_particles(read(folder, optics_last), read(folder, star_text(star_columns())))

@@ -31,20 +31,34 @@ def particles_in_both_halves(
     return _shared("the same images are", shared, min(len(first), len(second)))
 
 
-def identical_images(images: NDArray[np.floating], half_set: NDArray[np.integer], least: float = 0.9) -> str | None:
-    """Images (n, D, D) of half set 1 that correlate by `least` or more with one of half set 2: copies, rescaled or not.
+def fingerprints(images: NDArray[np.floating], n_components: int = 512) -> NDArray[np.complex64]:
+    """(n, m) Fourier components of images (n, D, D), the same ones of each: what `identical_images` compares."""
+    size = images.shape[-1]
+    ky, kx = np.meshgrid(np.fft.fftfreq(size, 1 / size), np.arange(size // 2 + 1), indexing="ij")
+    inside = np.flatnonzero((np.hypot(ky, kx) < size / 2) & (kx > 0))
+    chosen = np.random.default_rng(0).permutation(inside)[:n_components]
+    return np.fft.rfft2(images).reshape(len(images), -1)[:, chosen].astype(np.complex64)
 
-    Images are binned to 16 to 31 px a side first; noise of cryo-EM images alone does not correlate like that.
+
+def identical_images(
+    components: NDArray[np.complex64], half_set: NDArray[np.integer], least: float = 0.95
+) -> str | None:
+    """Images of half set 1 that correlate by `least` or more with one of half set 2: copies, rescaled or not.
+
+    components : (n, m) `fingerprints`. All are brought to one scatter and their mean over images is taken off, so that
+    what all particles have in common does not count and noise, which copies share, counts most. Two images of alike
+    views are taken for copies only where there is next to no noise.
     """
-    step = max(1, images.shape[-1] // 16)
-    side = images.shape[-1] // step
-    binned = images[:, : side * step, : side * step].reshape(len(images), side, step, side, step).mean((2, 4))
-    flat = binned.reshape(len(images), -1).astype(np.float32)
-    flat = flat - flat.mean(1, keepdims=True)
-    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    flat = np.ascontiguousarray(components).view(np.float32).reshape(len(components), -1)
+    flat = _unit_rows(flat / np.maximum(flat.std(0), np.finfo(np.float32).tiny))
+    flat = _unit_rows(flat - flat.mean(0))
     first, second = flat[half_set == 1], flat[half_set == 2]
-    shared = sum(int((first[i : i + 4096] @ second.T >= least).any(1).sum()) for i in range(0, len(first), 4096))
+    shared = sum(int((first[i : i + 1024] @ second.T >= least).any(1).sum()) for i in range(0, len(first), 1024))
     return _shared("copies of the same image are", shared, min(len(first), len(second)))
+
+
+def _unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 def near_coordinates(
@@ -52,7 +66,7 @@ def near_coordinates(
 ) -> str | None:
     """Particles of one micrograph in different half sets closer than `distance`: the same particle picked twice.
 
-    micrographs (n,) their numbers; coordinates (n, 2) and distance in one unit, px or A.
+    micrographs (n,) their numbers; coordinates (n, 2) and distance in A.
     """
     from scipy.spatial import cKDTree
 
@@ -63,7 +77,7 @@ def near_coordinates(
     if not len(first) or not len(second):
         return None
     shared = int(np.isfinite(cKDTree(second).query(first, distance_upper_bound=distance)[0]).sum())
-    return _shared(f"particles closer than {distance:g} to each other are", shared, min(len(first), len(second)))
+    return _shared(f"particles closer than {distance:g} A to each other are", shared, min(len(first), len(second)))
 
 
 def _shared(what: str, shared: int, of: int) -> str | None:
@@ -195,6 +209,50 @@ def agree_where_empty(half_1: Map, half_2: Map, curve: FscCurve) -> str | None:
         f"the half maps are empty outside the particle and agree by {last:.2f} up to Nyquist: maps that were filtered "
         "and then masked do so whatever they show; give half maps that are neither"
     )
+
+
+def same_map_twice(half_1: Map, half_2: Map) -> str | None:
+    """Half maps that are one map, whatever its scale and offset: their FSC is 1 and says nothing."""
+    a, b = (half.astype(np.float64).ravel() - half.mean(dtype=np.float64) for half in (half_1, half_2))
+    if a @ b < (1 - 1e-9) * np.sqrt((a @ a) * (b @ b)):
+        return None
+    return "the two half maps are the same map: their agreement says nothing about resolution"
+
+
+def unlike_scales(half_1: Map, half_2: Map, most: float = 1.5) -> str | None:
+    """Half maps whose standard deviations differ by more than a factor `most`: their mean is not that of all data."""
+    ratio = float(half_1.std(dtype=np.float64) / half_2.std(dtype=np.float64))
+    if 1 / most <= ratio <= most:
+        return None
+    return (
+        f"half map 1 has {ratio:.3g} times the standard deviation of half map 2: the FSC does not see it, but their "
+        "mean, and what is made of it, is that of one half"
+    )
+
+
+def held_out_disagrees(fitted: NDArray[np.floating], held_out: NDArray[np.floating], mean_fsc: float) -> str | None:
+    """A fit that particles held out of it do not bear out, however well half maps agree (`mean_fsc`).
+
+    fitted, held_out : (n,) errors in the course of a fit, per particle, on those fitted and on those held out, without
+    the constant power of the images: zero for an empty map, negative for one that explains them. Rings where the
+    held-out error ends more than 2 % of its best above its best, or explains less than half of what the fitted ones'
+    does.
+    """
+    best, last = float(held_out.min()), float(held_out[-1])
+    half_maps = f"while half maps agree by {mean_fsc:.2f} in the mean"
+    if fitted[-1] < 0 and last > 0.5 * fitted[-1]:
+        share = max(last / fitted[-1], 0.0)
+        return (
+            f"the fit explains of held-out particles {100 * share:.0f} % of what it explains of its own, {half_maps}: "
+            "the rest is fitted noise"
+        )
+    if best < 0 and last - best > 0.02 * abs(best):
+        rise = 100 * (last - best) / abs(best)
+        return (
+            f"the error on held-out particles ends {rise:.0f} % above its best, {half_maps}: the fit went on into the "
+            "noise"
+        )
+    return None
 
 
 def shared_bias(mean_overstatement: float, most: float = 0.02) -> str | None:

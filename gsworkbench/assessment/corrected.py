@@ -97,12 +97,12 @@ def corrected_error(
     return np.where(np.arange(len(t)) >= from_shell, both, error)
 
 
-def half_bit(box_size: int, mask: Map | None = None) -> NDArray[np.float64]:
-    """(D // 2 + 1,) half-bit threshold (van Heel and Schatz 2005, eq. 17) for the voxels that count in each shell.
+def half_bit(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(D // 2 + 1,) half-bit threshold (van Heel and Schatz 2005, eq. 17) for the `effective_samples` of each shell.
 
-    n there is the number of independent complex Fourier components, half of `effective_samples`.
+    n there is the number of independent complex Fourier components, half of them.
     """
-    root = np.sqrt(np.maximum(effective_samples(box_size, mask) / 2, 1))
+    root = np.sqrt(np.maximum(samples / 2, 1))
     return (0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root)
 
 

@@ -16,10 +16,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gsworkbench.assessment.bootstrap import bootstrap_error
 from gsworkbench.assessment.corrected import (
     corrected_curve,
     corrected_error,
     effective_samples,
+    half_bit,
     randomise_phases,
     standard_error,
 )
@@ -64,6 +66,7 @@ class Definition:
     notes: tuple[str, ...] = ()
 
 
+_WITH_ERRORS = ("fsc_unmasked", "fsc_masked")
 _CRYODRGN_GROWN = MaskRecipe("grown", percentile=99.99, steps="taxicab", profile="quarter cosine")
 
 DEFINITIONS: Mapping[str, Definition] = MappingProxyType({
@@ -131,16 +134,20 @@ class Judgement:
     """Two half maps under one definition.
 
     curves : fsc_unmasked, one per mask, fsc_randomized_masked and fsc_corrected where there are such.
-    errors : curve name -> (D // 2 + 1,) standard errors, for curves other than those of sphere and loose masks.
+    errors : curve name -> (D // 2 + 1,) standard errors by formula, of fsc_unmasked, fsc_masked and fsc_corrected.
+    bootstrap : the same drawn from the maps, of fsc_unmasked and fsc_masked.
     resolutions : one for every curve but the randomised one.
     resolution : the one the program would report: of the corrected curve, else masked, else unmasked.
+    half_bits : where fsc_unmasked and fsc_masked fall below the half-bit curve of their effective samples.
     masks : curve name -> mask. randomised_from : shell, None if nothing was randomised. notes : sentences.
     """
 
     definition: Definition
     curves: tuple[FscCurve, ...]
     errors: Mapping[str, NDArray[np.float64]]
+    bootstrap: Mapping[str, NDArray[np.float64]]
     resolutions: tuple[Resolution, ...]
+    half_bits: tuple[Resolution, ...]
     masks: Mapping[str, NDArray[np.floating]] = field(repr=False)
     randomised_from: int | None = None
     notes: tuple[str, ...] = ()
@@ -170,15 +177,20 @@ def judge(
     mask: Map | None = None,
     mask_name: str = "user's mask",
     masked: bool = True,
+    more_masks: Mapping[str, tuple[Map, str]] = MappingProxyType({}),
     seed: int = 0,
 ) -> Judgement:
     """Judge two (D, D, D) half maps as `definition` does.
 
-    mask : takes the place of the definition's mask for fsc_masked and fsc_corrected. masked : False leaves out all
-    masks, and with them the correction. seed : of the random phases.
+    mask : takes the place of the definition's mask for fsc_masked and fsc_corrected. masked : False leaves out the
+    definition's masks, and with them the correction. more_masks : curve name -> (mask, its description), for further
+    curves. seed : of the random phases and of the bootstrap.
     """
     definition = find_definition(definition) if isinstance(definition, str) else definition
     masks, names = _masks(definition, half_1, half_2, voxel_size, mask, mask_name) if masked else ({}, {})
+    # fsc_masked stays last: it is what the correction goes on from.
+    masks = {name: m for name, (m, _) in more_masks.items()} | masks
+    names = {name: words for name, (_, words) in more_masks.items()} | names
 
     def correlate(pair: Sequence[Map], name: str, mask_of: str | None) -> FscCurve:
         return fourier_shell_correlation(
@@ -194,26 +206,33 @@ def judge(
 
     halves = (half_1, half_2)
     curves = [correlate(halves, "fsc_unmasked", None), *(correlate(halves, name, name) for name in masks)]
-    errors = {"fsc_unmasked": standard_error(curves[0], effective_samples(len(half_1)))}
+    samples = {c.name: effective_samples(len(half_1), masks.get(c.name)) for c in curves if c.name in _WITH_ERRORS}
+    errors = {c.name: standard_error(c, samples[c.name]) for c in curves if c.name in samples}
+    bootstrap = {
+        name: bootstrap_error(*halves, n, mask=masks.get(name), shells=definition.shells, seed=seed)
+        for name, n in samples.items()
+    }
+    half_bits = tuple(
+        resolution(c, half_bit(samples[c.name]), definition.crossing, criterion="half-bit")
+        for c in curves
+        if c.name in samples
+    )
     notes: list[str] = []
     shell = None
-    if "fsc_masked" in masks:
-        samples = effective_samples(len(half_1), masks["fsc_masked"])
-        errors["fsc_masked"] = standard_error(curves[-1], samples)
-        if definition.randomise is not None:
-            shell = _randomisation_shell(definition, curves[0], curves[-1])
-            nothing = _nothing_to_correct(definition, shell, len(half_1))
-            shell, notes = (None, [nothing]) if nothing else (shell, notes)
+    if "fsc_masked" in masks and definition.randomise is not None:
+        shell = _randomisation_shell(definition, curves[0], curves[-1])
+        nothing = _nothing_to_correct(definition, shell, len(half_1))
+        shell, notes = (None, [nothing]) if nothing else (shell, notes)
     if shell:
         measured, start = curves[-1], shell + definition.corrected_from
         random = [randomise_phases(half, shell, seed=2 * seed + i) for i, half in enumerate(halves)]
         curves.append(correlate(random, "fsc_randomized_masked", "fsc_masked"))
-        errors["fsc_corrected"] = corrected_error(measured, curves[-1], start, samples)
+        errors["fsc_corrected"] = corrected_error(measured, curves[-1], start, samples["fsc_masked"])
         curves.append(_clipped(corrected_curve(measured, curves[-1], start), definition.clipped))
     read = tuple(
         resolution(c, definition.threshold, definition.crossing) for c in curves if c.name != "fsc_randomized_masked"
     )
-    return Judgement(definition, tuple(curves), errors, read, masks, shell, tuple(notes))
+    return Judgement(definition, tuple(curves), errors, bootstrap, read, half_bits, masks, shell, tuple(notes))
 
 
 def _masks(

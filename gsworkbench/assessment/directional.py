@@ -16,6 +16,7 @@ from scipy.spatial import ConvexHull
 from gsworkbench.assessment.fsc import shell_weights
 from gsworkbench.assessment.local import first_crossings
 from gsworkbench.assessment.transforms import transform
+from gsworkbench.errors import InputError
 
 Map = NDArray[np.floating]
 
@@ -77,6 +78,10 @@ def directional_fsc(
     A cone and its opposite are one, as Friedel's law makes them. The first shells hold too few voxels to have a
     direction: where a cone is empty the curve is NaN, and reading starts at the first shell whose cones hold 8 voxels.
     """
+    if not 1 <= half_angle <= 90:
+        raise InputError(f"a half-angle of {half_angle:g} degrees makes no cone", remedy="give 1 to 90")
+    if not 0 < threshold < 1:
+        raise InputError(f"a threshold of {threshold:g} is never crossed", remedy="give one between 0 and 1")
     box_size = len(map_1)
     pair = [transform(m if mask is None else m * mask.astype(np.float64)) for m in (map_1, map_2)]
     directions = half_sphere(n_directions)

@@ -1,4 +1,8 @@
-"""FSC curves as other programs read them: EMDB's fsc.xml and RELION's postprocess.star. fsc.csv is in fsc.py."""
+"""FSC curves as other programs read them: EMDB's fsc.xml and RELION's postprocess.star. fsc.csv is in fsc.py.
+
+EMDB publishes no schema of fsc.xml beside its others. What is written is what relion_postprocess writes, element by
+element, and what the reader of EMDB's validation analysis takes: coordinates counted from shell 0.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from numpy.typing import NDArray
 from gsworkbench import __version__
 from gsworkbench.assessment.definitions import Judgement
 from gsworkbench.assessment.fsc import FscCurve, Resolution
+from gsworkbench.assessment.sharpening import Sharpened
 from gsworkbench.files import write_text
 
 # RELION's column -> our curve. Shells without a value are not written: RELION knows no NaN.
@@ -24,37 +29,58 @@ STAR_COLUMNS = {
 
 
 def write_fsc_xml(path: str | Path, curve: FscCurve, resolution: Resolution) -> None:
-    """Write one curve as EMDB takes it: 1/A and FSC, from shell 1 on, shells without a value left out.
+    """Write one curve as EMDB takes it: 1/A and FSC, shell by shell, those without a value left out.
 
-    The title says curve, resolution, mask and definition.
+    Shell 0 is written as 1, as RELION does: readers count shells from there. The title says curve, resolution, mask and
+    definition.
     """
     lines = [f'<fsc title={quoteattr(str(resolution))} xaxis="Resolution (A-1)" yaxis="Correlation Coefficient">']
-    for x, y in zip(curve.frequencies[1:], curve.values[1:], strict=True):
+    values = np.append(1.0, curve.values[1:])
+    for x, y in zip(curve.frequencies, values, strict=True):
         if np.isfinite(y):
             lines += ["  <coordinate>", f"    <x>{x:.7g}</x>", f"    <y>{y:.6g}</y>", "  </coordinate>"]
     write_text(path, "\n".join([*lines, "</fsc>", ""]))
 
 
-def write_postprocess_star(path: str | Path, judgement: Judgement, half_maps: tuple[str, str], mask: str) -> None:
-    """Write postprocess.star with RELION's blocks general and fsc.
+def write_postprocess_star(
+    path: str | Path, judgement: Judgement, half_maps: tuple[str, str], mask: str, sharpened: Sharpened | None = None
+) -> None:
+    """Write postprocess.star with RELION's blocks general and fsc, and guinier where there is a sharpened map.
 
     half_maps, mask : file names to mention; "None" for no mask. rlnFinalResolution is that of the definition; without
     a crossing it is twice the voxel size, as RELION writes it, and a comment says that nothing was measured.
     """
     found, first = judgement.resolution, judgement.curves[0]
     final = first.nyquist_angstrom if found.angstrom is None else found.angstrom
-    general = {
-        "rlnFinalResolution": f"{final:.6f}",
+    general = {"rlnFinalResolution": f"{final:.6f}"}
+    if sharpened is not None:
+        general["rlnBfactorUsedForSharpening"] = f"{sharpened.b_factor:.6f}"
+    general |= {
         "rlnUnfilteredMapHalf1": _quoted(half_maps[0]),
         "rlnUnfilteredMapHalf2": _quoted(half_maps[1]),
         "rlnMaskName": _quoted(mask),
     }
     if judgement.randomised_from is not None:
         general["rlnRandomiseFrom"] = f"{first.box_size * first.voxel_size / judgement.randomised_from:.6f}"
+    if sharpened is not None and sharpened.fit is not None:
+        general |= {
+            "rlnFittedSlopeGuinierPlot": f"{sharpened.fit.slope:.6f}",
+            "rlnFittedInterceptGuinierPlot": f"{sharpened.fit.intercept:.6f}",
+            "rlnCorrelationFitGuinierPlot": f"{sharpened.fit.correlation:.6f}",
+        }
     lines = [f"# gsworkbench {__version__}", f"# {found}", "", "# version 30001", "", "data_general", ""]
     lines += [f"_{label:<48} {value}" for label, value in general.items()]
     lines += ["", "# version 30001", "", "data_fsc", "", "loop_", *_fsc_loop(judgement), ""]
+    if sharpened is not None:
+        lines += ["", "# version 30001", "", "data_guinier", "", "loop_", *_guinier_loop(sharpened), ""]
     write_text(path, "\n".join(lines))
+
+
+def _guinier_loop(sharpened: Sharpened) -> Iterable[str]:
+    labels = ["rlnResolutionSquared", *(f"rlnLogAmplitudes{name.capitalize()}" for name in sharpened.amplitudes)]
+    yield from (f"_{label} #{number}" for number, label in enumerate(labels, 1))
+    for row in zip(sharpened.squared_frequencies, *sharpened.amplitudes.values(), strict=True):
+        yield " ".join(f"{value:14.6g}" for value in row)
 
 
 def _fsc_loop(judgement: Judgement) -> Iterable[str]:

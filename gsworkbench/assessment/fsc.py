@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -216,21 +217,25 @@ def _last_above(above: NDArray[np.float64]) -> float | None:
     return None if last == len(above) else last
 
 
-def write_fsc_csv(path: str | Path, curves: Sequence[FscCurve]) -> None:
+def write_fsc_csv(
+    path: str | Path, curves: Sequence[FscCurve], columns: Mapping[str, NDArray[np.floating]] = MappingProxyType({})
+) -> None:
     """Write curves of one box as fsc.csv: shell, frequency_per_angstrom, resolution_angstrom, then a column per curve.
 
-    A first line `# ...` says box, voxel size, definition and masks. NaN is written as an empty field.
+    columns : name -> (D // 2 + 1,) of what else to write, such as errors. A first line `# ...` says box, voxel size,
+    definition and masks. NaN is written as an empty field.
     """
     first = curves[0]
+    written = {c.name: c.values for c in curves} | dict(columns)
     masks = "; ".join(f"{c.name}: {c.mask}" for c in curves)
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         grid = f"box_size {first.box_size}, voxel_size {first.voxel_size:g} A"
         file.write(f"# {grid}, definition {first.definition}, masks: {masks}\n")
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["shell", "frequency_per_angstrom", "resolution_angstrom", *(c.name for c in curves)])
+        table.writerow(["shell", "frequency_per_angstrom", "resolution_angstrom", *written])
         for shell, frequency in enumerate(first.frequencies):
             angstrom = "" if shell == 0 else f"{1 / frequency:.4f}"
-            cells = ("" if np.isnan(c.values[shell]) else f"{c.values[shell]:.6f}" for c in curves)
+            cells = ("" if np.isnan(values[shell]) else f"{values[shell]:.6f}" for values in written.values())
             table.writerow([shell, f"{frequency:.8f}", angstrom, *cells])
 
 

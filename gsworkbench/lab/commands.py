@@ -6,17 +6,16 @@ import hashlib
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gsworkbench.config import PRESETS, NormalEquationsConfig, ReconstructionConfig, StochasticConfig, to_mapping
+from gsworkbench.config import PRESETS, SETTINGS, NormalEquationsConfig, ReconstructionConfig, to_mapping
 from gsworkbench.lab.runs import Run
 
 PRESET = "tuned"  # what the settings of a stochastic fit are told apart from
-# Methods with settings of their own, and the field of ReconstructionConfig that holds them.
-SETTINGS = {"normal-equations": "normal_equations", "stochastic": "stochastic"}
 
 
 def preview_config(n_gaussians: int = 2000, **changes: Any) -> ReconstructionConfig:
@@ -25,19 +24,22 @@ def preview_config(n_gaussians: int = 2000, **changes: Any) -> ReconstructionCon
     return ReconstructionConfig(normal_equations=settings, **changes)
 
 
-def settings_of(config: ReconstructionConfig) -> NormalEquationsConfig | StochasticConfig | None:
-    """The settings of the method that a config chooses, or None where it has none."""
+def settings_of(config: ReconstructionConfig) -> dict[str, Any]:
+    """The settings of the method that a config chooses, by name; empty where it has none."""
     field = SETTINGS.get(config.method)
-    return None if field is None else getattr(config, field)
+    return {} if field is None else to_mapping(getattr(config, field))
+
+
+def number_of(config: ReconstructionConfig) -> int | None:
+    """The number of Gaussians, where the method has such a thing and it is given."""
+    number = settings_of(config).get("n_gaussians")
+    return number if isinstance(number, int) else None
 
 
 def changed(config: ReconstructionConfig) -> dict[str, Any]:
     """Settings of the method that differ from what the command line takes by default, without n_gaussians."""
-    settings = settings_of(config)
-    if settings is None:
-        return {}
-    default = to_mapping(PRESETS[PRESET] if config.method == "stochastic" else NormalEquationsConfig())
-    return {k: v for k, v in to_mapping(settings).items() if v != default[k] and k != "n_gaussians"}
+    default = settings_of(replace(ReconstructionConfig(stochastic=PRESETS[PRESET]), method=config.method))
+    return {k: v for k, v in settings_of(config).items() if v != default[k] and k != "n_gaussians"}
 
 
 def command_line(config: ReconstructionConfig, run: Run, out: str | Path, reading: Sequence[str] = ()) -> str:
@@ -45,13 +47,15 @@ def command_line(config: ReconstructionConfig, run: Run, out: str | Path, readin
 
     reading : the options that `particles_of` returned.
     """
-    words = ["gsworkbench", "backproject" if config.method == "backprojection" else "reconstruct"]
+    classical = config.method == "backprojection"
+    words = ["gsworkbench", "backproject" if classical else "reconstruct"]
     words += [str(run.folder / "run_data.star"), *reading, "--out", str(out)]
-    settings = settings_of(config)
-    if settings is not None:
-        words += ["--method", config.method, *(["--preset", PRESET] if config.method == "stochastic" else [])]
-        words += [] if settings.n_gaussians is None else ["--n-gaussians", str(settings.n_gaussians)]
-        words += [word for k, v in changed(config).items() for word in ("--set", f"{k}={_as_yaml(v)}")]
+    words += [] if classical else ["--method", config.method]
+    words += ["--preset", PRESET] if config.method == "stochastic" else []
+    if (number := number_of(config)) is not None:
+        words += ["--n-gaussians", str(number)]
+    for name, value in changed(config).items():
+        words += [f"--{name}", str(value)] if classical else ["--set", f"{name}={_as_yaml(value)}"]
     words += ["--mask", config.mask, "--seed", str(config.seed)]
     if run.truth_path is not None:
         words += ["--truth", str(run.truth_path)]
@@ -65,11 +69,10 @@ def yaml_rows(config: ReconstructionConfig, dataset: str, name: str = "explored"
         method["preset"] = PRESET
     if rows := changed(config):
         method["settings"] = rows
-    settings = settings_of(config)
     factors = {
         "dataset": [dataset],
         "method": [name],
-        "n_gaussians": [0 if settings is None else settings.n_gaussians],
+        "n_gaussians": [number_of(config) or 0],
         "seed": [config.seed],
     }
     experiment = {"question": "What did exploring find?", "notebook": "01_reconstruct", "factors": factors}
@@ -79,10 +82,9 @@ def yaml_rows(config: ReconstructionConfig, dataset: str, name: str = "explored"
 
 def identity(config: ReconstructionConfig) -> str:
     """A name for these settings: method, number, seed, and a digest of everything."""
-    settings = settings_of(config)
     digest = hashlib.sha256(json.dumps(to_mapping(config), sort_keys=True).encode()).hexdigest()[:8]
-    number = [] if settings is None else [f"n{settings.n_gaussians}"]
-    return "-".join([config.method, *number, f"s{config.seed}", digest])
+    number = number_of(config)
+    return "-".join([config.method, *([] if number is None else [f"n{number}"]), f"s{config.seed}", digest])
 
 
 def _as_yaml(value: Any) -> str:

@@ -14,6 +14,7 @@ from gsworkbench.lab.commands import PRESET, preview_config
 METHODS = {
     "Gaussians, one pass": "normal-equations",
     "Gaussians, stochastic": "stochastic",
+    "free voxels, one pass": "voxels",
     "backprojection": "backprojection",
 }
 NUMBERS = (50, 100, 200, 500, 1000, 2000, 3000, 5000, 10_000, 20_000)
@@ -42,6 +43,7 @@ class Controls:
         )
         self.rate = widgets.FloatLogSlider(value=2e-3, min=-4, max=-1, step=0.1, description="learning rate", **_WIDE)
         self.schedule = widgets.Dropdown(options=["cosine", "epoch"], description="rate falls by", **_WIDE)
+        self.shape = widgets.Dropdown(options=["anisotropic", "isotropic"], description="shape", **_WIDE)
         self.gamma = widgets.FloatSlider(value=0.1, min=0.05, max=1.0, step=0.05, description="gamma", **_WIDE)
         self.boost = widgets.FloatSlider(value=2.0, max=4.0, step=0.5, description="boost", **_WIDE)
         self.mask = widgets.Dropdown(
@@ -67,10 +69,11 @@ class Controls:
                 learning_rate=_rounded(self.rate.value),
                 schedule=self.schedule.value,
                 gamma=round(self.gamma.value, 4),
+                shape=self.shape.value,
                 boost=self.boost.value,
             )
             return ReconstructionConfig(stochastic=settings, **common)
-        if self.method.value == "backprojection":
+        if self.method.value != "normal-equations":
             return ReconstructionConfig(**common)
         base = preview_config().normal_equations if self.steps.value else NormalEquationsConfig()
         settings_ = replace(
@@ -84,7 +87,20 @@ class Controls:
         return ReconstructionConfig(normal_equations=settings_, **common)
 
     def _all(self) -> list[widgets.Widget]:
-        names = ("method", "number", "seed", "steps", "start", "spread", "rate", "schedule", "gamma", "boost", "mask")
+        names = (
+            "method",
+            "number",
+            "seed",
+            "steps",
+            "start",
+            "spread",
+            "shape",
+            "rate",
+            "schedule",
+            "gamma",
+            "boost",
+            "mask",
+        )
         return [getattr(self, name) for name in names]
 
     def _changed(self, change: dict) -> None:
@@ -101,12 +117,12 @@ class Controls:
         """Hide what the method does not heed."""
         method = self.method.value
         applies = {"method", "seed", "mask"}
-        if method != "backprojection":
+        if method in ("normal-equations", "stochastic"):
             applies |= {"number", "rate", "boost"}
         if method == "normal-equations":
             applies |= {"steps", "start"} | ({"spread"} if self.start.value == "random" else set())
         if method == "stochastic":
-            applies |= {"spread", "schedule"} | ({"gamma"} if self.schedule.value == "epoch" else set())
+            applies |= {"spread", "shape", "schedule"} | ({"gamma"} if self.schedule.value == "epoch" else set())
         for control in self._all():
             shown = any(control is getattr(self, name) for name in applies)
             control.layout.display = None if shown else "none"

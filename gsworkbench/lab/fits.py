@@ -7,7 +7,7 @@ same numbers; only nothing but the sums is written. The sums of a run lie in its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.files import sha256
 from gsworkbench.gaussians import Gaussians
 from gsworkbench.judging import assess
-from gsworkbench.lab.commands import identity, settings_of
+from gsworkbench.lab.commands import identity, number_of
 from gsworkbench.lab.runs import Run, particles_of
 from gsworkbench.normal_equations import NormalEquations
 from gsworkbench.particles import ParticleStack
@@ -32,9 +32,8 @@ from gsworkbench.reconstruct import (
     Reconstruction,
     Solution,
     Task,
-    accumulate_parts,
-    fit_parts,
     make_task,
+    sums_of_parts,
     with_all,
 )
 from gsworkbench.workbench.results import Measurement, Result, measure, read_results, write_results
@@ -82,24 +81,13 @@ class Bench:
 
     def fit(self, config: ReconstructionConfig, show: Callable[[str, Solution], None] | None = None) -> Outcome:
         """Fit all particles and both half sets, then judge; `show` is given each map as it is made."""
-        task = _task(self.run, self.stack, config)
+        task = replace(_task(self.run, self.stack, config), sums=self.sums)
         solutions = {}
-        for name, solution in self._solutions(task):
+        for name, solution in solutions_of(task):
             solutions[name] = solution
             if show is not None:
                 show(name, solution)
         return self._judged(task, solutions)
-
-    def _solutions(self, task: Task) -> Iterator[tuple[str, Solution]]:
-        """As METHODS of reconstruct, with the sums at hand where the method takes them."""
-        method = task.config.method
-        if method == "normal-equations":
-            return fit_parts(task, self.sums)
-        if method == "backprojection":
-            return _backprojected(task, self.sums)
-        if method not in METHODS:
-            raise InputError(f"there is no method {method!r}", remedy=f"choose one of {', '.join(METHODS)}")
-        return METHODS[method](task)
 
     def _judged(self, task: Task, solutions: dict[str, Solution]) -> Outcome:
         config, record = task.config, task.record
@@ -126,6 +114,16 @@ class Bench:
         )
 
 
+def solutions_of(task: Task) -> Iterator[tuple[str, Solution]]:
+    """As METHODS of reconstruct; the classical map too is made from the sums at hand."""
+    config = task.config
+    if config.method == "backprojection" and config.backprojection.filter == "wiener":
+        return _backprojected(task)
+    if config.method not in METHODS:
+        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
+    return METHODS[config.method](task)
+
+
 def saved_sums(run: Run, stack: ParticleStack) -> PartSums:
     """Sums over both half sets and all particles, from the run's folder, or from one pass that leaves them there."""
     names = ("half 1", "half 2")
@@ -138,7 +136,7 @@ def saved_sums(run: Run, stack: ParticleStack) -> PartSums:
     if len(kept) == len(names):
         return with_all(kept)
     task = _task(run, stack, ReconstructionConfig())
-    made = accumulate_parts(task)
+    made = sums_of_parts(task, hold_out=True)
     for name in names:
         for part, path in reversed(list(zip(made[name], files[name], strict=True))):  # what is looked for first, last
             if part is not None:
@@ -157,15 +155,13 @@ def record_outcome(run: Run, outcome: Outcome) -> Path:
 
 def rows_of(run: Run, outcome: Outcome) -> list[Result]:
     """The numbers of a live fit as rows of the results table."""
-    settings = settings_of(outcome.config)
-    number = settings.n_gaussians if settings is not None else None
     who: dict[str, Any] = {
         "run": f"{run.name}/{outcome.name}",
         "experiment": "explored",
         "dataset": dataset_of(run),
         "method": outcome.config.method,
         "preset": None,
-        "n_gaussians": number if isinstance(number, int) else None,
+        "n_gaussians": number_of(outcome.config),
         "seed": outcome.config.seed,
     }
     return [Result(**who, **asdict(m)) for m in outcome.measurements]
@@ -194,8 +190,8 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
-def _backprojected(task: Task, sums: PartSums) -> Iterator[tuple[str, Solution]]:
-    for name, (fitted, held_out) in sums.items():
+def _backprojected(task: Task) -> Iterator[tuple[str, Solution]]:
+    for name, (fitted, held_out) in sums_of_parts(task, hold_out=True).items():
         with task.record.stage(f"{name}: {task.config.method}"):
             volume = backprojection.solve(fitted if held_out is None else fitted + held_out)
         yield name, Solution(volume)

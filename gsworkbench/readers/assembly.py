@@ -62,6 +62,7 @@ def to_stack(
         data_sign=metadata.data_sign[rows] if data_sign is None else np.full(len(rows), data_sign, np.int8),
         source=source,
         source_row=rows,
+        picks=None if metadata.picks is None else metadata.picks[rows],
     )
 
 

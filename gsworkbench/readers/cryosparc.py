@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
 from gsworkbench.geometry import rotation_vectors_to_matrices
-from gsworkbench.particles import CtfParameters, Float64
+from gsworkbench.particles import CtfParameters, Float64, Picks
 from gsworkbench.readers.columns import check_ctf, common_value, integers, numbers
 from gsworkbench.readers.metadata import Metadata, unique_names
 
@@ -36,6 +36,9 @@ CTF_COLUMNS = {
 }
 IN_RADIANS = ("defocus_angle", "phase_shift")
 IGNORED = ("ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
+
+
+_CENTRE = ("center_x_frac", "center_y_frac")
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ def read_cryosparc(path: Path, passthrough: Sequence[str | Path] = (), *, needs_
         shifts_angstrom=shifts,
         half_set=_half_sets(fields),
         data_sign=integers(fields.numbers("blob/sign", np.ones(n)), "blob/sign", path, allowed=(-1, 1)).astype(np.int8),
+        picks=_picks(fields),
     )
 
 
@@ -172,6 +176,18 @@ def _poses(fields: Fields) -> tuple[Float64 | None, Float64]:
     common_value(pixel_sizes, "alignments3D/psize_A", fields.file)
     shifts = fields.numbers("alignments3D/shift") * pixel_sizes[:, None]
     return rotation_vectors_to_matrices(fields.numbers("alignments3D/pose")), shifts
+
+
+def _picks(fields: Fields) -> Picks | None:
+    """Return picked positions in A, without refined shifts; None where the fields of `location` are not all there."""
+    size = next((name for name in ("location/micrograph_psize_A", "blob/psize_A") if name in fields), None)
+    uid, shape, *centre = (f"location/{name}" for name in ("micrograph_uid", "micrograph_shape", *_CENTRE))
+    if size is None or any(name not in fields for name in (uid, shape, *centre)):
+        return None
+    names, index = unique_names(map(str, fields[uid].tolist()))
+    fractions = np.column_stack([fields.numbers(name) for name in centre])
+    extent = fields.numbers(shape)[:, ::-1]  # of y, x
+    return Picks(names, index, fractions * extent * fields.numbers(size)[:, None])
 
 
 def _half_sets(fields: Fields) -> NDArray[np.int8]:

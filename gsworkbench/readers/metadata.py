@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.particles import CtfParameters, Float64
+from gsworkbench.particles import CtfParameters, Float64, Picks
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Metadata:
     shifts_angstrom: Float64
     half_set: NDArray[np.int8]
     data_sign: NDArray[np.int8]
+    picks: Picks | None = None
 
 
 def unique_names(names: Iterable[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:

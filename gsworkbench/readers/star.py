@@ -21,7 +21,7 @@ from gsworkbench import __version__
 from gsworkbench.errors import InputError
 from gsworkbench.files import write_text
 from gsworkbench.geometry import euler_to_matrices, matrices_to_euler
-from gsworkbench.particles import CtfParameters, Float64, ParticleStack
+from gsworkbench.particles import CtfParameters, Float64, ParticleStack, Picks
 from gsworkbench.readers import star_tables
 from gsworkbench.readers.columns import check_ctf, common_value, integers, numbers
 from gsworkbench.readers.metadata import Metadata, unique_names
@@ -83,6 +83,7 @@ def read_star(path: Path, *, needs_ctf: bool = True, pixel_size: float | None = 
     pixel_size = pixel_size or _pixel_size(fields)
     n = len(stack_index)
     subsets = fields.numbers("rlnRandomSubset", 0)
+    shifts = _shifts(fields, pixel_size)
     return Metadata(
         stacks=stacks,
         stack_index=stack_index,
@@ -91,9 +92,10 @@ def read_star(path: Path, *, needs_ctf: bool = True, pixel_size: float | None = 
         pixel_size=pixel_size,
         ctf=_ctf(fields) if needs_ctf else None,
         rotations=_rotations(fields),
-        shifts_angstrom=_shifts(fields, pixel_size),
+        shifts_angstrom=shifts,
         half_set=integers(subsets, "rlnRandomSubset", path, allowed=(0, 1, 2)).astype(np.int8),
         data_sign=integers(fields.numbers(DATA_SIGN, np.ones(n)), DATA_SIGN, path, allowed=(-1, 1)).astype(np.int8),
+        picks=_picks(fields, shifts, pixel_size),
     )
 
 
@@ -207,6 +209,24 @@ def _shifts(fields: Fields, pixel_size: float | None) -> Float64:
             origins = np.column_stack([fields.numbers(label) for label in labels])
             return origins * pixel_size if in_pixels else origins  # type: ignore[operator]
     return np.zeros((len(fields.particles), 2))
+
+
+def _picks(fields: Fields, shifts: Float64, pixel_size: float | None) -> Picks | None:
+    """Return coordinates less origins, as RELION tells duplicates, in A; None where the file has no coordinates.
+
+    They are in pixels of the micrographs; where the file does not say how large these are, in pixels of the images.
+    """
+    axes = ("rlnCoordinateX", "rlnCoordinateY")
+    if any(label not in fields.particles for label in ("rlnMicrographName", *axes)):
+        return None
+    names, index = unique_names(fields.particles["rlnMicrographName"])
+    known = ("rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")
+    label = next((label for label in known if label in fields), None)
+    if label is None and pixel_size is None:
+        return None
+    size = fields.numbers(label) if label else np.full(len(index), pixel_size)
+    coordinates = np.column_stack([fields.numbers(axis) for axis in axes]) * size[:, None]
+    return Picks(names, index, coordinates - shifts)
 
 
 def _ctf(fields: Fields) -> CtfParameters:

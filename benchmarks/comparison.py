@@ -1,0 +1,115 @@
+"""One pass beside the papers' trainer and backprojection, on the same particles: python benchmarks/comparison.py
+
+5,000 simulated ribosome images (64 px of 6 A), 2,048 Gaussians. A seed changes particles, half sets and fits. Prints
+the table of docs/one_pass.md; about 8 minutes of processor time per seed, most of it preset cryosplat's. The map of
+all particles is compared with the truth; the local filter takes its resolutions from half maps of the same particles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.assessment.fsc import fourier_shell_correlation
+from gsworkbench.assessment.local import local_resolution
+from gsworkbench.assessment.masks import automatic_mask, spherical_mask
+from gsworkbench.backprojection import backproject
+from gsworkbench.config import PRESETS, NormalEquationsConfig, SimulationConfig, VoxelConfig
+from gsworkbench.fit_normal_equations import fit_normal_equations
+from gsworkbench.local_filter import locally_filtered
+from gsworkbench.normal_equations import NormalEquations, accumulate
+from gsworkbench.particles import ParticleStack
+from gsworkbench.provenance import machine
+from gsworkbench.readers import read_map
+from gsworkbench.rendering import voxelize
+from gsworkbench.simulate import simulate
+from gsworkbench.training import fit
+from gsworkbench.voxel_solution import solve_voxels
+
+Map = NDArray[np.floating]
+
+N_GAUSSIANS = 2048
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--snr", type=float, nargs="+", default=[0.1, 0.03])
+    options = parser.parse_args()
+    print(f"Mean FSC over shells to the truth; seeds {', '.join(map(str, options.seeds))}; {machine()}.\n")
+    print("| SNR | seed | method | no mask | in a sphere | CPU s, one map |\n|---|---|---|---|---|---|")
+    for snr in options.snr:
+        for seed in options.seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                stack = simulate(SimulationConfig(snr=snr, seed=seed), folder).with_half_sets(seed)
+                truth, voxel_size = read_map(Path(folder) / "truth.mrc")
+                for name, method in METHODS.items():
+                    start = time.process_time()
+                    volume = method(stack, seed)
+                    seconds = time.process_time() - start
+                    means = row(volume, truth, voxel_size)
+                    print(f"| {snr} | {seed} | {name} | {means} | {seconds:.1f} |", flush=True)
+
+
+def row(volume: Map, truth: Map, voxel_size: float) -> str:
+    sphere, name = spherical_mask(len(truth), voxel_size)
+    bare = fourier_shell_correlation(volume, truth, voxel_size=voxel_size)
+    masked = fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=sphere, mask_name=name)
+    return f"{bare.mean():.4f} | {masked.mean():.4f}"
+
+
+def local_backprojection(mask: str) -> Callable[[ParticleStack, int], Map]:
+    """Backprojection of all, zero outside a mask, each voxel inside at the local resolution of the half maps."""
+
+    def volume(stack: ParticleStack, seed: int) -> Map:
+        halves = [backproject(stack[stack.half_set == k]) for k in (1, 2)]
+        grid = stack.pixel_size
+        inside, name = (
+            automatic_mask(halves[0] + halves[1], grid) if mask == "auto" else spherical_mask(stack.box_size, grid)
+        )
+        found = local_resolution(halves[0], halves[1], voxel_size=grid, mask=inside, mask_name=name)
+        return locally_filtered(backproject(stack), found.resolution, voxel_size=grid)
+
+    return volume
+
+
+def split(stack: ParticleStack) -> tuple[NormalEquations, NormalEquations]:
+    held = np.arange(len(stack)) % 10 == 0
+    return accumulate(stack[~held]), accumulate(stack[held])
+
+
+def one_pass(n_gaussians: int | str) -> Callable[[ParticleStack, int], Map]:
+    config = NormalEquationsConfig(n_gaussians=n_gaussians)  # type: ignore[arg-type]
+    return lambda stack, seed: fit_normal_equations(*split(stack), config, seed=3 * seed).volume
+
+
+def stochastic(preset: str) -> Callable[[ParticleStack, int], Map]:
+    def volume(stack: ParticleStack, seed: int) -> Map:
+        g = fit(stack, replace(PRESETS[preset], n_gaussians=N_GAUSSIANS), seed=3 * seed).gaussians
+        grid = {"box_size": stack.box_size, "voxel_size": stack.pixel_size}
+        return voxelize(g.means, g.covariances(), g.weights, **grid, cutoff=5.0).numpy()  # type: ignore[arg-type]
+
+    return volume
+
+
+METHODS: dict[str, Callable[[ParticleStack, int], Map]] = {
+    "backprojection": lambda stack, seed: backproject(stack),
+    "backprojection, locally filtered, in a sphere": local_backprojection("sphere"),
+    "backprojection, locally filtered, in its mask": local_backprojection("auto"),
+    "voxels": lambda stack, seed: solve_voxels(*split(stack), VoxelConfig()).volume,
+    f"one pass, {N_GAUSSIANS:,}": one_pass(N_GAUSSIANS),
+    "one pass, auto": one_pass("auto"),
+    f"stochastic, tuned, {N_GAUSSIANS:,}": stochastic("tuned"),
+    f"stochastic, cryosplat, {N_GAUSSIANS:,}": stochastic("cryosplat"),
+}
+
+
+if __name__ == "__main__":
+    main()

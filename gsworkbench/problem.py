@@ -1,0 +1,118 @@
+"""Normal equations in Fourier space, where K, periodic in the box, is diagonal: the error of a map, and what it misses.
+
+    error(V) = sum_k K(k) |V(k)|^2 - 2 Re b(k)* V(k),    and b(k) = K(k) V(k) + noise of variance s^2 K(k).
+
+Transforms are those of maps about their first voxel: a phase common to V and b, which K, being real, leaves alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gsworkbench.fourier import map_shells
+from gsworkbench.normal_equations import NormalEquations
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Normal equations in Fourier space, on the half grid (D, D, D // 2 + 1), inside the ball |k| < D / 2.
+
+    data : transform of b. kernel : K, periodic. noise : s^2 D^3, the variance of data per unit of kernel.
+    weight : what each component counts in the fit.
+    """
+
+    data: Tensor
+    kernel: Tensor
+    weight: Tensor
+    noise: float
+    shell: Tensor
+    pixel_size: float
+
+    @property
+    def box_size(self) -> int:
+        return self.data.shape[0]
+
+
+def as_problem(equations: NormalEquations) -> Problem:
+    """Normal equations in Fourier space, with the true weights."""
+    kernel = equations.kernel(circular=True).clamp_min(0)
+    shell = map_shells(equations.box_size)
+    inside = (shell < equations.box_size // 2).float()
+    pixel_variance = equations.noise_power / equations.box_size**2
+    return Problem(
+        data=(to_transform(equations.b()) * inside).to(torch.complex64),
+        kernel=(kernel * inside).float(),
+        weight=inside,
+        noise=pixel_variance * equations.box_size**3,
+        shell=shell,
+        pixel_size=equations.pixel_size,
+    )
+
+
+class Objective(NamedTuple):
+    """<V, K * V> - 2 <b, V> with weights worked in: kernel and data on the half grid, data in real space again."""
+
+    kernel: Tensor
+    data: Tensor
+    linear: Tensor
+
+
+def objective(problem: Problem, boost: float = 0.0) -> Objective:
+    """The error to minimise, under the problem's weights times exp(boost k^2 / k_nyquist^2) for component k."""
+    weight = problem.weight * torch.exp(boost * (problem.shell / (problem.box_size / 2)) ** 2)
+    data = problem.data * weight
+    return Objective(problem.kernel * weight, data, from_transform(data))
+
+
+def error_and_gradient(aim: Objective, volume: Tensor) -> tuple[float, Tensor]:
+    """The error at a map V (D, D, D), and its gradient with respect to V."""
+    gradient = from_transform(aim.kernel * to_transform(volume) - aim.data)
+    return float((volume * (gradient - aim.linear)).sum()), 2 * gradient
+
+
+def misfit_power(judge: Problem, transform: Tensor) -> Tensor:
+    """Power S of what a map misses in each shell, (number of shells,), from equations it was not fitted to.
+
+    E|b - K V|^2 = K^2 S + s^2 K. From shell 8 on, sums are taken over neighbouring shells too, an eighth of the shell
+    number to either side: there S is smooth, and a held-out tenth of the particles is noisy.
+    """
+    residual = judge.data - judge.kernel * transform
+    excess = shell_sum(judge, residual.abs().square() - judge.noise * judge.kernel)
+    square = shell_sum(judge, judge.kernel.square())
+    power = torch.zeros_like(excess)
+    for shell in range(judge.box_size // 2):
+        reach = shell // 8
+        near = slice(max(0, shell - reach), min(judge.box_size // 2, shell + reach + 1))
+        power[shell] = (excess[near].sum() / square[near].sum().clamp_min(1e-300)).clamp_min(0)
+    return power.float()
+
+
+def wiener_background(problem: Problem, transform: Tensor, power: Tensor) -> Tensor:
+    """The most likely map (D, D, D) beside a map with this transform, if its power in each shell is `power`."""
+    residual = problem.data - problem.kernel * transform
+    signal = power[problem.shell]
+    inside = problem.shell < problem.box_size // 2
+    return from_transform(residual * inside * signal / (problem.kernel * signal + problem.noise))
+
+
+def shell_sum(problem: Problem, values: Tensor) -> Tensor:
+    """(number of shells,) sums of values on the half grid."""
+    return torch.bincount(problem.shell.flatten(), values.flatten().double())
+
+
+def shell_mean(problem: Problem, values: Tensor) -> Tensor:
+    return shell_sum(problem, values) / shell_sum(problem, torch.ones_like(values))
+
+
+def to_transform(volume: Tensor) -> Tensor:
+    """(D, D, D // 2 + 1) transform of a map (D, D, D)."""
+    return torch.fft.rfftn(volume)
+
+
+def from_transform(transform: Tensor) -> Tensor:
+    """The map (D, D, D) of a transform."""
+    return torch.fft.irfftn(transform, s=(transform.shape[0],) * 3)
