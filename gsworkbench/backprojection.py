@@ -22,9 +22,11 @@ from gsworkbench.particles import ParticleStack
 _LEAST_SNR = 0.1  # shells that seem to hold no signal are weakened to this, not erased: their FSC stays defined
 
 
-def backproject(stack: ParticleStack, *, label: str = "backproject") -> NDArray[np.float32]:
-    """(D, D, D) map of all particles of a stack, in image units / A."""
-    return solve(accumulate(stack, label=label))
+def backproject(
+    stack: ParticleStack, *, noise_spectrum: NDArray[np.floating] | None = None, label: str = "backproject"
+) -> NDArray[np.float32]:
+    """(D, D, D) map of all particles of a stack, in image units / A; noise_spectrum as in `accumulate`."""
+    return solve(accumulate(stack, noise_spectrum=noise_spectrum, label=label))
 
 
 def solve(sums: NormalEquations) -> NDArray[np.float32]:

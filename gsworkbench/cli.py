@@ -24,10 +24,12 @@ from gsworkbench.config import (
     to_mapping,
 )
 from gsworkbench.errors import InputError
+from gsworkbench.memory import keep_freed_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    keep_freed_memory()
     options = _parser().parse_args(arguments)
     try:
         if getattr(options, "threads", None):
@@ -119,21 +121,26 @@ def _backproject(options: argparse.Namespace) -> None:
 def _accumulate(options: argparse.Namespace) -> None:
     import time
 
+    from gsworkbench.files import remove
+    from gsworkbench.noise import chosen_noise
     from gsworkbench.normal_equations import accumulate
 
     stack = _share(_stack(options), options)
+    if options.noise_substitute_beyond is not None:
+        stack = stack.with_random_phases(options.noise_substitute_beyond, options.seed)
     checkpoint = options.out.with_name(f".{options.out.name}.unfinished")
     wall, cpu = time.perf_counter(), time.process_time()
     sums = accumulate(
         stack,
         engine=options.engine,
-        noise_spectrum=_noise_spectrum(options.noise_spectrum),
+        noise_spectrum=chosen_noise(options.noise_spectrum, stack),
         threads=options.threads,
         checkpoint=checkpoint,
+        checkpoint_seconds=options.checkpoint_every,
         resume=options.resume,
     )
     sums.save(options.out)
-    checkpoint.unlink(missing_ok=True)
+    remove(checkpoint)
     print(f"{_sums(sums)} in {options.out}")
     print(f"  {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s")
 
@@ -173,30 +180,28 @@ def _share(stack: Any, options: argparse.Namespace) -> Any:
     return stack[np.array_split(order, int(parts))[int(part) - 1]]
 
 
-def _noise_spectrum(path: Path | None) -> Any:
-    import numpy as np
-
-    if path is None:
-        return None
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError("not a noise spectrum", file=path, remedy="give a .npy file, one power per shell") from error
-
-
 def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -> None:
     from gsworkbench.reconstruct import reconstruct
 
-    settings |= {"half_maps": options.half_maps, "mask": options.mask, "seed": options.seed}
-    config = from_mapping(ReconstructionConfig, settings)
+    names = ("half_maps", "mask", "seed", "noise_spectrum", "noise_substitute_beyond")
+    config = from_mapping(ReconstructionConfig, settings | {name: getattr(options, name) for name in names})
     result = reconstruct(
-        _stack(options), options.out, config, truth=options.truth, resume=getattr(options, "resume", False)
+        _stack(options),
+        options.out,
+        config,
+        truth=options.truth,
+        resume=options.resume,
+        checkpoint_seconds=options.checkpoint_every,
     )
     print(f"{len(result.volume)}^3 map of {result.record.n_particles['all']:,} particles in {result.output_dir}")
     for r in result.resolutions:
         print(f"  {r}")
     for name, seconds in result.record.seconds.items():
         print(f"  {name}: {seconds:.1f} s, {result.record.cpu_seconds[name]:.1f} CPU s")
+    substituted = result.record.results.get("noise_substitution")
+    if substituted is not None:
+        mean = substituted["mean_fsc_of_random_phases"]
+        print(f"  random phases beyond {substituted['beyond_angstrom']:g} A: half maps agree there by {mean:.3f}")
     for warning in result.record.warnings:
         print(f"  note: {warning}")
 
@@ -471,7 +476,6 @@ def _add_reconstruct(commands: Any) -> None:
         help="of normal-equations: whether Gaussians may take density away (default: non-negative)",
     )
     command.add_argument("--backend", help="renderer to use (default: the fastest that works; see doctor)")
-    command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
 
 
 def _add_backproject(commands: Any) -> None:
@@ -510,20 +514,43 @@ def _add_accumulate(commands: Any) -> None:
     command.add_argument(
         "--part", default="1/1", metavar="I/N", help="take the I-th of N equal parts of these particles, as in 2/5"
     )
-    command.add_argument(
-        "--noise-spectrum",
-        type=Path,
-        metavar="NPY",
-        help="power of the images' noise per shell, 0 to Nyquist; data are weighted by its inverse (default: white)",
-    )
+    _add_noise(command)
     command.add_argument(
         "--engine", default="gridding", choices=("gridding", "finufft"), help="finufft is exact and slow, for checks"
     )
     command.add_argument(
-        "--seed", type=int, default=0, help="random numbers that deal half sets where the file has none"
+        "--seed", type=int, default=0, help="random numbers: half sets where the file has none, substituted phases"
     )
     command.add_argument("--threads", type=int, metavar="N", help="processor threads to use")
+    _add_checkpoints(command)
+
+
+def _add_noise(command: Any) -> None:
+    command.add_argument(
+        "--noise-spectrum",
+        default="white",
+        metavar="WHAT",
+        help="white (default), measured (outside the particles), or powers per shell, 0 to Nyquist (.npy): data are "
+        "weighted by its inverse",
+    )
+    command.add_argument(
+        "--noise-substitute-beyond",
+        type=float,
+        metavar="A",
+        help="noise substitution: take particles whose phases are random beyond this resolution (reconstruct: besides; "
+        "read the half maps with 'fsc --substituted')",
+    )
+
+
+def _add_checkpoints(command: Any) -> None:
     command.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
+    command.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds of reading particles that a crash may cost (default 60)",
+    )
 
 
 def _add_combine(commands: Any) -> None:
@@ -709,8 +736,10 @@ def _add_outputs(command: Any) -> None:
         "--mask", default="auto", help="auto (default), sphere, none or a mask (.mrc), for the masked FSC"
     )
     command.add_argument("--truth", type=Path, metavar="MAP", help="a known truth to compare the map with")
+    _add_noise(command)
     command.add_argument("--seed", type=int, default=0, help="random numbers: start, order of particles, half sets")
     command.add_argument("--threads", type=int, metavar="N", help="processor threads to use")
+    _add_checkpoints(command)
 
 
 if __name__ == "__main__":

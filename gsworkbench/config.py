@@ -180,6 +180,8 @@ class ReconstructionConfig:
     cryodrgn: CryodrgnConfig = field(default_factory=CryodrgnConfig)
     half_maps: bool = True
     mask: str = "auto"  # auto, sphere, none, or the path of a mask
+    noise_spectrum: str = "white"  # white, measured (noise.measured_noise), or the path of powers per shell (.npy)
+    noise_substitute_beyond: float | None = None  # A: repeat half maps with random phases beyond (substitution.py)
     seed: int = 0
     backend: str | None = None  # None takes the fastest that works here
 

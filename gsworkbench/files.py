@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -34,6 +35,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Delete a file that may be there, and what killed runs left of it under the names of `atomic_path`."""
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}-*.part{path.suffix}"):
+        leftover.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

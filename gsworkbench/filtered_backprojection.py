@@ -34,22 +34,31 @@ class Pair:
 
 
 def filtered_backprojection(
-    stack: ParticleStack, config: BackprojectionConfig, *, label: str = "backproject"
+    stack: ParticleStack,
+    config: BackprojectionConfig,
+    *,
+    noise_spectrum: NDArray[np.floating] | None = None,
+    label: str = "backproject",
 ) -> Volume:
-    """(D, D, D) map of all particles of a stack, in image units / A."""
+    """(D, D, D) map of all particles of a stack, in image units / A; noise_spectrum as in `accumulate`."""
     if config.filter in ("wiener", "none"):
-        sums = accumulate(stack, label=label)
+        sums = accumulate(stack, noise_spectrum=noise_spectrum, label=label)
         return solve(sums) if config.filter == "wiener" else least_squares(sums)
-    pair = as_pair(stack, label=label)
+    pair = as_pair(stack, noise_spectrum=noise_spectrum, label=label)
     return weighted_by_fsc(pair) if config.filter == "fsc" else weighted_locally(pair)
 
 
-def as_pair(stack: ParticleStack, *, label: str = "backproject") -> Pair:
+def as_pair(
+    stack: ParticleStack, *, noise_spectrum: NDArray[np.floating] | None = None, label: str = "backproject"
+) -> Pair:
     """Split a stack by its half sets, or where it holds one only, at every second particle; read it once."""
     first = stack.half_set == 1
     if first.all() or not first.any():
         first = np.arange(len(stack)) % 2 == 0
-    sums = [accumulate(stack[part], label=f"{label}, half {k}") for k, part in enumerate((first, ~first), 1)]
+    sums = [
+        accumulate(stack[part], noise_spectrum=noise_spectrum, label=f"{label}, half {k}")
+        for k, part in enumerate((first, ~first), 1)
+    ]
     halves = least_squares(sums[0]), least_squares(sums[1])
     return Pair(least_squares(sums[0] + sums[1]), halves, stack.pixel_size)
 

@@ -22,7 +22,6 @@ import hashlib
 import json
 import math
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +37,11 @@ from gsworkbench.insertion import PADDING, Direct, Float64, Grid
 from gsworkbench.particles import ParticleStack
 from gsworkbench.readers.mrc import read_images
 
-VERSION = 1
+VERSION = 2
 ENGINES = ("gridding", "finufft")
 CHUNK_BYTES = 2**22  # of images read at a time: memory that stays in the cache and is used again
 CHECKPOINT_SECONDS = 60.0
+COLUMNS = 16  # of a grid, transformed at a time
 LARGEST_BOX = 800  # cells of the grid are numbered by 32 bits
 _EXACT = 2.0**53  # quanta that float64 counts without a gap
 _ARRAYS = ("sums", "particles")
@@ -61,7 +61,8 @@ class NormalEquations:
     data_sign : the factor applied to all images, +1 or -1; 0 if there are both.
     engine : "gridding", or "finufft", whose sums are exact to its tolerance but not repeatable to the bit.
     weighted : whether noise spectra divided the data; the noise of a component is then that of a unit spectrum.
-    sources : SHA-256 of the metadata files that went in.
+    phases : what was done to the images' phases, in words (ParticleStack.random_phases).
+    sources : SHA-256 of the metadata files and noise spectra that went in.
     """
 
     sums: Float64
@@ -76,6 +77,7 @@ class NormalEquations:
     data_sign: int
     engine: str
     weighted: bool
+    phases: str
     sources: tuple[str, ...]
     version: int = VERSION
 
@@ -95,8 +97,7 @@ class NormalEquations:
 
     def b(self) -> Tensor:
         """(D, D, D) float64, origin D // 2: <b, V> = sum_i <y_i, C_i P_i V>."""
-        grid = torch.complex(*map(torch.from_numpy, self.sums[:2]))
-        return self.pixel_size * self._voxels(grid, torch.arange(self.box_size) - self.box_size // 2)
+        return self.pixel_size * self._voxels(self.sums[:2], torch.arange(self.box_size) - self.box_size // 2)
 
     def kernel(self, *, circular: bool) -> Tensor:
         """Transfer function of K, real float64, as rfftn lays it out: <V, K * V> = sum_i |C_i P_i V|^2.
@@ -106,14 +107,14 @@ class NormalEquations:
         """
         lags = torch.arange(self.box_size if circular else PADDING * self.box_size)
         lags[len(lags) // 2 :] -= len(lags)
-        kernel = self.pixel_size**2 * self._voxels(torch.from_numpy(self.sums[2]).to(torch.complex128), lags)
+        kernel = self.pixel_size**2 * self._voxels(self.sums[2:], lags)
         if not circular:  # no two voxels are D apart
             kernel[self.box_size] = kernel[:, self.box_size] = kernel[:, :, self.box_size] = 0
         return torch.fft.rfftn(kernel).real
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
         """The sums over both. A particle in both, or another box, pixel size, sign or engine, raises InputError."""
-        for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "version"):
+        for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "phases", "version"):
             if getattr(self, name) != getattr(other, name):
                 raise InputError(
                     f"these sums do not add up: {name} is {getattr(self, name)} here and {getattr(other, name)} there"
@@ -159,7 +160,7 @@ class NormalEquations:
             raise
         except FileNotFoundError as error:
             raise InputError("there is no such file", file=path) from error
-        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile and NumPy meet damage with errors of a dozen types
             raise InputError(
                 "not a file of sums, or a damaged one", file=path, remedy="accumulate them again"
             ) from error
@@ -168,24 +169,31 @@ class NormalEquations:
             raise InputError(f"the sums are of {found}, not of half set {half_set}", file=path)
         return result
 
-    def _voxels(self, grid: Tensor, places: Tensor) -> Tensor:
-        """Voxels at `places` along each axis, of sums over components on the padded half grid (overwritten).
+    def _voxels(self, parts: Float64, places: Tensor) -> Tensor:
+        """Voxels at `places` along each axis, of sums on the padded half grid: real and imaginary part, or a real one.
 
         The planes x = 0 and Nyquist are made Hermitian, as of a pair one alone was inserted. The node at the origin
         holds the components k = 0 and no others: they fall on it. All else was spread over nodes, which is undone.
+        Columns are transformed a few at a time, so that there is little in memory beside the sums.
         """
         edge = PADDING * self.box_size
         mate = (-torch.arange(edge)) % edge
-        for x in (0, -1):
-            grid[:, :, x] += grid[mate, :, x][:, mate].conj()
-        origin = float(grid[0, 0, 0].real)
-        grid[0, 0, 0] = 0
-        volume = torch.fft.ifft(grid, dim=0)[places]
-        volume = torch.fft.ifft(volume, dim=1)[:, places]
-        volume = torch.fft.irfft(volume, n=edge, dim=2)[:, :, places]
+        volume = torch.empty(len(places), len(places), self.box_size + 1, dtype=torch.complex128)
+        for start in range(0, self.box_size + 1, COLUMNS):
+            columns = range(self.box_size + 1)[start : start + COLUMNS]
+            block = torch.from_numpy(parts[..., columns.start : columns.stop]).movedim(3, 1)
+            grid = torch.complex(block[0], block[1] if len(block) == 2 else torch.zeros_like(block[0]))
+            for x in {0, self.box_size}.intersection(columns):
+                grid[x - start] += grid[x - start, mate][:, mate].conj()
+            if start == 0:
+                origin = float(grid[0, 0, 0].real)
+                grid[0, 0, 0] = 0
+            rows = torch.fft.ifft(grid, dim=1)[:, places]
+            volume[:, :, columns.start : columns.stop] = torch.fft.ifft(rows, dim=2)[:, :, places].movedim(0, 2)
+        result = torch.fft.irfft(volume, n=edge, dim=2)[:, :, places]
         spread = torch.sinc(places.double() / edge) ** 2
-        volume *= edge**3 / (spread[:, None, None] * spread[:, None] * spread)
-        return (volume + origin) / self.box_size**2  # a sum over pixels is one over components / D^2
+        result *= edge**3 / (spread[:, None, None] * spread[:, None] * spread)
+        return (result + origin) / self.box_size**2  # a sum over pixels is one over components / D^2
 
     def _checked(self) -> NormalEquations:
         real, imaginary, power = (max(part.max(), -part.min()) for part in self.sums)
@@ -207,34 +215,38 @@ def accumulate(
     threads: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     checkpoint: Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     resume: bool = False,
     label: str = "accumulate",
 ) -> NormalEquations:
     """Sum up all particles of a stack, reading each image once, a chunk at a time.
 
     Memory is that of the padded grids and of one chunk. By gridding, the same particles give the same bits whatever
-    the chunks, their order and the number of threads.
+    the chunks, their order and the number of threads, and whether or not the run was interrupted.
 
     Parameters
     ----------
     box_size : pixels of the map, even; of the images' transforms, what fits is used. Default: that of the images.
     engine : "gridding", or "finufft": exact to 1e-9 and many times slower.
     noise_spectrum : (D / 2 + 1,) or (n, D / 2 + 1) power of the noise per pixel in each shell, for all or each of the
-        particles; data and CTF^2 are divided by it, which makes the error the likelihood's. Default: white noise.
+        particles (noise.measured_noise); data and CTF^2 are divided by it, which makes the error the likelihood's.
+        Default: white noise.
     threads : default: torch's.
-    checkpoint : file to write what is summed up so far to, about once a minute. It stays when all is done.
+    checkpoint : file to write what is summed up so far to, every `checkpoint_seconds`. It stays when all is done.
     resume : go on from `checkpoint` if it is there.
     """
     if engine not in ENGINES:
         raise InputError(f"there is no engine {engine!r}", remedy=f"use one of {', '.join(ENGINES)}")
     weights = None if noise_spectrum is None else _weights(noise_spectrum, len(stack), box_size or stack.box_size)
-    empty = _empty(stack, box_size or stack.box_size, engine, weights is not None)
+    empty = _empty(stack, box_size or stack.box_size, engine, noise_spectrum)
     identities = _identities(stack)
     done = empty
     if resume and checkpoint is not None and checkpoint.exists():
         done = NormalEquations.load(checkpoint)
         _check_resumable(done, empty, identities, checkpoint)
     todo = np.flatnonzero(~np.isin(identities, done.particles))
+    if len(done.particles) and not len(todo):
+        return done
     pass_ = _Pass(empty, stack[todo], identities[todo], None if weights is None else weights[todo], threads)
 
     def total() -> NormalEquations:
@@ -245,7 +257,7 @@ def accumulate(
         for indices, images in pass_.stack.chunks(chunk_bytes):
             pass_.add(indices, images)
             bar.update(len(indices))
-            if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
                 total().save(checkpoint)
                 saved = time.monotonic()
     return total()
@@ -295,7 +307,9 @@ class _Pass:
         )._checked()
 
 
-def _empty(stack: ParticleStack, box_size: int, engine: str, weighted: bool) -> NormalEquations:
+def _empty(
+    stack: ParticleStack, box_size: int, engine: str, noise_spectrum: NDArray[np.floating] | None = None
+) -> NormalEquations:
     """What the sums over these particles will be of, and their quanta, before any particle is in.
 
     The quanta follow from the root mean square of the first image of the first file, so that every part of a data set
@@ -308,6 +322,10 @@ def _empty(stack: ParticleStack, box_size: int, engine: str, weighted: bool) -> 
             f"a box of {box_size} px cannot be summed up", remedy=f"choose an even one of at most {largest}"
         )
     level = _power_of_two(float(np.sqrt(np.square(read_images(stack.files[0], np.zeros(1, np.int64))).mean())))
+    weighted = noise_spectrum is not None
+    sources = [] if stack.source is None else [sha256(stack.source)]
+    if noise_spectrum is not None:
+        sources.append(hashlib.sha256(np.ascontiguousarray(noise_spectrum, np.float64).tobytes()).hexdigest())
     signs = np.unique(stack.data_sign)
     halves = np.unique(stack.half_set)
     return NormalEquations(
@@ -323,7 +341,8 @@ def _empty(stack: ParticleStack, box_size: int, engine: str, weighted: bool) -> 
         data_sign=int(signs[0]) if len(signs) == 1 else 0,
         engine=engine,
         weighted=weighted,
-        sources=() if stack.source is None else (sha256(stack.source),),
+        phases="as they are" if stack.random_phases is None else str(stack.random_phases),
+        sources=tuple(sorted(sources)),
     )
 
 
@@ -363,10 +382,8 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _check_resumable(
     done: NormalEquations, empty: NormalEquations, identities: NDArray[np.uint64], checkpoint: Path
 ) -> None:
-    same = all(
-        getattr(done, name) == getattr(empty, name)
-        for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "data_quantum", "ctf_quantum")
-    )
+    settings = ("box_size", "pixel_size", "half_set", "data_sign", "engine", "weighted", "phases", "sources")
+    same = all(getattr(done, name) == getattr(empty, name) for name in (*settings, "data_quantum", "ctf_quantum"))
     if not same or not np.isin(done.particles, identities).all():
         raise InputError(
             "this checkpoint was written with other particles or settings",

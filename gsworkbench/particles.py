@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
+from gsworkbench.substitution import RandomPhases
 
 Float64 = NDArray[np.float64]
 
@@ -72,6 +73,7 @@ class ParticleStack:
     source : the metadata file that was read, for messages and for writing rows back; None for one made in memory.
     source_row : (n,) int, the row in `source`, counted from 0.
     picks : where the particles were picked; None where the file does not say.
+    random_phases : how `images` replaces phases beyond a resolution, None to leave them as they are.
     """
 
     files: tuple[Path, ...]
@@ -87,6 +89,7 @@ class ParticleStack:
     source: Path | None
     source_row: NDArray[np.int64]
     picks: Picks | None = None
+    random_phases: RandomPhases | None = None
 
     def __len__(self) -> int:
         return len(self.image_index)
@@ -119,6 +122,10 @@ class ParticleStack:
             here = np.flatnonzero(self.file_index[rows] == file)
             result[here] = read_images(self.files[file], self.image_index[rows[here]])
         result *= self.data_sign[rows, None, None]
+        if self.random_phases is not None:
+            for i, row in enumerate(rows):
+                which = int(self.file_index[row]), int(self.image_index[row])
+                result[i] = self.random_phases.replace(result[i], *which, self.pixel_size)
         return result
 
     def chunks(self, max_bytes: int = 2**28) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
@@ -132,6 +139,12 @@ class ParticleStack:
         for start in range(0, len(order), step):
             indices = order[start : start + step]
             yield indices, self.images(indices)
+
+    def with_random_phases(self, beyond_angstrom: float, seed: int) -> ParticleStack:
+        """Return the stack whose images have random phases beyond a resolution: noise substitution."""
+        phases = RandomPhases(beyond_angstrom, seed)
+        phases.check(self.box_size, self.pixel_size)
+        return dataclasses.replace(self, random_phases=phases)
 
     def with_half_sets(self, seed: int = 0) -> ParticleStack:
         """Return the stack with every particle in half set 1 or 2.

@@ -20,19 +20,21 @@ from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.blended import fit_blended
 from gsworkbench.config import ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
-from gsworkbench.files import atomic_path
+from gsworkbench.files import atomic_path, remove
 from gsworkbench.filtered_backprojection import filtered_backprojection
 from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.gaussians import Gaussians
 from gsworkbench.inspection import particle_alarms
-from gsworkbench.judging import FILES, HALF_MAPS, MASKS, assess, write_assessment
+from gsworkbench.judging import FILES, HALF_MAPS, MASKS, assess, judge_substituted, write_assessment
 from gsworkbench.neural_field import fit_neural_field
-from gsworkbench.normal_equations import NormalEquations, accumulate
+from gsworkbench.noise import chosen_noise
+from gsworkbench.normal_equations import CHECKPOINT_SECONDS, NormalEquations, accumulate
 from gsworkbench.particles import ParticleStack
 from gsworkbench.programs import ProgramMap, cryodrgn, relion_reconstruct
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
 from gsworkbench.rendering import voxelize
+from gsworkbench.substitution import RandomPhases
 from gsworkbench.training import fit
 from gsworkbench.viewers import write_chimerax_script, write_splats
 from gsworkbench.voxel_solution import solve_voxels
@@ -41,6 +43,8 @@ Volume = NDArray[np.float32]
 PartSums = dict[str, tuple[NormalEquations, NormalEquations | None]]
 
 MAP = "run_class001.mrc"
+SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
+SUMS = ".sums.npz"  # checkpoints that a finished run removes
 OUTPUTS = (
     *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
@@ -86,7 +90,8 @@ class Solution:
 class Task:
     """What a method is given: named stacks with a seed each, settings, a folder for checkpoints, the run's record.
 
-    sums : those of the parts, where they are at hand, so that particles need not be read again.
+    checkpoint_seconds : how often to write what cannot be lost. sums : those of the parts, where they are at hand, so
+    that particles need not be read again.
     """
 
     parts: dict[str, ParticleStack]
@@ -95,10 +100,15 @@ class Task:
     checkpoints: Path
     resume: bool
     record: RunRecord
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     sums: PartSums | None = None
 
     def checkpoint(self, name: str) -> Path:
         return self.checkpoints / f"{name.replace(' ', '')}.pt"
+
+    def sums_file(self, name: str, what: str) -> Path:
+        """Of a part: its "sums" without every tenth particle, or those of the "held out"."""
+        return self.checkpoint(f"{name} {what}").with_suffix(SUMS)
 
 
 def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
@@ -138,7 +148,9 @@ def _one_by_one(task: Task, solve: Callable[[ParticleStack, int, str], Solution]
 
 def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
     def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
-        return Solution(filtered_backprojection(stack, task.config.backprojection, label=name))
+        spectrum = chosen_noise(task.config.noise_spectrum, stack)
+        volume = filtered_backprojection(stack, task.config.backprojection, noise_spectrum=spectrum, label=name)
+        return Solution(volume)
 
     return _one_by_one(task, solve)
 
@@ -181,14 +193,15 @@ def _program(task: Task, run: Callable[[ParticleStack, int], ProgramMap]) -> Ite
 
 def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
     config = task.config.normal_equations
-    for name, (fitted, held_out) in sums_of_parts(
-        task, hold_out=config.background or config.n_gaussians == "auto"
-    ).items():
-        chosen = config if held_out is not None else replace(config, background=False)
+    files = _sums(task, hold_out=config.background or config.n_gaussians == "auto")
+    for name in task.parts:
         with task.record.stage(f"{name}: {task.config.method}"):
+            fitted, held_out = _loaded(task, files, name)
+            chosen = config if held_out is not None else replace(config, background=False)
             result = fit_normal_equations(
                 fitted, held_out, chosen, seed=task.seeds[name], backend=task.config.backend, label=name
             )
+            del fitted, held_out
         report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
         verdict = result.held_out
         if result.misfit is not None and verdict is not None:
@@ -200,42 +213,79 @@ def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
 
 
 def _voxels(task: Task) -> Iterator[tuple[str, Solution]]:
-    for name, (fitted, held_out) in sums_of_parts(task, hold_out=True).items():
+    files = _sums(task, hold_out=True)
+    for name in task.parts:
         with task.record.stage(f"{name}: {task.config.method}"):
+            fitted, held_out = _loaded(task, files, name)
             result = solve_voxels(fitted, held_out, task.config.voxels, label=name)
         yield name, Solution(result.volume, report={"n_steps": result.n_steps}, held_out=result.curve)
 
 
-def sums_of_parts(task: Task, *, hold_out: bool) -> PartSums:
-    """Sums over each part, "all" first, without every tenth particle and over these; from one pass over all."""
+def _sums(task: Task, *, hold_out: bool) -> dict[str, tuple[Path, Path | None]]:
+    """Read every particle once, and keep the sums of each half set, or of all where there are none, on disk.
+
+    Sums of a part lie there as soon as they are complete: a resumed run takes them from there, and no more are in
+    memory than one fit needs.
+    """
     if task.sums is not None:
-        return task.sums
+        return {}
     halves = [name for name in task.parts if name != "all"]
-    with task.record.stage("accumulate"):
-        sums = {name: _accumulated(task, name, hold_out) for name in halves or ["all"]}
-    return with_all(sums) if halves else sums
+    with task.record.stage("accumulate" if "all" in task.parts else "accumulate substituted"):
+        return {name: _accumulated(task, name, hold_out) for name in halves or ["all"]}
 
 
-def with_all(halves: PartSums) -> PartSums:
-    """Sums over two half sets, and before them those of all particles."""
-    first, second = halves.values()
-    held = None if first[1] is None or second[1] is None else first[1] + second[1]
-    return {"all": (first[0] + second[0], held)} | halves
+def sums_of_parts(task: Task, *, hold_out: bool) -> PartSums:
+    """Sums over each part without every tenth particle, and over these, all in memory."""
+    files = _sums(task, hold_out=hold_out)
+    return {name: _loaded(task, files, name) for name in task.parts}
 
 
-def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[NormalEquations, NormalEquations | None]:
-    """Normal equations of a stack without every tenth particle, and of these; all in one where there are few."""
+def _loaded(
+    task: Task, files: dict[str, tuple[Path, Path | None]], name: str
+) -> tuple[NormalEquations, NormalEquations | None]:
+    """Sums of a part without every tenth particle, and of these; those of all are the sums of both half sets'."""
+    if task.sums is not None:
+        return task.sums[name]
+    chosen = [files[name]] if name in files else list(files.values())
+    fitted, held_out = (_added([pair[i] for pair in chosen]) for i in (0, 1))
+    assert fitted is not None
+    return fitted, held_out
+
+
+def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[Path, Path | None]:
+    """Files of the sums of a stack without every tenth particle, and of these; all in one where there are few."""
     stack = task.parts[name]
     held = np.arange(len(stack)) % _HELD_OUT == 0
     if len(stack) < _FEW / 2 or not hold_out:
         held[:] = False
+    spectrum = chosen_noise(task.config.noise_spectrum, stack)
 
-    def pass_over(chosen: NDArray[np.bool_], what: str) -> NormalEquations:
-        checkpoint = task.checkpoint(f"{name} {what}").with_suffix(".npz")
-        return accumulate(stack[chosen], checkpoint=checkpoint, resume=task.resume, label=f"{name}: {what}")
+    def pass_over(chosen: NDArray[np.bool_], what: str) -> Path:
+        file = task.sums_file(name, what)
+        found = accumulate(
+            stack[chosen],
+            noise_spectrum=spectrum,
+            checkpoint=file,
+            checkpoint_seconds=task.checkpoint_seconds,
+            resume=task.resume,
+            label=f"{name}: {what}",
+        )
+        found.save(file)
+        return file
 
     return pass_over(~held, "sums"), pass_over(held, "held out") if held.any() else None
 
+
+def _added(files: list[Path | None]) -> NormalEquations | None:
+    total = None
+    for file in filter(None, files):
+        part = NormalEquations.load(file)
+        total = part if total is None else total + part
+    return total
+
+
+# Methods that divide the data by the power of their noise.
+_WEIGHTED = ("normal-equations", "voxels", "backprojection")
 
 # A method yields a Solution for each part of its task, "all" first.
 METHODS: dict[str, Callable[[Task], Iterator[tuple[str, Solution]]]] = {
@@ -257,17 +307,22 @@ def reconstruct(
     *,
     truth: str | Path | None = None,
     resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Reconstruction:
     """Reconstruct the map of all particles and, if asked for, of each half set; compare them; write everything.
 
-    `truth` is a map to compare with. With `resume`, a run that was interrupted continues from its checkpoints. The
-    files of an earlier run in `output_dir` are replaced once the first map of this one is done.
+    `truth` is a map to compare with. With `resume`, a run that was interrupted continues from its checkpoints, written
+    every `checkpoint_seconds` or at the ends of epochs. The files of an earlier run in `output_dir` are replaced once
+    the first map of this one is done.
     """
     output_dir = Path(output_dir)
     truth = None if truth is None else Path(truth)
+    _check(config, stack)
     true_map = _matching_map(truth, stack) if truth else None
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
-    solutions, record = make_maps(stack, output_dir, config, truth=truth, resume=resume)
+    solutions, record = make_maps(
+        stack, output_dir, config, truth=truth, resume=resume, checkpoint_seconds=checkpoint_seconds
+    )
     with record.stage("assess"):
         volume = solutions["all"].volume
         halves = (solutions["half 1"].volume, solutions["half 2"].volume) if config.half_maps else None
@@ -283,6 +338,8 @@ def reconstruct(
         write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", HALF_MAPS)
     curves, resolutions = assessment.curves, assessment.resolutions
     record.results |= assessment.figures()
+    if config.noise_substitute_beyond is not None:
+        record.results["noise_substitution"] = _judged_substitution(output_dir, config.noise_substitute_beyond, record)
     if true_map is not None:
         record.results["agreement"] = asdict(agreement(volume, true_map))
     record.warnings += [*_saturation(resolutions), *assessment.alarms]
@@ -297,6 +354,7 @@ def make_maps(
     *,
     truth: str | Path | None = None,
     resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> tuple[dict[str, Solution], RunRecord]:
     """Make the map of all particles and, if asked for, of each half set, and write them; compare nothing.
 
@@ -305,16 +363,18 @@ def make_maps(
     """
     output_dir = Path(output_dir)
     truth = None if truth is None else Path(truth)
-    if config.method not in METHODS:
-        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
-    stack.require_poses()
+    _check(config, stack)
     if config.half_maps:
         stack = stack.with_half_sets(config.seed)
     shared = particle_alarms(stack, most_images=0) if config.half_maps else []
     record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
     record.warnings += _warnings(stack) + shared
 
-    task = make_task(stack, config, record, output_dir / "checkpoints", resume=resume)
+    task = replace(
+        make_task(stack, config, record, output_dir / "checkpoints"),
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+    )
     solutions: dict[str, Solution] = {}
     for name, solution in METHODS[config.method](task):
         solutions[name] = solution
@@ -325,19 +385,74 @@ def make_maps(
     volumes = {MAP: solutions["all"].volume}
     volumes |= {file: solutions[f"half {k}"].volume for k, file in enumerate(HALF_MAPS, 1) if f"half {k}" in solutions}
     write_chimerax_script(output_dir / "open.cxc", volumes)
+    if config.noise_substitute_beyond is not None:
+        _write_substituted(task, config.noise_substitute_beyond, output_dir)
     write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
+    _remove_sums(task.checkpoints)
     return solutions, record
 
 
-def make_task(
-    stack: ParticleStack, config: ReconstructionConfig, record: RunRecord, checkpoints: Path, *, resume: bool = False
-) -> Task:
+def _check(config: ReconstructionConfig, stack: ParticleStack) -> None:
+    """Refuse what cannot be done before anything is read."""
+    if config.method not in METHODS:
+        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
+    stack.require_poses()
+    if config.noise_spectrum != "white" and config.method not in _WEIGHTED:
+        remedy = f"leave out the noise spectrum, or use {', '.join(_WEIGHTED)}"
+        raise InputError(f"the method {config.method} knows white noise only", remedy=remedy)
+    if config.noise_substitute_beyond is not None:
+        RandomPhases(config.noise_substitute_beyond, config.seed).check(stack.box_size, stack.pixel_size)
+        if not config.half_maps:
+            raise InputError("noise substitution is read off half maps", remedy="leave out --no-half-maps")
+
+
+def _write_substituted(task: Task, beyond: float, output_dir: Path) -> None:
+    """Repeat both half maps from particles with random phases beyond `beyond` A."""
+    again = substituted_task(task, beyond)
+    for file, (name, solution) in zip(SUBSTITUTED, METHODS[task.config.method](again), strict=True):
+        stack = again.parts[name]
+        write_map(output_dir / file, solution.volume, stack.pixel_size, f"{task.config.method}, {stack.random_phases}")
+
+
+def substituted_task(task: Task, beyond: float) -> Task:
+    """Both half sets again, with the same settings and seeds, and random phases beyond `beyond` A."""
+    named = {f"{half} substituted": half for half in ("half 1", "half 2")}
+    return replace(
+        task,
+        parts={name: task.parts[half].with_random_phases(beyond, task.config.seed) for name, half in named.items()},
+        seeds={name: task.seeds[half] for name, half in named.items()},
+        sums=None,
+    )
+
+
+def _judged_substitution(output_dir: Path, beyond: float, record: RunRecord) -> dict[str, Any]:
+    """Figures of the substituted half maps beside the half maps: those of the judge, and the mean where phases are
+    random."""
+    first, second = (output_dir / name for name in HALF_MAPS)
+    third, fourth = (output_dir / name for name in SUBSTITUTED)
+    found = judge_substituted((first, second), (third, fourth), beyond=beyond)
+    record.warnings += found.alarms
+    noise = next(c for c in found.curves if c.name == "fsc_substituted")
+    shell = round(noise.box_size * noise.voxel_size / beyond) + 2
+    mean = float(np.nan_to_num(noise.values[shell : noise.box_size // 2]).mean())
+    return {"beyond_angstrom": beyond, "mean_fsc_of_random_phases": mean, **found.figures()}
+
+
+def _remove_sums(checkpoints: Path) -> None:
+    """Remove the sums of a run whose maps are all written; they are large and quickly made again."""
+    for file in checkpoints.glob(f"*{SUMS}"):
+        remove(file)
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
+
+
+def make_task(stack: ParticleStack, config: ReconstructionConfig, record: RunRecord, checkpoints: Path) -> Task:
     """A stack and, if asked for, its half sets, with a seed each; `record` notes how many particles and which seeds."""
     halves = {f"half {k}": stack[stack.half_set == k] for k in (1, 2)} if config.half_maps else {}
     parts = {"all": stack} | halves
     record.n_particles |= {name: len(part) for name, part in parts.items()}
     record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
-    return Task(parts, record.seeds, config, checkpoints, resume, record)
+    return Task(parts, record.seeds, config, checkpoints, False, record)
 
 
 def _write_solution(
@@ -377,7 +492,7 @@ def _inputs(stack: ParticleStack, truth: Path | None) -> list[Path]:
 
 
 def _remove_outputs(output_dir: Path) -> None:
-    for name in OUTPUTS:
+    for name in (*OUTPUTS, *SUBSTITUTED):
         (output_dir / name).unlink(missing_ok=True)
 
 

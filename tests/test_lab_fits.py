@@ -112,6 +112,18 @@ def test_so_it_does_for_the_other_methods(bench, config, tmp_path):
         assert theirs.values == pytest.approx(ours.values, abs=1e-5, nan_ok=True)
 
 
+def test_noise_substitution_shows_what_half_maps_share_beyond_the_data(bench, tmp_path):
+    config = preview_config(100, noise_substitute_beyond=60.0)
+    outcome = bench.fit(config)
+    curves = {c.name: c for c in outcome.curves}
+    beyond = round(32 * 12.0 / 60.0) + 2
+    noise, measured = (curves[name].values[beyond:15].mean() for name in ("fsc_substituted", "fsc_unmasked"))
+    assert noise < measured - 0.1
+    assert main(shlex.split(command_line(config, bench.run, tmp_path / "again"))[1:]) == 0
+    found = read_run(tmp_path / "again").record["results"]["noise_substitution"]
+    assert found["fsc_substituted"]["mean"] == pytest.approx(curves["fsc_substituted"].mean(), abs=1e-4)
+
+
 def test_settings_matter_and_numbers_are_named(bench, outcome):
     other = bench.fit(preview_config(20, seed=3))
     assert other.number("fsc_truth_mean") < outcome.number("fsc_truth_mean") - 0.05

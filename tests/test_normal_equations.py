@@ -124,7 +124,6 @@ class Interrupted(Exception):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(stack, sums, tmp_path, monkeypatch):
-    monkeypatch.setattr(normal_equations, "CHECKPOINT_SECONDS", 0.0)
     read, chunk = type(stack).images, 30 * 4 * 32**2
     calls = []
 
@@ -137,7 +136,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(stack, sums, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(type(stack), "images", fail_at_the_fourth)
         with pytest.raises(Interrupted):
-            accumulate(stack, chunk_bytes=chunk, checkpoint=tmp_path / "part.npz")
+            accumulate(stack, chunk_bytes=chunk, checkpoint=tmp_path / "part.npz", checkpoint_seconds=0.0)
     assert NormalEquations.load(tmp_path / "part.npz").n_particles == 90
     calls.clear()
     monkeypatch.setattr(type(stack), "images", lambda self, indices=None: calls.append(1) or read(self, indices))
@@ -173,7 +172,7 @@ def test_damaged_and_foreign_files_are_refused(sums, tmp_path):
     dataclasses.replace(sums, half_set=1).save(file)
     with pytest.raises(InputError, match="of half set 1, not of half set 2"):
         NormalEquations.load(file, half_set=2)
-    np.savez(file, header=np.frombuffer(json.dumps({"version": 1}).encode(), np.uint8))
+    np.savez(file, header=np.frombuffer(json.dumps({"version": 2}).encode(), np.uint8))
     with pytest.raises(InputError, match="damaged"):
         NormalEquations.load(file)
 
@@ -191,6 +190,6 @@ def test_a_particle_listed_twice_is_refused(stack):
 
 def test_images_in_other_units_have_other_quanta(stack):
     """The quantum follows the data: sums of images a thousand times as dark are as precise."""
-    assert normal_equations._empty(stack, 32, "gridding", False).data_quantum in (2.0**-15, 2.0**-14)  # 2^-20 of 32 sd
+    assert normal_equations._empty(stack, 32, "gridding").data_quantum in (2.0**-15, 2.0**-14)  # 2^-20 of 32 sd
     assert normal_equations._power_of_two(1e-3) == 2.0**-9
     assert normal_equations._power_of_two(0.0) == 1.0

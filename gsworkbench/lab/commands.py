@@ -57,6 +57,8 @@ def command_line(config: ReconstructionConfig, run: Run, out: str | Path, readin
     for name, value in changed(config).items():
         words += [f"--{name}", str(value)] if classical else ["--set", f"{name}={_as_yaml(value)}"]
     words += ["--mask", config.mask, "--seed", str(config.seed)]
+    if config.noise_substitute_beyond is not None:
+        words += ["--noise-substitute-beyond", f"{config.noise_substitute_beyond:g}"]
     if run.truth_path is not None:
         words += ["--truth", str(run.truth_path)]
     return shlex.join(words)

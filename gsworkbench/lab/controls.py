@@ -49,6 +49,9 @@ class Controls:
         self.mask = widgets.Dropdown(
             options=["auto", "sphere", "none"], value=_mask(start), description="mask", **_WIDE
         )
+        self.substitute = widgets.FloatSlider(
+            value=0.0, max=100.0, step=1.0, description="random beyond, Å", readout_format=".0f", **_WIDE
+        )
         self.on_change = on_change
         self._quiet = False
         for control in self._all():
@@ -61,6 +64,8 @@ class Controls:
     def config(self) -> ReconstructionConfig:
         """The settings of a fit, every other one at its default (those of a preview, or of the command line)."""
         common: dict[str, Any] = {"method": self.method.value, "seed": self.seed.value, "mask": self.mask.value}
+        if self.substitute.value:
+            common["noise_substitute_beyond"] = self.substitute.value
         if self.method.value == "stochastic":
             settings = replace(
                 PRESETS[PRESET],
@@ -88,18 +93,8 @@ class Controls:
 
     def _all(self) -> list[widgets.Widget]:
         names = (
-            "method",
-            "number",
-            "seed",
-            "steps",
-            "start",
-            "spread",
-            "shape",
-            "rate",
-            "schedule",
-            "gamma",
-            "boost",
-            "mask",
+            *("method", "number", "seed", "steps", "start", "spread", "shape", "rate", "schedule", "gamma", "boost"),
+            *("mask", "substitute"),
         )
         return [getattr(self, name) for name in names]
 
@@ -116,7 +111,7 @@ class Controls:
     def _show_what_applies(self) -> None:
         """Hide what the method does not heed."""
         method = self.method.value
-        applies = {"method", "seed", "mask"}
+        applies = {"method", "seed", "mask", "substitute"}
         if method in ("normal-equations", "stochastic"):
             applies |= {"number", "rate", "boost"}
         if method == "normal-equations":

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench import backprojection
+from gsworkbench.assessment.corrected import noise_substitution
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.config import NormalEquationsConfig, ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
@@ -33,12 +34,13 @@ from gsworkbench.reconstruct import (
     Solution,
     Task,
     make_task,
+    substituted_task,
     sums_of_parts,
-    with_all,
 )
 from gsworkbench.workbench.results import Measurement, Result, measure, read_results, write_results
 
 Volume = NDArray[np.float32]
+Pair = tuple[NormalEquations, NormalEquations | None]
 FOLDER = "lab"  # in a run's folder: what exploring it leaves behind
 TABLE = "explored.csv"
 
@@ -87,9 +89,11 @@ class Bench:
             solutions[name] = solution
             if show is not None:
                 show(name, solution)
-        return self._judged(task, solutions)
+        beyond = config.noise_substitute_beyond
+        again = [] if beyond is None else [made.volume for _, made in solutions_of(substituted_task(task, beyond))]
+        return self._judged(task, solutions, again)
 
-    def _judged(self, task: Task, solutions: dict[str, Solution]) -> Outcome:
+    def _judged(self, task: Task, solutions: dict[str, Solution], substituted: list[Volume]) -> Outcome:
         config, record = task.config, task.record
         whole, halves = solutions["all"], (solutions["half 1"].volume, solutions["half 2"].volume)
         found = assess(
@@ -100,18 +104,29 @@ class Bench:
             mask=config.mask,
             seed=config.seed,
         )
+        curves = found.curves
+        if config.noise_substitute_beyond is not None:
+            curves += substitution_curves(halves, substituted, config.noise_substitute_beyond, self.stack.pixel_size)
         made = Reconstruction(self.run.folder, whole.volume, halves, found.curves, found.resolutions, record)
         return Outcome(
             config=config,
             volume=whole.volume,
             half_maps=halves,
             gaussians=whole.gaussians,
-            curves=found.curves,
+            curves=curves,
             resolutions=found.resolutions,
             measurements=tuple(m for m in measure(made) if m.metric != "peak_memory_bytes"),
             alarms=found.alarms,
             seconds=sum(record.seconds.values()),
         )
+
+
+def substitution_curves(
+    halves: tuple[Volume, Volume], substituted: list[Volume], beyond: float, voxel_size: float
+) -> tuple[FscCurve, ...]:
+    """FSC of half maps of particles with random phases beyond `beyond` A, and what it leaves of the measured one."""
+    found = noise_substitution(halves, (substituted[0], substituted[1]), from_angstrom=beyond, voxel_size=voxel_size)
+    return found.substituted, replace(found.corrected, name="fsc_true")
 
 
 def solutions_of(task: Task) -> Iterator[tuple[str, Solution]]:
@@ -126,22 +141,17 @@ def solutions_of(task: Task) -> Iterator[tuple[str, Solution]]:
 
 def saved_sums(run: Run, stack: ParticleStack) -> PartSums:
     """Sums over both half sets and all particles, from the run's folder, or from one pass that leaves them there."""
-    names = ("half 1", "half 2")
-    folder, source = run.folder / FOLDER, sha256(run.folder / "run_data.star")
-    files = {name: (folder / f"sums_{name[-1]}.npz", folder / f"held_out_{name[-1]}.npz") for name in names}
-    kept: PartSums = {}
-    for name, (fitted, held_out) in files.items():
-        if (sums := _loaded(fitted, source)) is not None:
-            kept[name] = (sums, _loaded(held_out, source))
-    if len(kept) == len(names):
-        return with_all(kept)
     task = _task(run, stack, ReconstructionConfig())
-    made = sums_of_parts(task, hold_out=True)
-    for name in names:
-        for part, path in reversed(list(zip(made[name], files[name], strict=True))):  # what is looked for first, last
-            if part is not None:
-                part.save(path)
-    return made
+    source = sha256(run.folder / "run_data.star")
+    kept: PartSums = {}
+    for name in ("half 1", "half 2"):
+        fitted, held_out = (_loaded(task.sums_file(name, what), source) for what in ("sums", "held out"))
+        if fitted is not None:
+            kept[name] = fitted, held_out
+    complete = {name: sum(s.n_particles for s in pair if s is not None) for name, pair in kept.items()}
+    if complete == {name: len(part) for name, part in task.parts.items() if name != "all"}:
+        return {"all": _together(*kept.values())} | kept
+    return sums_of_parts(task, hold_out=True)
 
 
 def record_outcome(run: Run, outcome: Outcome) -> Path:
@@ -195,6 +205,11 @@ def _backprojected(task: Task) -> Iterator[tuple[str, Solution]]:
         with task.record.stage(f"{name}: {task.config.method}"):
             volume = backprojection.solve(fitted if held_out is None else fitted + held_out)
         yield name, Solution(volume)
+
+
+def _together(first: Pair, second: Pair) -> Pair:
+    held_out = None if first[1] is None or second[1] is None else first[1] + second[1]
+    return first[0] + second[0], held_out
 
 
 def _loaded(path: Path, source: str) -> NormalEquations | None:

@@ -34,7 +34,7 @@ from gsworkbench.lab.worker import Worker
 from gsworkbench.readers import read_map
 from gsworkbench.workbench.results import Measurement, subject
 
-SHOWN = ("fsc_unmasked", "fsc_unmasked_truth")
+SHOWN = ("fsc_unmasked", "fsc_unmasked_truth", "fsc_substituted", "fsc_true")
 _FORMATS = {"1": "{:.4f}", "A": "{:.1f} Å", "s": "{:.1f} s"}
 _SECONDS = 0.05  # between looks at what the worker says
 _SLIDER = {"style": {"description_width": "110px"}, "layout": {"width": "420px"}}

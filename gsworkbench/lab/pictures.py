@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Volume = NDArray[np.floating]
+_SUBSTITUTION = {"fsc_substituted": "half maps, random phases", "fsc_true": "half maps, FSC true (Chen et al. 2013)"}
 
 
 def grey_png(panel: NDArray[np.floating], *, low: float | None = None, high: float | None = None) -> bytes:
@@ -136,6 +137,8 @@ def labelled(name: str, curves: Sequence[FscCurve], *, wanted: Sequence[str] = (
 
 def words(curve: str) -> str:
     """fsc_unmasked_truth -> to the truth, unmasked; fsc_masked -> half maps, masked."""
+    if curve in _SUBSTITUTION:
+        return _SUBSTITUTION[curve]
     treatment = curve.removeprefix("fsc_").removesuffix("_truth").replace("_", " ")
     return f"{'to the truth' if curve.endswith('_truth') else 'half maps'}, {treatment}"
 
