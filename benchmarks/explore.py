@@ -59,10 +59,10 @@ def main() -> None:
 
 
 def example(folder: Path, box_size: int, n_particles: int) -> Path:
-    """A run of simulated particles, in a preview's quality."""
+    """A run of simulated particles; how good its map is does not matter here."""
     sizes = {"n_particles": n_particles, "box_size": box_size, "pixel_size": 384 / box_size}
     stack = simulate(SimulationConfig(**sizes), folder / f"ribosome_{box_size}")
-    steps = NormalEquationsConfig(n_gaussians=2000, n_boosted_steps=5, n_steps=10, background=False)
+    steps = NormalEquationsConfig(n_gaussians=500, n_boosted_steps=2, n_steps=3, background=False)
     config = ReconstructionConfig(normal_equations=steps)
     reconstruct(stack, folder / f"run_{box_size}", config, truth=folder / f"ribosome_{box_size}" / "truth.mrc")
     return folder / f"run_{box_size}"

@@ -74,7 +74,7 @@ class Watched:
 
     def __init__(self, page) -> None:
         self.page, self.errors, self.outside = page, [], []
-        page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
+        page.on("console", lambda m: m.type == "error" and self.errors.append(f"{m.text} ({m.location['url']})"))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self._requested(request.url))
 
