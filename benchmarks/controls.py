@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{options.particles:,} particles, {machine()}.\n")
     print("| particles | method | half-map FSC, mean | z | Gaussians | signal |\n|---|---|---|---|---|---|")
-    for name, snr, shuffled in (("as they are", 0.1, False), ("poses shuffled", 0.1, True), ("pure noise", 0.0, False)):
+    for name, snr, shuffled in (("pure noise", 0.0, False), ("poses shuffled", 0.1, True), ("as they are", 0.1, False)):
         with tempfile.TemporaryDirectory() as folder:
             config = SimulationConfig(n_particles=options.particles, snr=snr)
             stack = simulate(config, folder).with_half_sets(0)

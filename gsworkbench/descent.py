@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from gsworkbench.gaussians import Gaussians
 from gsworkbench.native import BuildError, library
 from gsworkbench.parameters import Parameters, Rates, adam, from_parameters, set_learning_rate
 from gsworkbench.rendering.kernels import DESCENT
@@ -42,29 +43,53 @@ class Descent(Protocol):
     def restore(self, state: dict[str, Any]) -> None: ...
 
 
-def descent(parameters: Parameters, rates: Rates, *, floor: float, minimum_scale: float = 0.0) -> Descent:
-    """Adam from these parameters; `floor` and `minimum_scale` as in from_parameters. Copies the parameters."""
-    kind = FusedDescent if is_fused(parameters) else TorchDescent
-    return kind(parameters, rates, floor, minimum_scale)
+def mixture_of(model: Gaussians) -> Mixture:
+    """What renderers see of a mixture in box edges."""
+    return Mixture(model.means, model.covariances(), model.weights)
+
+
+def descent(
+    parameters: Parameters,
+    rates: Rates,
+    *,
+    floor: float,
+    minimum_scale: float = 0.0,
+    peak: bool = False,
+    signed: bool = False,
+) -> Descent:
+    """Adam from these parameters, of the meaning that from_parameters gives them. Copies them."""
+    if is_fused(parameters) and not peak and not signed:
+        return FusedDescent(parameters, rates, floor, minimum_scale)
+    return TorchDescent(parameters, rates, floor, minimum_scale, peak=peak, signed=signed)
 
 
 def is_fused(parameters: Parameters) -> bool:
-    """Whether compiled code serves these parameters."""
-    fits = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters.values())
-    return fits and _library() is not None
+    """Whether compiled code serves these parameters: three widths for each Gaussian, float32, on the CPU."""
+    single = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters.values())
+    return single and parameters["scales"].shape[-1] == 3 and _library() is not None
 
 
 class TorchDescent:
     """By torch's autograd and torch's Adam."""
 
-    def __init__(self, parameters: Parameters, rates: Rates, floor: float, minimum_scale: float) -> None:
+    def __init__(
+        self,
+        parameters: Parameters,
+        rates: Rates,
+        floor: float,
+        minimum_scale: float,
+        *,
+        peak: bool = False,
+        signed: bool = False,
+    ) -> None:
         self.parameters = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
-        self._floor, self._minimum = floor, minimum_scale
+        self._meaning: dict[str, Any] = {
+            "floor": floor, "minimum_scale": minimum_scale, "peak": peak, "signed": signed,
+        }  # fmt: skip
         self._adam = adam(self.parameters, rates)
 
     def mixture(self) -> Mixture:
-        model = from_parameters(self.parameters, floor=self._floor, minimum_scale=self._minimum)
-        self._made = model.means, model.covariances(), model.weights
+        self._made = mixture_of(from_parameters(self.parameters, **self._meaning))
         return Mixture(*(t.detach().requires_grad_() for t in self._made))
 
     def step(self, gradients: tuple[Tensor, ...], learning_rate: float) -> None:

@@ -47,17 +47,20 @@ def write_splats(path: str | Path, gaussians: Gaussians) -> None:
     The floor is in the scales. Opacity is 1 - exp(-c / 2), c the column density through the centre along the shortest
     axis, weight / (2 pi s1 s2), relative to its 95th percentile. Gaussians without positive weight are left out.
     """
-    kept = (gaussians.weights > 0).numpy()
-    scales = np.sqrt(gaussians.scales.numpy()[kept] ** 2 + gaussians.floor_angstrom**2)
-    rotations = gaussians.quaternions.numpy()[kept]
+    means, scales, rotations, weights = (
+        getattr(gaussians, name).detach().cpu().numpy() for name in ("means", "scales", "quaternions", "weights")
+    )
+    kept = weights > 0
+    scales = np.sqrt(scales[kept] ** 2 + gaussians.floor_angstrom**2)
+    rotations = rotations[kept]
     rotations = rotations / np.linalg.norm(rotations, axis=1, keepdims=True)
     longer = np.sort(scales, axis=1)[:, 1:].prod(1)
-    column = gaussians.weights.numpy()[kept] / (2 * np.pi * longer)
+    column = weights[kept] / (2 * np.pi * longer)
     strength = column / np.percentile(column, 95) if len(column) else column
     opacity = np.clip(1 - np.exp(-0.5 * strength), 1e-3, 1 - 1e-3)
     table = np.zeros(len(scales), [(name, "<f4") for name in _PLY_FIELDS])
     for names, columns in (
-        (("x", "y", "z"), gaussians.means.numpy()[kept]),
+        (("x", "y", "z"), means[kept]),
         (("scale_0", "scale_1", "scale_2"), np.log(scales)),
         (("rot_0", "rot_1", "rot_2", "rot_3"), rotations),
         (("f_dc_0", "f_dc_1", "f_dc_2"), np.full((len(scales), 3), (0.7 - 0.5) / _SH_CONSTANT)),
