@@ -44,25 +44,35 @@ def main() -> None:
     parser.add_argument("--snr", type=float, nargs="+", default=[0.1, 0.03])
     options = parser.parse_args()
     print(f"Mean FSC over shells to the truth; seeds {', '.join(map(str, options.seeds))}; {machine()}.\n")
-    print("| SNR | seed | method | no mask | in a sphere | CPU s, one map |\n|---|---|---|---|---|---|")
+    print(
+        "| SNR | seed | method | no mask | in a sphere | in a soft mask | CPU s, one map |\n"
+        "|---|---|---|---|---|---|---|"
+    )
     for snr in options.snr:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as folder:
                 stack = simulate(SimulationConfig(snr=snr, seed=seed), folder).with_half_sets(seed)
                 truth, voxel_size = read_map(Path(folder) / "truth.mrc")
+                masks = [spherical_mask(len(truth), voxel_size), soft_mask(stack)]
                 for name, method in METHODS.items():
                     start = time.process_time()
                     volume = method(stack, seed)
                     seconds = time.process_time() - start
-                    means = row(volume, truth, voxel_size)
+                    means = row(volume, truth, voxel_size, masks)
                     print(f"| {snr} | {seed} | {name} | {means} | {seconds:.1f} |", flush=True)
 
 
-def row(volume: Map, truth: Map, voxel_size: float) -> str:
-    sphere, name = spherical_mask(len(truth), voxel_size)
-    bare = fourier_shell_correlation(volume, truth, voxel_size=voxel_size)
-    masked = fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=sphere, mask_name=name)
-    return f"{bare.mean():.4f} | {masked.mean():.4f}"
+def row(volume: Map, truth: Map, voxel_size: float, masks: list[tuple[Map, str]]) -> str:
+    curves = [fourier_shell_correlation(volume, truth, voxel_size=voxel_size)]
+    for mask, name in masks:
+        curves.append(fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=mask, mask_name=name))
+    return " | ".join(f"{curve.mean():.4f}" for curve in curves)
+
+
+def soft_mask(stack: ParticleStack) -> tuple[Map, str]:
+    """The judge's automatic mask of the backprojection of all particles."""
+    first, second = (backproject(stack[stack.half_set == k]) for k in (1, 2))
+    return automatic_mask(first + second, stack.pixel_size)
 
 
 def local_backprojection(mask: str) -> Callable[[ParticleStack, int], Map]:
@@ -71,9 +81,7 @@ def local_backprojection(mask: str) -> Callable[[ParticleStack, int], Map]:
     def volume(stack: ParticleStack, seed: int) -> Map:
         halves = [backproject(stack[stack.half_set == k]) for k in (1, 2)]
         grid = stack.pixel_size
-        inside, name = (
-            automatic_mask(halves[0] + halves[1], grid) if mask == "auto" else spherical_mask(stack.box_size, grid)
-        )
+        inside, name = soft_mask(stack) if mask == "auto" else spherical_mask(stack.box_size, grid)
         found = local_resolution(halves[0], halves[1], voxel_size=grid, mask=inside, mask_name=name)
         return locally_filtered(backproject(stack), found.resolution, voxel_size=grid)
 

@@ -6,6 +6,7 @@ Papers are rows of PRESETS, not flags: to add a recipe, add a row.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -255,7 +256,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
     """
     if not isinstance(mapping, Mapping):
         raise InputError(f"{cls.__name__} needs named values, got {mapping!r}")
-    hints = typing.get_type_hints(cls)
+    hints = type_hints(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(mapping) - set(fields))
     if unknown:
@@ -270,6 +271,12 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
     if missing:
         raise InputError(f"{cls.__name__} needs a value for {', '.join(missing)}")
     return cls(**values)
+
+
+@functools.cache
+def type_hints(cls: type) -> dict[str, Any]:
+    """Return the types of a record's fields; resolving them is slow, and a registry asks thousands of times."""
+    return typing.get_type_hints(cls)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

@@ -6,14 +6,19 @@ a projection image's Fourier transform is the volume's at A^T (kx, ky, 0).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def quaternions_to_matrices(quaternions: Tensor) -> Tensor:
     """(..., 3, 3) rotation matrices of quaternions (..., 4) wxyz of any length but zero."""
+    import torch  # seconds, which what only reads files and compares maps need not wait for
+
     w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
     return torch.stack(
         [

@@ -17,6 +17,7 @@ from gsworkbench.workbench.run_notebook import main, run_notebook
 
 # What takes long where somebody sits and looks, made short.
 SMALLER = {"07_explore": {"n_particles": 500, "box_size": 32, "pixel_size": 12.0}}
+MEASURED = ("01_reconstruct", "10_claim")  # the workflow's own: what they write is looked at too
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -32,28 +33,37 @@ def test_stored_bare_small_and_without_definitions(path):
     assert notebook.cells[0].cell_type == "markdown" and "?" in notebook.cells[0].source.splitlines()[0]
 
 
-def executed_pictures(path, tmp_path, monkeypatch):
-    """How many pictures a notebook leaves behind when a program runs it on its own example."""
-    monkeypatch.chdir(path.parent)  # as Jupyter does
-    run_notebook(
-        path, tmp_path / "executed.ipynb", SMALLER.get(path.stem, {}) | {"output_dir": str(tmp_path / "output")}
-    )
-    executed = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
-    assert "widgets" not in executed.metadata  # pictures in place of widgets, so that it stays small
-    return [o for cell in executed.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-
-
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem != "01_reconstruct"], ids=lambda path: path.stem)
-def test_runs_on_its_own_example(path, tmp_path, monkeypatch):
-    assert executed_pictures(path, tmp_path, monkeypatch)
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem not in MEASURED], ids=lambda path: path.stem)
+def test_runs_on_its_own_example_and_leaves_pictures(path, tmp_path, monkeypatch):
+    _executed(path.stem, tmp_path, monkeypatch)
     assert (tmp_path / "executed.ipynb").stat().st_size < 2e6
 
 
-def test_the_notebook_of_the_workflow_measures_what_it_made(tmp_path, monkeypatch):
-    assert len(executed_pictures(ROOT / "notebooks" / "01_reconstruct.ipynb", tmp_path, monkeypatch)) == 3
-    metrics = {m["metric"]: m for m in json.loads((tmp_path / "output" / "metrics.json").read_text())}
+def test_reconstruct_runs_on_its_own_example(tmp_path, monkeypatch):
+    output = _executed("01_reconstruct", tmp_path, monkeypatch, pictures=3)
+    metrics = {m["metric"]: m for m in json.loads((output / "metrics.json").read_text())}
     assert 0.2 < metrics["fsc_truth_mean"]["value"] < 1
     assert {"resolution_half_0.143", "train_cpu_seconds", "peak_memory_bytes"} <= set(metrics)
+
+
+def test_claim_runs_on_its_own_example(tmp_path, monkeypatch):
+    output = _executed("10_claim", tmp_path, monkeypatch, pictures=1)
+    outcome = json.loads((output / "control_noise.json").read_text())
+    assert outcome["verdict"] == "too small to decide at scale smoke"
+    assert len(outcome["findings"]) == 2 and outcome["numbers"]["fsc_half_mean"]["value"] < 0.3
+    assert (output / "control_noise.svg").is_file() and (output / "control_noise.csv").is_file()
+
+
+def _executed(name, tmp_path, monkeypatch, *, pictures=None):
+    """Run a notebook as a program does; return its output folder. `pictures` None: any number but none."""
+    monkeypatch.chdir(ROOT / "notebooks")  # as Jupyter does
+    parameters = SMALLER.get(name, {}) | {"output_dir": str(tmp_path / "output")}
+    run_notebook(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "executed.ipynb", parameters)
+    executed = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
+    assert "widgets" not in executed.metadata  # pictures in their place, so that it stays small
+    shown = [o for cell in executed.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert shown if pictures is None else len(shown) == pictures
+    return tmp_path / "output"
 
 
 @pytest.fixture

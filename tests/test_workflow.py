@@ -13,18 +13,20 @@ from gsworkbench.workbench import digest
 from gsworkbench.workbench.registry import ROOT, read_registry
 
 
-def test_the_dry_run_has_one_job_for_each_thing(tmp_path):
+def test_the_dry_run_has_two_jobs_for_each_experiment_and_one_page(tmp_path):
     registry = read_registry("smoke")
     plan = _snakemake("all", tmp_path)
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", plan.stdout, re.M))
-    assert int(jobs["dataset"]) == len(registry.datasets)
-    assert int(jobs["run_notebook"]) == len(registry.runs)
-    assert all(jobs[name] == "1" for name in ("collect", *registry.figures, *registry.tables))
+    assert all(jobs[name] == "1" for name in (*registry.experiments, "page")), plan.stderr
+    needed = {owner for name in registry.experiments for owner in registry.owners(name)}
+    assert {name.removeprefix("runs_") for name in jobs if name.startswith("runs_")} == needed
 
 
-def test_a_figure_is_made_by_its_name_from_its_own_runs(tmp_path):
-    plan = _snakemake("figure_number", tmp_path)
-    assert "figure_number.png" in plan.stdout and "table_methods" not in plan.stdout
+def test_an_experiment_is_made_by_its_name_from_the_runs_it_needs(tmp_path):
+    plan = _snakemake("fig9", tmp_path)
+    assert "fig9.png" in plan.stdout and "gem_speed" not in plan.stdout and "report.html" not in plan.stdout
+    owners = read_registry("smoke").owners("fig9")
+    assert set(re.findall(r"^runs_(\w+) ", plan.stdout, re.M)) == set(owners)
 
 
 def test_a_scale_that_is_not_there_is_named(tmp_path):
@@ -35,22 +37,22 @@ def test_a_scale_that_is_not_there_is_named(tmp_path):
 
 def _snakemake(target, tmp_path, scale="smoke"):
     """Plan, as if nothing had been made yet: in an empty directory that has what the Snakefile names by its place."""
-    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        target,
-        "-n",
-        "-s",
-        ROOT / "Snakefile",
-        "-d",
-        tmp_path,
-        "--cores",
-        "1",
-    ]
-    command += ["--config", f"scale={scale}"]
+    for name in ("notebooks", "env"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-m", "snakemake", target, "-n", "-s", ROOT / "Snakefile", "-d", tmp_path]
+    command += ["--cores", "1", "--config", f"scale={scale}"]
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+
+
+def test_the_judge_is_no_part_of_a_fit_but_all_of_an_assessment():
+    from gsworkbench.workbench.runs import JUDGE
+
+    fits = digest.reached("gsworkbench.reconstruct", without=JUDGE)
+    assert {"gsworkbench.training", "gsworkbench.fit_normal_equations", "gsworkbench.rendering.cpu"} <= fits
+    assert not any("assessment" in module or "workbench.workbench" in module for module in fits)
+    judged = digest.reached("gsworkbench.workbench.assessments", without=("gsworkbench.gradient_schemes",))
+    assert {"gsworkbench.assessment.fsc", "gsworkbench.assessment.honesty", "gsworkbench.judging"} <= judged
+    assert not any("training" in module or "normal_equations" in module for module in judged)
 
 
 @pytest.fixture
@@ -89,8 +91,21 @@ def test_source_digest_sees_code_and_data_only(package, what):
     assert (digest.source_digest("gsworkbench.a") != before) is matters
 
 
+def test_what_is_left_out_of_a_digest_is_not_seen_through(package):
+    before = digest.source_digest("gsworkbench.a", without=("gsworkbench.b",))
+    (package / "b.py").write_text("y = 2\n")
+    (package / "d" / "atoms.txt").write_text("N")
+    assert digest.source_digest("gsworkbench.a", without=("gsworkbench.b",)) == before
+
+
+def test_c_plus_plus_beside_a_module_counts(package):
+    before = digest.source_digest("gsworkbench.a")
+    (package / "b.cpp").write_text("int y;")
+    assert digest.source_digest("gsworkbench.a") != before
+
+
 def test_source_digest_of_the_simulator_covers_the_molecules():
-    reached = digest.reached("gsworkbench.workbench.datasets")
+    reached = digest.reached("gsworkbench.simulate")
     assert {"gsworkbench.simulate", "gsworkbench.molecules", "gsworkbench.config"} <= reached
     assert not any("training" in module for module in reached)
 

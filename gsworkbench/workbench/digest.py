@@ -15,24 +15,28 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 
 
-def source_digest(*modules: str) -> str:
+def source_digest(*modules: str, without: tuple[str, ...] = ()) -> str:
     """Return a digest of modules of gsworkbench ("gsworkbench.simulate") and of all they import from it, at any depth.
 
-    Imports inside functions count. What counts of a module is its syntax without comments and docstrings; data files
-    in a package's folder count byte for byte.
+    `without` names modules and packages that do not count, nor what is reached through them alone. Imports
+    inside functions count. What counts of a module is its syntax without comments and docstrings; data files in a
+    package's folder, and C++ of a module's name beside it, count byte for byte.
     """
     digest = hashlib.sha256()
-    for module in sorted(reached(*modules)):
+    for module in sorted(reached(*modules, without=without)):
         path = module_file(module)
         digest.update(module.encode() + b"\0" + _syntax(path.read_text(encoding="utf-8")).encode())
         if path.name == "__init__.py" and path.parent != PACKAGE:
-            for data in sorted(p for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc")):
-                digest.update(data.name.encode() + b"\0" + data.read_bytes())
+            beside = sorted(p for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc"))
+        else:
+            beside = [p for p in [path.with_suffix(".cpp")] if p.is_file()]
+        for data in beside:
+            digest.update(data.name.encode() + b"\0" + data.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def notebook_digest(path: str | Path) -> str:
-    """Return a digest of a notebook's cells and of the modules of gsworkbench they import.
+def notebook_digest(path: str | Path, without: tuple[str, ...] = ()) -> str:
+    """Return a digest of a notebook's cells and of the modules of gsworkbench they import, but for `without`.
 
     Of a cell its kind, source and tags count, and neither outputs nor other metadata.
     """
@@ -40,16 +44,16 @@ def notebook_digest(path: str | Path) -> str:
     kept = [[c["cell_type"], "".join(c["source"]), c["metadata"].get("tags", [])] for c in cells]
     code = "\n".join(source for kind, source, _ in kept if kind == "code")
     modules = imports_of(re.sub(r"(?m)^[%!].*$", "", code))  # magics are not Python
-    return hashlib.sha256(json.dumps([kept, source_digest(*modules)]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([kept, source_digest(*modules, without=without)]).encode()).hexdigest()[:16]
 
 
-def reached(*modules: str) -> set[str]:
-    """Return `modules` and every module of gsworkbench that they import, at any depth."""
+def reached(*modules: str, without: tuple[str, ...] = ()) -> set[str]:
+    """Return `modules` and every module of gsworkbench that they import, at any depth, but for `without`."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module not in found:
+        if module not in found and not any(f"{module}.".startswith(f"{name}.") for name in without):
             found.add(module)
             waiting += imports(module)
     return found

@@ -1,105 +1,162 @@
-"""The figures of experiments.yaml, drawn from results.csv, saved curves and saved maps; nothing is fitted here.
+"""The figures of experiments.yaml, drawn from rows of results, saved curves and saved maps; nothing is fitted here.
 
-To add a kind of figure, write a function (registry, figure, folder) -> matplotlib Figure and name it in KINDS. `folder`
-is results/SCALE.
+To add a kind of figure, write a function (registry, experiment, rows, folder) -> matplotlib Figure and name it in
+KINDS. `folder` is results/SCALE; rows are those of the experiment with its factors as columns (verdicts.with_factors).
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gsworkbench.assessment.fsc import read_fsc_csv, resolution
+import numpy as np
+
+from gsworkbench.assessment.fsc import FscCurve, read_fsc_csv, resolution
 from gsworkbench.files import atomic_path
 from gsworkbench.plotting import COLOURS, draw_curve, draw_frame, draw_legend, draw_slices
 from gsworkbench.readers.mrc import read_map
-from gsworkbench.workbench.registry import Figure, Registry, Run, read_registry
-from gsworkbench.workbench.results import read_results
+from gsworkbench.workbench.registry import Experiment, Registry, Run
+from gsworkbench.workbench.tables import HEADINGS
+from gsworkbench.workbench.verdicts import growth, spelt
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib import figure as mpl
     from matplotlib.axes import Axes
 
 FORMATS = ("png", "svg")
-METRIC_NAMES = {"fsc_truth_mean": "map and truth", "fsc_half_mean": "half maps"}
+_AXES = {"1": (1, ""), "A": (1, " (Å)"), "s": (1, " (s)"), "1/s": (1, " (1/s)"), "bytes": (2**20, " (MiB)")}  # by unit
+_MARKERS = "os^Dv<>"
+_STYLES = ("-", "--", ":", "-.")
 
 
-def maps_and_curves(registry: Registry, figure: Figure, folder: Path) -> mpl.Figure:
-    """Central slices of the truth and of the map of every run; below, their FSC to the truth and between half maps."""
+def maps_and_curves(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder: Path) -> mpl.Figure:
+    """Central slices of the truth and of the map of every run of the first seed; below, their FSC."""
     from matplotlib.figure import Figure
 
-    runs = registry.experiments[figure.experiment].runs
+    made = set(rows.run)
+    runs = [run for run in experiment.runs if run.seed == experiment.runs[0].seed and run.name in made][:6]
     page = Figure(figsize=(7.2, 5.4), layout="constrained")
     grid = page.add_gridspec(2, 1, height_ratios=[1, 1.6])
     top, bottom = page.add_subfigure(grid[0]), page.add_subfigure(grid[1])
     maps = {"truth": read_map(folder / "datasets" / runs[0].dataset / "truth.mrc")}
     maps |= {_label(registry, run): read_map(folder / "runs" / run.name / "run_class001.mrc") for run in runs}
     draw_slices(top, maps)
-    truth, halves = bottom.subplots(1, 2)
-    _draw_runs(truth, registry, runs, folder, "fsc_unmasked_truth", 0.5)
-    truth.set_title("map and truth, no mask", fontsize="medium")
-    _draw_runs(halves, registry, runs, folder, "fsc_unmasked", 0.143)
-    halves.set_title("half maps, no mask", fontsize="medium")
-    lowest = min(axes.get_ylim()[0] for axes in (truth, halves))
-    for axes in (truth, halves):
-        axes.set_ylim(bottom=lowest)
+    _pair(bottom, registry, [(_label(registry, run), [run]) for run in runs], folder)
     return page
 
 
-def metrics_against_number(registry: Registry, figure: Figure, folder: Path) -> mpl.Figure:
-    """The figure's metrics against the number of Gaussians: a colour for each method, a line style for each metric."""
+def curves(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder: Path) -> mpl.Figure:
+    """FSC to the truth and of half maps: the mean over seeds of each choice of factors, a band for its sd."""
     from matplotlib.figure import Figure
 
-    results = read_results(folder / "results.csv")
-    rows = results[results.experiment == figure.experiment]
-    page = Figure(figsize=(4.5, 3.6), layout="constrained")
-    axes = page.add_subplot()
-    for method, colour in zip(dict.fromkeys(rows.method), COLOURS[1:], strict=False):
-        for metric, style, marker in zip(figure.metrics, ("-", "--", ":"), "os^", strict=False):
-            points = rows[(rows.metric == metric) & (rows.method == method)].sort_values("n_gaussians")
-            label = f"{registry.methods[method].label}: {METRIC_NAMES.get(metric, metric)}"
-            numbers = points.n_gaussians.astype(int)
-            axes.plot(numbers, points.value, style, marker=marker, ms=4, color=colour, label=label)
-    numbers = sorted(set(rows.n_gaussians.astype(int)))
-    axes.set_xscale("log")
-    axes.set_xticks(numbers, [f"{n:,}" for n in numbers], fontsize="small")
-    axes.minorticks_off()
-    axes.set_xlabel("number of Gaussians")
-    axes.set_ylabel("FSC, mean over shells, no mask")
-    axes.grid(axis="y", color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small")
+    page = Figure(figsize=(7.2, 3.9), layout="constrained")
+    _pair(page, registry, list(_choices(registry, experiment, rows)), folder)
     return page
 
 
-KINDS: dict[str, Callable[[Registry, Figure, Path], mpl.Figure]] = {
+def metrics_along(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder: Path) -> mpl.Figure:
+    """The figure's metrics along a factor: a colour for each group, a panel for each unit, bars of one sd."""
+    from matplotlib.figure import Figure
+
+    figure = experiment.figure
+    assert figure is not None and figure.x is not None
+    column = f"factor {figure.x}"
+    units = list(dict.fromkeys(rows[rows.metric == m].unit.iloc[0] for m in figure.metrics if (rows.metric == m).any()))
+    page = Figure(figsize=(max(4.5, 3.6 * len(units)), 3.6), layout="constrained")
+    panels = np.atleast_1d(np.asarray(page.subplots(1, len(units)), dtype=object))
+    points = sorted({float(x) for x in rows[column].dropna()})
+    logarithmic = points[0] > 0 and points[-1] / points[0] >= 8 and np.isfinite(points[-1])
+    for axes, unit in zip(panels, units, strict=True):
+        metrics = [m for m in figure.metrics if (rows[rows.metric == m].unit == unit).any()]
+        for index, (label, group) in enumerate(_groups(registry, figure.groups, rows)):
+            for metric, style in zip(metrics, _STYLES, strict=False):
+                _draw_along(axes, group[group.metric == metric], column, label, style, index, figure.exponents)
+        axes.set_xscale("log" if logarithmic else "linear")
+        axes.set_yscale("log" if figure.exponents else "linear")
+        axes.set_xlabel(figure.x.replace("_", " "))
+        axes.set_ylabel("; ".join(HEADINGS.get(m, m) for m in metrics) + _AXES[unit][1])
+        _tidy(axes)
+    return page
+
+
+def bars(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder: Path) -> mpl.Figure:
+    """The figure's metrics, one panel each, a bar for each choice of factors, a mark for each seed."""
+    from matplotlib.figure import Figure
+
+    figure = experiment.figure
+    assert figure is not None
+    metrics = [m for m in figure.metrics if (rows.metric == m).any()]
+    choices = list(_choices(registry, experiment, rows))
+    page = Figure(figsize=(2.2 + 2.2 * len(metrics), 1.2 + 0.28 * len(choices)), layout="constrained")
+    panels = np.atleast_1d(np.asarray(page.subplots(1, len(metrics), sharey=True), dtype=object))
+    places = np.arange(len(choices))
+    for axes, metric in zip(panels, metrics, strict=True):
+        factor, unit = _AXES[rows[rows.metric == metric].unit.iloc[0]]
+        for place, (_, runs) in zip(places, choices, strict=True):
+            chosen = rows[(rows.metric == metric) & rows.run.isin([r.name for r in runs])].value.astype(float) / factor
+            axes.barh(place, np.nan_to_num(chosen.mean()), color="0.8")
+            axes.plot(chosen, [place] * len(chosen), "o", color=COLOURS[1], ms=3)
+        axes.set_xlabel(HEADINGS.get(metric, metric) + unit)
+        axes.set_ylabel("")
+    panels[0].set_yticks(places, [label for label, _ in choices], fontsize="small")
+    panels[0].invert_yaxis()
+    panels[0].set_ylabel("settings")
+    return page
+
+
+def corrected(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder: Path) -> mpl.Figure:
+    """Of every choice of factors one panel: unmasked, masked, corrected, substituted noise, and what the truth says."""
+    from matplotlib.figure import Figure
+
+    from gsworkbench.workbench.assessments import curves_file
+
+    drawn = ("fsc_unmasked", "fsc_masked", "fsc_randomized_masked", "fsc_corrected", "fsc_unmasked_truth")
+    choices = list(_choices(registry, experiment, rows))
+    page = Figure(figsize=(3.2 * min(3, len(choices)), 2.9 * -(-len(choices) // 3)), layout="constrained")
+    panels = np.atleast_1d(
+        np.asarray(page.subplots(-(-len(choices) // 3), min(3, len(choices)), squeeze=False))
+    ).ravel()
+    for axes, (label, runs) in zip(panels, choices, strict=False):
+        found = {c.name: c for c in read_fsc_csv(curves_file(runs[0], folder))}
+        for name, colour in zip(drawn, COLOURS[1:], strict=False):
+            if name in found:
+                said = name.removeprefix("fsc_").replace("_", " ")
+                axes.plot(found[name].frequencies, found[name].values, color=colour, lw=1.3, label=said)
+        draw_frame(axes, next(iter(found.values())))
+        axes.set_title(label, fontsize="x-small")
+    panels[0].legend(frameon=False, fontsize="x-small")
+    for axes in panels[len(choices) :]:
+        axes.set_axis_off()
+    return page
+
+
+KINDS: dict[str, Callable[[Registry, Experiment, pd.DataFrame, Path], mpl.Figure]] = {
     "maps_and_curves": maps_and_curves,
-    "metrics_against_number": metrics_against_number,
+    "curves": curves,
+    "metrics_along": metrics_along,
+    "bars": bars,
+    "corrected": corrected,
 }
 
 
-def _label(registry: Registry, run: Run) -> str:
-    return registry.methods[run.method].label
-
-
-def _draw_runs(axes: Axes, registry: Registry, runs: Sequence[Run], folder: Path, name: str, threshold: float) -> None:
-    """Draw the curve `name` of every run with its crossing of `threshold`."""
-    curves = [next(c for c in read_fsc_csv(folder / "runs" / run.name / "fsc.csv") if c.name == name) for run in runs]
-    for run, curve, colour in zip(runs, curves, COLOURS[1:], strict=False):
-        draw_curve(axes, curve, [resolution(curve, threshold)], colour=colour, label=_label(registry, run))
-    draw_frame(axes, curves[0])
-    draw_legend(axes)
-
-
-def draw(registry: Registry, name: str, folder: Path) -> mpl.Figure:
-    """Draw the figure `name` of experiments.yaml from what lies in `folder`, results/SCALE."""
+def draw(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder: Path) -> mpl.Figure:
+    """Draw the figure of an experiment."""
     import matplotlib
 
-    figure = registry.figures[name]
+    assert experiment.figure is not None
     with matplotlib.rc_context({"font.size": 8}):
-        return KINDS[figure.kind](registry, figure, folder)
+        return KINDS[experiment.figure.kind](registry, experiment, rows, folder)
+
+
+def nothing(reason: str) -> mpl.Figure:
+    """Return a figure that says why there is nothing to draw."""
+    from matplotlib.figure import Figure
+
+    page = Figure(figsize=(4.5, 1.2))
+    page.text(0.5, 0.5, reason, ha="center", va="center", wrap=True)
+    return page
 
 
 def save(figure: mpl.Figure, path: Path) -> None:
@@ -111,16 +168,94 @@ def save(figure: mpl.Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=200, metadata=metadata)
 
 
-def main() -> None:
-    """Draw one figure: python -m gsworkbench.workbench.plots SCALE NAME FOLDER OUTPUT_FOLDER."""
-    parser = argparse.ArgumentParser(description="Draw one figure of experiments.yaml.")
-    for name in ("scale", "figure", "folder", "output"):
-        parser.add_argument(name)
-    given = parser.parse_args()
-    page = draw(read_registry(given.scale), given.figure, Path(given.folder))
-    for suffix in FORMATS:
-        save(page, Path(given.output) / f"{given.figure}.{suffix}")
+def _label(registry: Registry, run: Run) -> str:
+    return registry.methods[run.method].label
 
 
-if __name__ == "__main__":
-    main()
+def _choices(registry: Registry, experiment: Experiment, rows: pd.DataFrame) -> Iterator[tuple[str, list[Run]]]:
+    """Yield label and runs of every choice of factors, seeds apart, that has been made."""
+    made = set(rows.run)
+    runs = [run for run in experiment.runs if run.name in made]
+    names = [n for n in dict.fromkeys(n for r in runs for n in r.factors) if n not in ("seed", "data_seed")]
+    varied = [n for n in names if len({str(run.factors.get(n)) for run in runs}) > 1 or n == "method"]
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        parts = [spelt(n, run.factors[n], registry) for n in varied if n in run.factors]
+        groups.setdefault(", ".join(parts), []).append(run)
+    yield from groups.items()
+
+
+def _groups(registry: Registry, names: Sequence[str], rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield label and rows of every combination of the values of some factors."""
+    columns = [f"factor {name}" for name in names if f"factor {name}" in rows]
+    keys = [tuple(_plain(row[c]) for c in columns) for _, row in rows.iterrows()]
+    for key in dict.fromkeys(keys):
+        said = [spelt(c.removeprefix("factor "), value, registry) for c, value in zip(columns, key, strict=True)]
+        yield ", ".join(said), rows[[k == key for k in keys]]
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _draw_along(
+    axes: Axes, rows: pd.DataFrame, column: str, label: str, style: str, index: int, exponents: bool
+) -> None:
+    rows = rows[rows[column].notna() & rows.value.notna()]
+    points = sorted({float(x) for x in rows[column]})
+    if not points:
+        return
+    factor, _ = _AXES[rows.unit.iloc[0]]
+    values = [rows.value[rows[column].astype(float) == x].astype(float) / factor for x in points]
+    means, spreads = [v.mean() for v in values], [v.std() if len(v) > 1 else 0.0 for v in values]
+    metric = HEADINGS.get(rows.metric.iloc[0], rows.metric.iloc[0])
+    said = f"{label}: {metric}"
+    if exponents and len(points) > 1:
+        said += f", exponent {growth(points, means):.2f}"
+    colour = COLOURS[1:][index % (len(COLOURS) - 1)]
+    axes.errorbar(
+        points, means, spreads, ls=style, marker=_MARKERS[index % len(_MARKERS)], ms=4, color=colour, capsize=2,
+        label=said,
+    )  # fmt: skip
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(axis="y", color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="x-small")
+
+
+def _pair(page: Any, registry: Registry, choices: list[tuple[str, list[Run]]], folder: Path) -> None:
+    """Draw FSC to the truth and of half maps side by side, from one lowest value up."""
+    truth, halves = page.subplots(1, 2)
+    _draw_runs(truth, choices, folder, "fsc_unmasked_truth", 0.5)
+    truth.set_title("map and truth, no mask", fontsize="medium")
+    _draw_runs(halves, choices, folder, "fsc_unmasked", 0.143)
+    halves.set_title("half maps, no mask", fontsize="medium")
+    lowest = min(axes.get_ylim()[0] for axes in (truth, halves))
+    for axes in (truth, halves):
+        axes.set_ylim(bottom=lowest)
+
+
+def _draw_runs(axes: Axes, choices: list[tuple[str, list[Run]]], folder: Path, name: str, threshold: float) -> None:
+    """Draw the curve `name` of every choice: mean over seeds with its crossing of `threshold`, and a band of one sd."""
+    from gsworkbench.workbench.assessments import curves_file
+
+    frame = None
+    for index, (label, runs) in enumerate(choices):
+        found = [c for run in runs for c in read_fsc_csv(curves_file(run, folder)) if c.name == name]
+        if not found:
+            continue
+        colour = COLOURS[1:][index % (len(COLOURS) - 1)]
+        values = np.stack([c.values for c in found])
+        first = found[0]
+        frame = FscCurve(name, values.mean(0), first.box_size, first.voxel_size, first.mask, first.definition)
+        draw_curve(axes, frame, [resolution(frame, threshold)], colour=colour, label=label)
+        if len(found) > 1:
+            low, high = values.mean(0) - values.std(0), values.mean(0) + values.std(0)
+            axes.fill_between(frame.frequencies, low, high, color=colour, alpha=0.2, lw=0)
+    if frame is None:
+        axes.set_axis_off()
+        return
+    draw_frame(axes, frame)
+    draw_legend(axes)

@@ -1,7 +1,7 @@
 """The tidy results table: one row per number, with everything needed to read it alone.
 
-Every run ends in a metrics.json of measurements, which know nothing of experiments; `collect` says what each run was
-and stacks them into results.csv; tables and plots read nothing else but saved curves and maps.
+Every assessment ends in a metrics.json of measurements, which know nothing of experiments; rows say what each run was.
+Tables, plots and verdicts read nothing else but saved curves and maps.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from gsworkbench.config import from_mapping
 from gsworkbench.files import atomic_path, write_json
-from gsworkbench.workbench.registry import Registry, read_registry
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from gsworkbench.assessment.fsc import FscCurve, Resolution
     from gsworkbench.reconstruct import Reconstruction
+    from gsworkbench.workbench.registry import Run
 
 COLUMNS = (
     "run", "experiment", "dataset", "method", "preset", "n_gaussians", "seed", "metric", "value", "unit", "definition",
+    "shell", "factors",
 )  # fmt: skip
 
 
@@ -35,13 +35,15 @@ class Measurement:
     """One number of one run. `value` None means that there is no such number, and `definition` says why.
 
     metric : fsc_truth_mean, resolution_half_0.143, train_cpu_seconds, ...
-    unit : A, s, bytes, or 1. definition : mask, threshold, rule, box and voxel size, or what was timed and where.
+    unit : A, s, bytes, 1/s or 1. definition : mask, threshold, rule, box and voxel size, or what was timed and where.
+    shell : what one shell is worth in this number, for comparisons; None where it has no shells.
     """
 
     metric: str
     value: float | None
     unit: str
     definition: str
+    shell: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Result:
     """A measurement with the run it belongs to: a row of results.csv.
 
     run : id of the run, the folder below results/SCALE/runs. experiment, dataset, method : their names in
-    experiments.yaml. preset, n_gaussians : None where the method has no such thing.
+    experiments.yaml. preset, n_gaussians : None where the method has no such thing. factors : of the run, as JSON.
     """
 
     run: str
@@ -63,6 +65,8 @@ class Result:
     value: float | None
     unit: str
     definition: str
+    shell: float | None = None
+    factors: str = "{}"
 
 
 def measure(reconstruction: Reconstruction) -> list[Measurement]:
@@ -78,19 +82,24 @@ def measure(reconstruction: Reconstruction) -> list[Measurement]:
         Measurement("train_cpu_seconds", cpu_seconds, "s", f"CPU time, {what}"),
         Measurement("peak_memory_bytes", float(record.peak_memory_bytes), "bytes", "resident, whole process"),
     ]
-    means = [_mean(curve) for curve in reconstruction.curves]
-    return [*means, *(_resolution(r) for r in reconstruction.resolutions), *timed]
+    means = [of_mean(curve) for curve in reconstruction.curves]
+    return [*means, *(of_resolution(r) for r in reconstruction.resolutions), *timed]
 
 
-def _mean(curve: FscCurve) -> Measurement:
+def of_mean(curve: FscCurve) -> Measurement:
+    """Return the mean of a curve; one shell more or less is one over their number."""
     grid = f"box {curve.box_size}, {curve.voxel_size:g} A/voxel"
     definition = f"mean over shells 1 to Nyquist - 1, mask: {curve.mask}, {grid}"
-    return Measurement(f"fsc_{subject(curve.name)}_mean", curve.mean(), "1", definition)
+    return Measurement(f"fsc_{subject(curve.name)}_mean", curve.mean(), "1", definition, 1 / (curve.box_size // 2 - 1))
 
 
-def _resolution(resolution: Resolution) -> Measurement:
-    metric = f"resolution_{subject(resolution.curve)}_{resolution.threshold:g}"
-    return Measurement(metric, resolution.angstrom, "A", str(resolution))
+def of_resolution(resolution: Resolution, metric: str | None = None) -> Measurement:
+    """Return a resolution; None without a crossing, and one shell is the step to the next coarser one."""
+    metric = metric or f"resolution_{subject(resolution.curve)}_{resolution.threshold:g}"
+    step = None
+    if resolution.angstrom is not None:
+        step = resolution.angstrom**2 / (resolution.box_size * resolution.voxel_size)
+    return Measurement(metric, resolution.angstrom, "A", str(resolution), step)
 
 
 def subject(curve: str) -> str:
@@ -113,15 +122,11 @@ def read_measurements(path: str | Path) -> list[Measurement]:
     return [from_mapping(Measurement, row) for row in json.loads(Path(path).read_text(encoding="utf-8"))]
 
 
-def collect(registry: Registry, folder: str | Path) -> list[Result]:
-    """Stack the metrics.json of all runs below `folder`/runs; a run of two experiments has rows for both."""
-    results = []
-    for name, experiment in registry.experiments.items():
-        for run in experiment.runs:
-            for m in read_measurements(Path(folder) / "runs" / run.name / "metrics.json"):
-                factors = (run.name, name, run.dataset, run.method, run.preset, run.n_gaussians, run.seed)
-                results.append(Result(*factors, *dataclasses.astuple(m)))
-    return results
+def rows_of(experiment: str, run: Run, measurements: Sequence[Measurement]) -> list[Result]:
+    """Return the rows of results.csv of one run of an experiment."""
+    who = (run.name, experiment, run.dataset, run.method, run.preset, run.n_gaussians, run.seed)
+    factors = json.dumps(run.factors)
+    return [Result(*who, *dataclasses.astuple(m), factors) for m in measurements]  # type: ignore[call-arg]
 
 
 def write_results(path: str | Path, results: Sequence[Result]) -> None:
@@ -132,18 +137,16 @@ def write_results(path: str | Path, results: Sequence[Result]) -> None:
         table.writerows(dataclasses.astuple(result) for result in results)
 
 
+def frame(results: Sequence[Result]) -> pd.DataFrame:
+    """Return results as `read_results` reads them."""
+    import pandas as pd
+
+    table = pd.DataFrame([dataclasses.astuple(r) for r in results], columns=list(COLUMNS))
+    return table.astype({"n_gaussians": "Int64", "value": float, "shell": float})
+
+
 def read_results(path: str | Path) -> pd.DataFrame:
     """Read results.csv; numbers that are not there are NaN or <NA>."""
     import pandas as pd
 
-    return pd.read_csv(path, dtype={"n_gaussians": "Int64", "value": float})
-
-
-def main() -> None:
-    """Write results.csv: python -m gsworkbench.workbench.results SCALE FOLDER OUTPUT."""
-    scale, folder, output = sys.argv[1:]
-    write_results(output, collect(read_registry(scale), folder))
-
-
-if __name__ == "__main__":
-    main()
+    return pd.read_csv(path, dtype={"n_gaussians": "Int64", "value": float, "shell": float})

@@ -63,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Execute a notebook with parameters.")
     parser.add_argument("notebook")
     parser.add_argument("executed", help="where the executed notebook goes")
-    parser.add_argument("--parameters", required=True, help="YAML file of parameters by name")
+    parser.add_argument("--parameters", help="YAML file of parameters by name")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=TEXT", help="further parameters, always text")
     given = parser.parse_args(arguments)
-    parameters = yaml.safe_load(Path(given.parameters).read_text(encoding="utf-8"))
+    parameters = yaml.safe_load(Path(given.parameters).read_text(encoding="utf-8")) if given.parameters else {}
     parameters |= dict(item.split("=", 1) for item in given.set)
     try:
         run_notebook(given.notebook, given.executed, parameters)

@@ -1,19 +1,16 @@
-"""The tables of experiments.yaml, from results.csv: a CSV file with the numbers, a Markdown page to read.
+"""The table of an experiment as Markdown: a row for each choice of factors, mean and spread over seeds.
 
-What a column is measured with (mask, threshold, rule, machine) is printed below the page, because a number without
-its definition cannot be compared with anyone else's.
+What a column is measured with (mask, threshold, rule, machine) is printed below, because a number without its
+definition cannot be compared with anyone else's.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gsworkbench.files import atomic_path, write_text
-from gsworkbench.workbench.registry import Registry, Table, read_registry
-from gsworkbench.workbench.results import read_results
+from gsworkbench.workbench.registry import Experiment, Registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,81 +19,93 @@ if TYPE_CHECKING:
 FORMATS: dict[str, Callable[[float], str]] = {
     "1": lambda value: f"{value:.3f}",
     "A": lambda value: f"{value:.1f} Å",
-    "s": lambda value: f"{value:.1f} s",
+    "s": lambda value: f"{value:.1f} s" if value >= 0.1 else f"{1e3 * value:.3g} ms",
+    "1/s": lambda value: f"{value:.3g} /s",
     "bytes": lambda value: f"{value / 2**20:.0f} MiB",
 }
 HEADINGS = {
     "fsc_truth_mean": "mean FSC to the truth",
     "fsc_half_mean": "mean FSC of half maps",
+    "fsc_truth_high": "FSC to the truth, last third",
+    "fsc_half_high": "FSC of half maps, last third",
+    "overstatement_mean": "half maps overstate by (H)",
     "resolution_truth_0.5": "resolution to the truth (0.5)",
     "resolution_half_0.143": "resolution of half maps (0.143)",
+    "resolution_half_0.143_cryodrgn": "the same as cryoDRGN reads it",
+    "resolution_half_0.143_gem": "the same as GEM reads it",
+    "correction_gap": "what the correction takes (tight mask)",
+    "fsc_half_beyond": "half-map FSC where phases are noise",
     "train_cpu_seconds": "CPU time of the fit",
+    "images_per_cpu_second": "images per CPU second",
     "peak_memory_bytes": "peak memory",
+    "local_truth_mean": "mean local resolution to the truth",
+    "local_half_mean": "mean local resolution of half maps",
+    "sphericity_truth": "sphericity to the truth",
+    "sphericity_half": "sphericity of half maps",
+    "scheme_cpu_seconds": "a step by the renderer cpu",
+    "scheme_listed_gather_seconds": "tiles, as listed, gather",
+    "scheme_listed_scatter_seconds": "tiles, as listed, scatter",
+    "scheme_depth_gather_seconds": "tiles, sorted by depth, gather",
+    "rise_after_dip": "rise after a dip",
+    "power_ratio_high": "power over the truth's, last third",
 }
+HIDDEN = ("method", "seed", "data_seed")
 
 
-def select(results: pd.DataFrame, table: Table) -> pd.DataFrame:
-    """Return the rows of results.csv that the table prints, in its order."""
-    rows = results[(results.experiment == table.experiment) & results.metric.isin(table.metrics)]
-    missing = set(table.metrics) - set(rows.metric)
-    if missing:
-        raise KeyError(f"no run of {table.experiment} measured {', '.join(sorted(missing))}")
-    return rows
-
-
-def numbers(rows: pd.DataFrame, table: Table) -> pd.DataFrame:
-    """Return one row per run with its factors and a column of numbers per metric; empty where there is no number."""
-    factors = ["run", "dataset", "method", "preset", "n_gaussians", "seed"]
-    wide = rows.set_index([*factors, "metric"]).value.unstack("metric")
-    order = rows.run.drop_duplicates()
-    return wide.reset_index().set_index("run").loc[order].reset_index()[[*factors, *table.metrics]]
-
-
-def markdown(rows: pd.DataFrame, table: Table, registry: Registry) -> str:
-    """Return the page: the question, the table, and how each column was measured."""
-    heads = ["method", "dataset", "Gaussians", *(HEADINGS.get(m, m) for m in table.metrics)]
-    lines = [registry.experiments[table.experiment].question, "", _line(heads), _line(["---"] * len(heads))]
-    for _, run in rows.groupby("run", sort=False):
-        cells = {row.metric: _cell(row.value, row.unit, row.definition) for row in run.itertuples()}
-        first = run.iloc[0]
-        gaussians = "" if first.isna().n_gaussians else f"{first.n_gaussians:,}"
-        method = registry.methods[first.method].label
-        lines.append(_line([method, first.dataset, gaussians, *(cells.get(m, "") for m in table.metrics)]))
-    lines += ["", f"Scale: {registry.scale}. How it was measured:", ""]
-    for metric in table.metrics:
-        definitions = rows[rows.metric == metric].definition.map(_how).drop_duplicates()
-        lines.append(f"- {HEADINGS.get(metric, metric)}: {' / '.join(definitions)}")
+def markdown(rows: pd.DataFrame, experiment: Experiment, registry: Registry) -> str:
+    """Return the table and how each column was measured. rows : of results.csv, of one experiment."""
+    varied = _varied(rows)
+    metrics = [m for m in experiment.table if (rows.metric == m).any()]
+    heads = ["method", *(name.replace("_", " ") for name in varied), "seeds", *(HEADINGS.get(m, m) for m in metrics)]
+    lines = [_line(heads), _line(["---"] * len(heads))]
+    keys = [_key(text) for text in rows.factors]
+    for key in dict.fromkeys(keys):
+        chosen = rows[[k == key for k in keys]]
+        factors = json.loads(chosen.factors.iloc[0])
+        shown = [_text(factors.get(name, "")) for name in varied]
+        cells = [_cell(chosen[chosen.metric == m]) for m in metrics]
+        lines.append(_line([registry.methods[factors["method"]].label, *shown, f"{chosen.run.nunique()}", *cells]))
+    lines += ["", f"Scale: {registry.scale}. Mean (and standard deviation) over seeds. How it was measured:", ""]
+    for metric in metrics:
+        measured = dict.fromkeys(_how(text) for text in rows[rows.metric == metric].definition)
+        lines.append(f"- {HEADINGS.get(metric, metric)}: {' / '.join(list(measured)[:3])}")
     return "\n".join(lines) + "\n"
 
 
+def _varied(rows: pd.DataFrame) -> list[str]:
+    """Return the factors that differ between runs, but for method and seeds."""
+    seen: dict[str, set[str]] = {}
+    for text in dict.fromkeys(rows.factors):
+        for name, value in json.loads(text).items():
+            seen.setdefault(name, set()).add(json.dumps(value))
+    everywhere = [set(json.loads(text)) for text in dict.fromkeys(rows.factors)]
+    return [n for n, v in seen.items() if n not in HIDDEN and (len(v) > 1 or any(n not in e for e in everywhere))]
+
+
+def _key(factors: str) -> str:
+    return json.dumps({k: v for k, v in json.loads(factors).items() if k not in HIDDEN[1:]}, sort_keys=True)
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{value}"
+
+
 def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _cell(value: float, unit: str, definition: str) -> str:
-    """Print a number, or what its definition says in its place ("no crossing below Nyquist (12.00 A) [...]")."""
-    return FORMATS[unit](value) if value == value else definition.split(" [")[0]
+def _cell(rows: pd.DataFrame) -> str:
+    """Print mean and spread, or what the definition has in their place: "no crossing below Nyquist (12.00 A)"."""
+    if rows.empty:
+        return ""
+    values, print_ = rows.value.astype(float), FORMATS[rows.unit.iloc[0]]
+    if values.isna().any():
+        crossed = len(values) - int(values.isna().sum())
+        text = rows.definition[values.isna()].iloc[0].split(" [")[0]
+        return text if not crossed else f"{text}; {crossed} of {len(values)} seeds cross"
+    return print_(values.mean()) + (f" ({values.std():.2g})" if len(values) > 1 and rows.unit.iloc[0] == "1" else "")
 
 
 def _how(definition: str) -> str:
     """Return the bracket of "12.8 A [curve, threshold, rule, mask]", or a definition without one whole."""
     return definition.split(" [", 1)[-1].removesuffix("]")
-
-
-def main() -> None:
-    """Write one table: python -m gsworkbench.workbench.tables SCALE NAME FOLDER OUTPUT_FOLDER."""
-    parser = argparse.ArgumentParser(description="Write one table of experiments.yaml.")
-    for name in ("scale", "table", "folder", "output"):
-        parser.add_argument(name)
-    given = parser.parse_args()
-    registry = read_registry(given.scale)
-    table = registry.tables[given.table]
-    rows = select(read_results(Path(given.folder) / "results.csv"), table)
-    output = Path(given.output)
-    with atomic_path(output / f"{given.table}.csv") as temporary:
-        numbers(rows, table).to_csv(temporary, index=False)
-    write_text(output / f"{given.table}.md", markdown(rows, table, registry))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,131 @@
+"""Make the runs that an experiment owns: python -m gsworkbench.workbench.runs SCALE EXPERIMENT FOLDER STAMP.
+
+Each run goes in a process of its own, forked from one that has imported everything: so its peak memory is its own, it
+owes nothing to the runs before it, and one that fails takes no other with it. Finished runs are not made again; what
+was killed goes on from its checkpoint. Maps are made here and judged elsewhere (assessments.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from gsworkbench.config import SimulationConfig, to_mapping
+from gsworkbench.errors import InputError, NotRun
+from gsworkbench.files import write_json, write_text
+from gsworkbench.readers import read_particles
+from gsworkbench.reconstruct import make_maps
+from gsworkbench.simulate import simulate
+from gsworkbench.workbench.digest import source_digest
+from gsworkbench.workbench.registry import Run, read_registry
+from gsworkbench.workbench.store import key_of, made
+
+# The judge is no part of making a map, but for the methods that filter by it.
+JUDGE = ("gsworkbench.assessment", "gsworkbench.judging", "gsworkbench.plotting")
+NOT_RUN = "not_run.txt"
+
+
+def fits_digest() -> str:
+    """Return the digest of the code that makes maps."""
+    return source_digest("gsworkbench.reconstruct", without=JUDGE)
+
+
+def dataset_key(config: SimulationConfig) -> str:
+    return key_of(repr(to_mapping(config)), source_digest("gsworkbench.simulate"))
+
+
+def run_key(run: Run) -> str:
+    return key_of(repr(to_mapping(run.config)), dataset_key(run.config.dataset), fits_digest())
+
+
+def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
+    """Make datasets and runs below `folder`, results/SCALE; return an error for each run that failed."""
+    failed = {}
+    _import_everything()
+    for run in runs:
+        dataset = folder / "datasets" / run.dataset
+        error = _forked(partial(_dataset, run.config.dataset, dataset))
+        error = error or _forked(partial(_run, run, dataset, folder / "runs" / run.name))
+        print(f"{run.name}: {error or 'done'}", flush=True)
+        if error:
+            failed[run.name] = error
+    return failed
+
+
+def _import_everything() -> None:
+    """Import what is otherwise imported at first use, in every fork anew: seconds for an optimiser of torch."""
+    import finufft  # noqa: F401
+    import gemmi  # noqa: F401
+    import scipy.spatial.transform  # noqa: F401
+    import torch
+
+    torch.optim.Adam([torch.zeros(1)])
+
+
+def _dataset(config: SimulationConfig, folder: Path) -> None:
+    def make(out: Path) -> None:
+        simulate(config, out)
+
+    made(folder, dataset_key(config), make)
+
+
+def _run(run: Run, dataset: Path, folder: Path) -> None:
+    def make(out: Path) -> None:
+        try:
+            stack = read_particles(dataset / "particles.star")
+            _, record = make_maps(stack, out, run.config.reconstruction, resume=True)
+        except NotRun as absent:
+            write_text(out / NOT_RUN, f"{absent.because}\n")
+            return
+        except InputError as refusal:
+            write_text(out / NOT_RUN, f"the method refused these particles: {refusal}\n")
+            return
+        record.finish(out / "run.json")
+
+    made(folder, run_key(run), make)
+
+
+def _forked(work: Callable[[], None]) -> str:
+    """Do `work` in a forked process; return what went wrong, or ""."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def child() -> None:
+        os.environ["TQDM_DISABLE"] = "1"  # a notebook's progress bars cannot be drawn from a fork
+        try:
+            work()
+        except Exception as error:
+            traceback.print_exc()
+            sender.send(f"{type(error).__name__}: {error}")
+
+    process = context.Process(target=child)
+    process.start()
+    sender.close()
+    message = ""
+    with contextlib.suppress(EOFError):  # nothing was sent: nothing went wrong, or all at once
+        message = receiver.recv()
+    process.join()
+    return message or ("" if process.exitcode == 0 else f"ended with code {process.exitcode}")
+
+
+def main() -> int:
+    """Run the command line; returns 1 if a run failed, after all others were made."""
+    scale, experiment, folder, stamp = sys.argv[1:]
+    runs = read_registry(scale).owned[experiment]
+    failed = make_runs(runs, Path(folder))
+    if failed:
+        print(json.dumps(failed, indent=2), file=sys.stderr)
+        return 1
+    write_json(stamp, {run.name: run_key(run) for run in runs})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
