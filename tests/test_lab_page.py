@@ -154,19 +154,21 @@ def page(run):
 
 def test_the_level_moves_the_surface(page, run):
     page.level.value = 2.0
-    sigma = run.maps["full"].std()
-    assert page.density.level == pytest.approx(2 * sigma)
+    assert page.density.link.source == (page.level, "value")  # in the browser, without the kernel
+    assert page.density.link.target == (page.density.surface, "level")
     assert page.level_words.value.startswith("2.00 σ")
     page.kind.value = "truth"
-    assert np.array_equal(page.density.surface.scalar_field, run.maps["truth"])
-    assert page.density.level == pytest.approx(2 * run.maps["truth"].std(), rel=1e-5)
+    truth = run.maps["truth"]
+    assert np.allclose(page.density.surface.scalar_field, truth / truth.std(), rtol=1e-5)
+    assert f"= {2 * truth.std():.4g};" in page.level_words.value
     page.kind.value = "full"
 
 
 def test_a_click_on_the_curves_filters_the_display_alone(page, run):
     page.chart.lowpass = 50.0
     assert page.lowpass.value == 50.0
-    assert page.density.surface.scalar_field.std() < 0.99 * run.maps["full"].std()
+    assert page.shown.std() < 0.99 * run.maps["full"].std()
+    assert np.allclose(page.density.surface.scalar_field, page.shown / page.shown.std(), atol=1e-4)
     assert np.array_equal(page.maps["full"], run.maps["full"])
     page.chart.lowpass = 0.0
 

@@ -79,13 +79,7 @@ class Browser:
 
         runs = [read_run(self.first.value), read_run(self.second.value)]
         level = widgets.FloatSlider(value=4.0, min=0.5, max=12.0, step=0.1, description="level, σ")
-        views = [DensityView(r.maps["full"], r.voxel_size, 4.0 * float(r.maps["full"].std()), height=360) for r in runs]
-
-        def move(_: Any) -> None:
-            for run, view in zip(runs, views, strict=True):
-                view.level = level.value * float(run.maps["full"].std())
-
-        level.observe(move, names="value")
+        views = [DensityView(run.maps["full"], run.voxel_size, level, height=360) for run in runs]
         widgets.jslink((views[0].plot, "camera"), (views[1].plot, "camera"))
         chart = FscChart()
         curves = [pictures.labelled(run.name, run.curves, wanted=COMPARED) for run in runs]

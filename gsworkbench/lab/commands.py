@@ -64,20 +64,30 @@ def command_line(config: ReconstructionConfig, run: Run, out: str | Path, readin
     return shlex.join(words)
 
 
-def yaml_rows(config: ReconstructionConfig, dataset: str, name: str = "explored") -> str:
-    """Rows for experiments.yaml that make the workflow run these settings; masks there are automatic."""
+def yaml_rows(config: ReconstructionConfig, dataset: str, name: str = "explored", *, data_seed: int = 0) -> str:
+    """Rows for experiments.yaml that make the workflow run these settings.
+
+    dataset : a name there. data_seed : that of its simulation, which is otherwise the run's own seed.
+    """
     method: dict[str, Any] = {"label": f"explored: {config.method}", "method": config.method}
     if config.method == "stochastic":
         method["preset"] = PRESET
     if rows := changed(config):
         method["settings"] = rows
-    factors = {
-        "dataset": [dataset],
-        "method": [name],
-        "n_gaussians": [number_of(config) or 0],
-        "seed": [config.seed],
+    factors: dict[str, Any] = {"dataset": [dataset], "method": [name]}
+    if (number := number_of(config)) is not None:
+        factors["n_gaussians"] = [number]
+    factors |= {"seed": [config.seed], "data_seed": [data_seed], "mask": [config.mask]}
+    if config.noise_substitute_beyond is not None:
+        factors["noise_substitute_beyond"] = [config.noise_substitute_beyond]
+    experiment = {
+        "source": "exploring",
+        "question": "What did exploring find?",
+        "claim": "",
+        "factors": factors,
+        "figure": {"kind": "maps_and_curves"},
+        "table": ["fsc_truth_mean", "fsc_half_mean"],
     }
-    experiment = {"question": "What did exploring find?", "notebook": "01_reconstruct", "factors": factors}
     text = yaml.safe_dump({"methods": {name: method}}, sort_keys=False)
     return text + yaml.safe_dump({"experiments": {name: experiment}}, sort_keys=False)
 

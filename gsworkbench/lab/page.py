@@ -90,7 +90,7 @@ class Page:
         self.level_words = widgets.HTML()
         coloured = ["one colour", *(["local resolution"] if (self.run.folder / "locres.mrc").is_file() else [])]
         self.colour = widgets.Dropdown(options=coloured, description="colour", **_SLIDER)
-        self.density = DensityView(volume, self.run.voxel_size, 4.0 * float(volume.std()))
+        self.density = DensityView(volume, self.run.voxel_size, self.level)
         self.density.plot.add_class("gsw-density")
         for control in (self.kind, self.lowpass, self.b_factor, self.colour):
             control.observe(self._show_maps, names="value")
@@ -194,9 +194,6 @@ class Page:
         title = widgets.HTML(f"<h3>{html.escape(self.run.name)}</h3>{html.escape(str(self.run.folder))}")
         return widgets.VBox([title, widgets.HBox([live, curves]), self.tab])
 
-    def _absolute_level(self) -> float:
-        return self.level.value * float(self.shown.std())
-
     @cached_property
     def _particles(self) -> Any:
         return particles_of(self.run)[0]
@@ -211,14 +208,14 @@ class Page:
         colours = None
         if self.colour.value == "local resolution":
             colours = read_map(self.run.folder / "locres.mrc")[0]
-        self.density.show(self.shown, self._absolute_level(), colours)
+        self.density.show(self.shown, colours)
         self._show_level()
         self._show_sections()
 
     def _show_level(self, _: Any = None) -> None:
-        level = self._absolute_level()
-        self.density.level = level
-        self.level_words.value = display.in_words(self.shown, self.run.voxel_size, level)
+        shown = self.shown
+        level = self.level.value * float(shown.std())
+        self.level_words.value = display.in_words(shown, self.run.voxel_size, level)
         if self.molecule is not None:
             set_model_level(self.molecule, self.level.value * float(self.run.maps["full"].std()))
 

@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import ipywidgets as widgets
 import k3d
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +29,24 @@ _BLUE = 0x4F81BD
 
 
 class DensityView:
-    """The surface of a map at a level; `level` moves it in the browser without sending the map again."""
+    """The surface of a map at as many of its standard deviations as a slider says.
 
-    def __init__(self, volume: Volume, voxel_size: float, level: float, *, height: int = 420) -> None:
-        self.voxel_size = voxel_size
+    The map is sent in units of its standard deviation, so that the browser moves the surface without asking the kernel.
+    """
+
+    def __init__(self, volume: Volume, voxel_size: float, slider: widgets.FloatSlider, *, height: int = 420) -> None:
         self.plot = k3d.plot(height=height, grid_visible=False, menu_visibility=False, camera_auto_fit=False)
         self.surface = k3d.marching_cubes(
-            volume.astype(np.float32), level=level, color=_BLUE, bounds=bounds_of(len(volume), voxel_size),
+            in_sigma(volume), level=slider.value, color=_BLUE, bounds=bounds_of(len(volume), voxel_size),
             flat_shading=False, compression_level=1,
         )  # fmt: skip
         self.plot += self.surface
         self.plot.camera = camera_towards(len(volume) * voxel_size)
+        self.link = widgets.jslink((slider, "value"), (self.surface, "level"))
 
-    def show(self, volume: Volume, level: float, colours: Volume | None = None) -> None:
+    def show(self, volume: Volume, colours: Volume | None = None) -> None:
         """Show another map of the same box, coloured by the values of a second one if given (0 counts as missing)."""
-        self.surface.level = float(level)
-        self.surface.scalar_field = volume.astype(np.float32)
+        self.surface.scalar_field = in_sigma(volume)
         if colours is None:
             self.surface.attribute = np.zeros(0, np.float32)
             return
@@ -51,14 +54,6 @@ class DensityView:
         self.surface.color_map = np.asarray(k3d.matplotlib_color_maps.Viridis_r, np.float32)
         self.surface.color_range = [float(low), float(high)]
         self.surface.attribute = colours.astype(np.float32)
-
-    @property
-    def level(self) -> float:
-        return self.surface.level
-
-    @level.setter
-    def level(self, level: float) -> None:
-        self.surface.level = float(level)
 
 
 class GaussiansView:
@@ -95,6 +90,11 @@ class GaussiansView:
             self.plot -= self.shape
         self.shape = shape
         self.plot += shape
+
+
+def in_sigma(volume: Volume) -> NDArray[np.float32]:
+    """A map over its standard deviation."""
+    return (volume / max(float(volume.std()), 1e-30)).astype(np.float32)
 
 
 def bounds_of(box_size: int, voxel_size: float) -> list[float]:
