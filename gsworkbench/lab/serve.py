@@ -11,6 +11,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -46,6 +47,8 @@ def start_lab(path: Path | None, *, port: int = 8888, browser: bool = True) -> N
     port, token = free_port(port), secrets.token_hex(24)
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", *_server_options(port, token)]
     command += ["--LabApp.extension_manager=readonly", "--LabApp.news_url=None"]
+    # A layout of its own: the usual one would reopen notebooks of other folders, which are not there.
+    command.append(f"--LabApp.workspaces_dir={tempfile.mkdtemp(prefix='gsworkbench-')}")
     address = f"http://{LOOPBACK}:{port}/lab/tree/{quote(path.relative_to(root).as_posix())}?token={token}"
     _serve(command, f"http://{LOOPBACK}:{port}/api?token={token}", address, browser)
 
