@@ -292,6 +292,19 @@ def _directional(options: argparse.Namespace) -> None:
         print(views(rotations, options.out))
 
 
+def _lab(options: argparse.Namespace) -> None:
+    from gsworkbench.lab.serve import start_lab
+
+    start_lab(options.path, port=options.port, browser=options.browser)
+
+
+def _explore(options: argparse.Namespace) -> None:
+    from gsworkbench.lab.serve import start_explore
+
+    named = {k: getattr(options, k) for k in ("model", "page", "port", "browser")}
+    start_explore(options.folder, **named)
+
+
 def _doctor(options: argparse.Namespace) -> None:
     from gsworkbench.doctor import report
 
@@ -345,7 +358,8 @@ def _description(stack: Any) -> list[str]:
 def _number(text: str) -> Any:
     """Read a value of --set as YAML does, but take 1e-3 for the number it looks like."""
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+        value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value
     except (ValueError, yaml.YAMLError):
         return text
 
@@ -367,6 +381,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_fsc(commands)
     _add_localres(commands)
     _add_directional(commands)
+    _add_lab(commands)
+    _add_explore(commands)
     doctor = commands.add_parser("doctor", help="say which backends and devices work here, and why others do not")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -612,6 +628,42 @@ def _add_directional(commands: Any) -> None:
     command.add_argument("--half-angle", type=float, default=20.0, metavar="DEG", help="of the cones (default 20)")
     command.add_argument("--threshold", type=float, default=0.143, help="of the FSC (default 0.143)")
     command.add_argument("--particles", type=Path, help="their metadata: views and how evenly they sample")
+
+
+def _add_lab(commands: Any) -> None:
+    command = commands.add_parser(
+        "lab",
+        help="open the notebooks in JupyterLab",
+        description="Start JupyterLab on this machine alone (127.0.0.1, behind a token) and open it in the browser.",
+    )
+    command.set_defaults(run=_lab)
+    command.add_argument(
+        "path", type=Path, nargs="?", help="notebook or folder (default: the notebooks of the checkout)"
+    )
+    _add_server(command)
+
+
+def _add_explore(commands: Any) -> None:
+    command = commands.add_parser(
+        "explore",
+        help="look at a finished run, and fit its particles anew by moving sliders",
+        description="Open the page of a run in JupyterLab: maps, Gaussians, sections, particles, FSC curves, and live "
+        "fits with other settings, each with the command that reproduces it.",
+    )
+    command.set_defaults(run=_explore)
+    command.add_argument("folder", type=Path, metavar="DIR", help="the --out folder of a reconstruct, or one above it")
+    command.add_argument("--model", type=Path, metavar="FILE", help="atoms (.cif, .pdb) to lay over the map")
+    command.add_argument(
+        "--page", action="store_true", help="serve the page alone, by voila, without notebook and code"
+    )
+    _add_server(command)
+
+
+def _add_server(command: Any) -> None:
+    command.add_argument("--port", type=int, default=8888, metavar="N", help="or another one if it is taken (8888)")
+    command.add_argument(
+        "--browser", action=argparse.BooleanOptionalAction, default=True, help="open a browser (default: yes)"
+    )
 
 
 def _add_half_maps(command: Any) -> None:

@@ -38,9 +38,11 @@ from gsworkbench.readers import read_map, write_map, write_with_half_sets
 from gsworkbench.rendering import voxelize
 from gsworkbench.substitution import RandomPhases
 from gsworkbench.training import fit
+from gsworkbench.viewers import write_chimerax_script, write_splats
 from gsworkbench.voxel_solution import solve_voxels
 
 Volume = NDArray[np.float32]
+PartSums = dict[str, tuple[NormalEquations, NormalEquations | None]]
 
 MAP = "run_class001.mrc"
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
@@ -48,6 +50,7 @@ SUMS = ".sums.npz"  # checkpoints that a finished run removes
 OUTPUTS = (
     *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
+    *("gaussians.ply", "open.cxc"),
 )
 _MAP_CUTOFF = 5.0  # standard deviations: a map is sampled once, so the float32 floor is affordable
 _FEW = 500  # fewer particles than this get a warning, and no particles held out
@@ -89,7 +92,8 @@ class Solution:
 class Task:
     """What a method is given: named stacks with a seed each, settings, a folder for checkpoints, the run's record.
 
-    checkpoint_seconds : how often to write what cannot be lost.
+    checkpoint_seconds : how often to write what cannot be lost. sums : those of the parts, where they are at hand, so
+    that particles need not be read again.
     """
 
     parts: dict[str, ParticleStack]
@@ -100,9 +104,14 @@ class Task:
     record: RunRecord
     device: torch.device
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    sums: PartSums | None = None
 
     def checkpoint(self, name: str) -> Path:
         return self.checkpoints / f"{name.replace(' ', '')}.pt"
+
+    def sums_file(self, name: str, what: str) -> Path:
+        """Of a part: its "sums" without every tenth particle, or those of the "held out"."""
+        return self.checkpoint(f"{name} {what}").with_suffix(SUMS)
 
 
 def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
@@ -191,7 +200,7 @@ def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
     files = _sums(task, hold_out=config.background or config.n_gaussians == "auto")
     for name in task.parts:
         with task.record.stage(f"{name}: {task.config.method}"):
-            fitted, held_out = _loaded(files, name)
+            fitted, held_out = _loaded(task, files, name)
             chosen = config if held_out is not None else replace(config, background=False)
             result = fit_normal_equations(
                 fitted,
@@ -217,7 +226,7 @@ def _voxels(task: Task) -> Iterator[tuple[str, Solution]]:
     files = _sums(task, hold_out=True)
     for name in task.parts:
         with task.record.stage(f"{name}: {task.config.method}"):
-            fitted, held_out = _loaded(files, name)
+            fitted, held_out = _loaded(task, files, name)
             result = solve_voxels(fitted, held_out, task.config.voxels, label=name)
         yield name, Solution(result.volume, report={"n_steps": result.n_steps}, held_out=result.curve)
 
@@ -228,13 +237,25 @@ def _sums(task: Task, *, hold_out: bool) -> dict[str, tuple[Path, Path | None]]:
     Sums of a part lie there as soon as they are complete: a resumed run takes them from there, and no more are in
     memory than one fit needs.
     """
+    if task.sums is not None:
+        return {}
     halves = [name for name in task.parts if name != "all"]
     with task.record.stage("accumulate" if "all" in task.parts else "accumulate substituted"):
         return {name: _accumulated(task, name, hold_out) for name in halves or ["all"]}
 
 
-def _loaded(files: dict[str, tuple[Path, Path | None]], name: str) -> tuple[NormalEquations, NormalEquations | None]:
+def sums_of_parts(task: Task, *, hold_out: bool) -> PartSums:
+    """Sums over each part without every tenth particle, and over these, all in memory."""
+    files = _sums(task, hold_out=hold_out)
+    return {name: _loaded(task, files, name) for name in task.parts}
+
+
+def _loaded(
+    task: Task, files: dict[str, tuple[Path, Path | None]], name: str
+) -> tuple[NormalEquations, NormalEquations | None]:
     """Sums of a part without every tenth particle, and of these; those of all are the sums of both half sets'."""
+    if task.sums is not None:
+        return task.sums[name]
     chosen = [files[name]] if name in files else list(files.values())
     fitted, held_out = (_added([pair[i] for pair in chosen]) for i in (0, 1))
     assert fitted is not None
@@ -250,7 +271,7 @@ def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[Path, Path | No
     spectrum = chosen_noise(task.config.noise_spectrum, stack)
 
     def pass_over(chosen: NDArray[np.bool_], what: str) -> Path:
-        file = task.checkpoint(f"{name} {what}").with_suffix(SUMS)
+        file = task.sums_file(name, what)
         found = accumulate(
             stack[chosen],
             noise_spectrum=spectrum,
@@ -294,7 +315,7 @@ def reconstruct(
     output_dir: str | Path,
     config: ReconstructionConfig,
     *,
-    truth: Path | None = None,
+    truth: str | Path | None = None,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Reconstruction:
@@ -305,6 +326,7 @@ def reconstruct(
     the first map of this one is done.
     """
     output_dir = Path(output_dir)
+    truth = None if truth is None else Path(truth)
     _check(config, stack)
     true_map = _matching_map(truth, stack) if truth else None
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
@@ -340,7 +362,7 @@ def make_maps(
     output_dir: str | Path,
     config: ReconstructionConfig,
     *,
-    truth: Path | None = None,
+    truth: str | Path | None = None,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> tuple[dict[str, Solution], RunRecord]:
@@ -350,6 +372,7 @@ def make_maps(
     assesses maps apart from their making, so that a new judge fits nothing again.
     """
     output_dir = Path(output_dir)
+    truth = None if truth is None else Path(truth)
     _check(config, stack)
     if config.half_maps:
         stack = stack.with_half_sets(config.seed)
@@ -357,12 +380,11 @@ def make_maps(
     record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
     record.warnings += _warnings(stack) + shared
 
-    device = _device(config)
-    record.device = str(device)
-    parts = _parts(stack, config.half_maps)
-    record.n_particles |= {name: len(part) for name, part in parts.items()}
-    record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
-    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record, device, checkpoint_seconds)
+    task = replace(
+        make_task(stack, config, record, output_dir / "checkpoints"),
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+    )
     solutions: dict[str, Solution] = {}
     for name, solution in METHODS[config.method](task):
         solutions[name] = solution
@@ -370,6 +392,9 @@ def make_maps(
         if name == "all":
             _remove_outputs(output_dir)  # not before a map stands ready to take the place of an older one
         _write_solution(output_dir, name, solution, stack, config)
+    volumes = {MAP: solutions["all"].volume}
+    volumes |= {file: solutions[f"half {k}"].volume for k, file in enumerate(HALF_MAPS, 1) if f"half {k}" in solutions}
+    write_chimerax_script(output_dir / "open.cxc", volumes)
     if config.noise_substitute_beyond is not None:
         _write_substituted(task, config.noise_substitute_beyond, output_dir)
     write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
@@ -393,16 +418,22 @@ def _check(config: ReconstructionConfig, stack: ParticleStack) -> None:
 
 
 def _write_substituted(task: Task, beyond: float, output_dir: Path) -> None:
-    """Repeat both half maps, with the same settings and seeds, from particles with random phases beyond `beyond` A."""
-    named = {f"{half} substituted": half for half in ("half 1", "half 2")}
-    again = replace(
-        task,
-        parts={name: task.parts[half].with_random_phases(beyond, task.config.seed) for name, half in named.items()},
-        seeds={name: task.seeds[half] for name, half in named.items()},
-    )
+    """Repeat both half maps from particles with random phases beyond `beyond` A."""
+    again = substituted_task(task, beyond)
     for file, (name, solution) in zip(SUBSTITUTED, METHODS[task.config.method](again), strict=True):
         stack = again.parts[name]
         write_map(output_dir / file, solution.volume, stack.pixel_size, f"{task.config.method}, {stack.random_phases}")
+
+
+def substituted_task(task: Task, beyond: float) -> Task:
+    """Both half sets again, with the same settings and seeds, and random phases beyond `beyond` A."""
+    named = {f"{half} substituted": half for half in ("half 1", "half 2")}
+    return replace(
+        task,
+        parts={name: task.parts[half].with_random_phases(beyond, task.config.seed) for name, half in named.items()},
+        seeds={name: task.seeds[half] for name, half in named.items()},
+        sums=None,
+    )
 
 
 def _judged_substitution(output_dir: Path, beyond: float, record: RunRecord) -> dict[str, Any]:
@@ -426,16 +457,22 @@ def _remove_sums(checkpoints: Path) -> None:
         checkpoints.rmdir()
 
 
+def make_task(stack: ParticleStack, config: ReconstructionConfig, record: RunRecord, checkpoints: Path) -> Task:
+    """A stack and, if asked for, its half sets, with a seed each; `record` notes how many particles and which seeds."""
+    halves = {f"half {k}": stack[stack.half_set == k] for k in (1, 2)} if config.half_maps else {}
+    parts = {"all": stack} | halves
+    record.n_particles |= {name: len(part) for name, part in parts.items()}
+    record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
+    device = _device(config)
+    record.device = str(device)
+    return Task(parts, record.seeds, config, checkpoints, False, record, device)
+
+
 def _device(config: ReconstructionConfig) -> torch.device:
     """Where fits run: as configured; auto is the CPU where a renderer is named. Maps are sampled on the CPU anyway."""
     if config.backend == "gpu" or (config.device == "cuda" and config.backend == "cpu"):
         raise InputError(f"renderer {config.backend} cannot be named here", remedy="leave it out: the device decides")
     return find_device("cpu" if config.device == "auto" and config.backend else config.device)
-
-
-def _parts(stack: ParticleStack, half_maps: bool) -> dict[str, ParticleStack]:
-    halves = {f"half {k}": stack[stack.half_set == k] for k in (1, 2)} if half_maps else {}
-    return {"all": stack} | halves
 
 
 def _write_solution(
@@ -447,6 +484,8 @@ def _write_solution(
     if solution.gaussians is not None:
         file = "gaussians.npz" if name == "all" else f"gaussians_{half}.npz"
         solution.gaussians.save(output_dir / file, box_size=stack.box_size, pixel_size=stack.pixel_size)
+        if name == "all":
+            write_splats(output_dir / "gaussians.ply", solution.gaussians)
     if name == "all" and solution.background is not None:
         write_map(output_dir / "background.mrc", solution.background, stack.pixel_size, "part of the map: background")
     if name == "all" and solution.held_out:

@@ -1,0 +1,72 @@
+"""`explore(folder)`: in a notebook that somebody sits at, a page of widgets; in one that a program runs, pictures.
+
+from gsworkbench.lab.explore import explore
+explore("my_map")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from gsworkbench.errors import InputError
+from gsworkbench.lab import pictures
+from gsworkbench.lab.runs import Run, find_runs, read_run
+
+NEEDED = ("ipywidgets", "anywidget", "k3d", "nglview")
+
+
+def explore(folder: str | Path, *, model: str | Path | None = None, interactive: bool | None = None) -> Any:
+    """Show a run, or the first of those below a folder.
+
+    model : atoms (.cif, .pdb) in the frame of the map's file, to lay over it. interactive : widgets or pictures; by
+    default widgets where somebody can move them.
+    """
+    found = find_runs(folder)
+    if not found:
+        raise InputError(
+            "there is no finished reconstruction", file=folder, remedy="give the --out folder of a reconstruct"
+        )
+    run = read_run(found[0])
+    if not (somebody_sits_here() if interactive is None else interactive):
+        return show_pictures(run)
+    need(*NEEDED)
+    from gsworkbench.lab.page import Page
+
+    page = Page(run, model=None if model is None else Path(model))
+    asyncio.get_running_loop().create_task(page.follow())
+    page.box.page = page  # lives as long as what is displayed
+    return page.box
+
+
+def show_pictures(run: Run) -> None:
+    """What the page shows at first, as static pictures."""
+    from IPython.display import display
+
+    names = [name for name in ("full", "half 1", "truth") if name in run.maps]
+    display(pictures.sections_figure({name: run.maps[name] for name in names}))
+    if run.curves:
+        display(
+            pictures.curves_figure(
+                pictures.labelled(run.name, run.curves, wanted=("fsc_unmasked", "fsc_unmasked_truth"))
+            )
+        )
+    if run.gaussians is not None:
+        display(pictures.gaussians_figure(run.gaussians, len(run.maps["full"]) * run.voxel_size))
+
+
+def somebody_sits_here() -> bool:
+    """Whether this kernel was started by JupyterLab or voila, and not by papermill or nbconvert."""
+    return "JPY_SESSION_NAME" in os.environ or "VOILA_KERNEL_ID" in os.environ
+
+
+def need(*packages: str) -> None:
+    """Raise InputError if one of these packages is not installed."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"this needs {', '.join(missing)}, not installed here", remedy="pip install 'gsworkbench[lab]'"
+        )

@@ -1,0 +1,229 @@
+"""Live fits: the methods of `reconstruct` on the particles of a run, from sums that are made once and kept.
+
+A fit here is what the command line does with the same settings, the same half sets and the same seeds, and gives the
+same numbers; only nothing but the sums is written. The sums of a run lie in its folder `lab`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench import backprojection
+from gsworkbench.assessment.corrected import noise_substitution
+from gsworkbench.assessment.fsc import FscCurve, Resolution
+from gsworkbench.config import NormalEquationsConfig, ReconstructionConfig, to_mapping
+from gsworkbench.errors import InputError
+from gsworkbench.files import sha256
+from gsworkbench.gaussians import Gaussians
+from gsworkbench.judging import assess
+from gsworkbench.lab.commands import identity, number_of
+from gsworkbench.lab.runs import Run, particles_of
+from gsworkbench.normal_equations import NormalEquations
+from gsworkbench.particles import ParticleStack
+from gsworkbench.provenance import RunRecord, machine
+from gsworkbench.reconstruct import (
+    METHODS,
+    PartSums,
+    Reconstruction,
+    Solution,
+    Task,
+    make_task,
+    substituted_task,
+    sums_of_parts,
+)
+from gsworkbench.workbench.results import Measurement, Result, measure, read_results, write_results
+
+Volume = NDArray[np.float32]
+Pair = tuple[NormalEquations, NormalEquations | None]
+FOLDER = "lab"  # in a run's folder: what exploring it leaves behind
+TABLE = "explored.csv"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished live fit: its settings, maps, judgement and numbers (as metrics.json of a run has them)."""
+
+    config: ReconstructionConfig
+    volume: Volume
+    half_maps: tuple[Volume, Volume]
+    gaussians: Gaussians | None
+    curves: tuple[FscCurve, ...]
+    resolutions: tuple[Resolution, ...]
+    measurements: tuple[Measurement, ...]
+    alarms: tuple[str, ...]
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        return identity(self.config)
+
+    def number(self, metric: str) -> float | None:
+        """One of the measurements by name."""
+        return next(m.value for m in self.measurements if m.metric == metric)
+
+
+class Bench:
+    """The particles of one run, ready to be fitted again and again."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.stack, self.reading = particles_of(run)
+        self.sums = saved_sums(run, self.stack)
+
+    def warm_up(self) -> None:
+        """Make a fit too small to matter, so that the first real one is as fast as the next."""
+        steps = NormalEquationsConfig(n_gaussians=20, n_boosted_steps=1, n_steps=1, background=False)
+        self.fit(ReconstructionConfig(normal_equations=steps))
+
+    def fit(self, config: ReconstructionConfig, show: Callable[[str, Solution], None] | None = None) -> Outcome:
+        """Fit all particles and both half sets, then judge; `show` is given each map as it is made."""
+        task = replace(_task(self.run, self.stack, config), sums=self.sums)
+        solutions = {}
+        for name, solution in solutions_of(task):
+            solutions[name] = solution
+            if show is not None:
+                show(name, solution)
+        beyond = config.noise_substitute_beyond
+        again = [] if beyond is None else [made.volume for _, made in solutions_of(substituted_task(task, beyond))]
+        return self._judged(task, solutions, again)
+
+    def _judged(self, task: Task, solutions: dict[str, Solution], substituted: list[Volume]) -> Outcome:
+        config, record = task.config, task.record
+        whole, halves = solutions["all"], (solutions["half 1"].volume, solutions["half 2"].volume)
+        found = assess(
+            whole.volume,
+            halves,
+            self.run.maps.get("truth"),
+            voxel_size=self.stack.pixel_size,
+            mask=config.mask,
+            seed=config.seed,
+        )
+        curves = found.curves
+        if config.noise_substitute_beyond is not None:
+            curves += substitution_curves(halves, substituted, config.noise_substitute_beyond, self.stack.pixel_size)
+        made = Reconstruction(self.run.folder, whole.volume, halves, found.curves, found.resolutions, record)
+        return Outcome(
+            config=config,
+            volume=whole.volume,
+            half_maps=halves,
+            gaussians=whole.gaussians,
+            curves=curves,
+            resolutions=found.resolutions,
+            measurements=tuple(m for m in measure(made) if m.metric != "peak_memory_bytes"),
+            alarms=found.alarms,
+            seconds=sum(record.seconds.values()),
+        )
+
+
+def substitution_curves(
+    halves: tuple[Volume, Volume], substituted: list[Volume], beyond: float, voxel_size: float
+) -> tuple[FscCurve, ...]:
+    """FSC of half maps of particles with random phases beyond `beyond` A, and what it leaves of the measured one."""
+    found = noise_substitution(halves, (substituted[0], substituted[1]), from_angstrom=beyond, voxel_size=voxel_size)
+    return found.substituted, replace(found.corrected, name="fsc_true")
+
+
+def solutions_of(task: Task) -> Iterator[tuple[str, Solution]]:
+    """As METHODS of reconstruct; the classical map too is made from the sums at hand."""
+    config = task.config
+    if config.method == "backprojection" and config.backprojection.filter == "wiener":
+        return _backprojected(task)
+    if config.method not in METHODS:
+        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
+    return METHODS[config.method](task)
+
+
+def saved_sums(run: Run, stack: ParticleStack) -> PartSums:
+    """Sums over both half sets and all particles, from the run's folder, or from one pass that leaves them there."""
+    task = _task(run, stack, ReconstructionConfig())
+    source = sha256(run.folder / "run_data.star")
+    kept: PartSums = {}
+    for name in ("half 1", "half 2"):
+        fitted, held_out = (_loaded(task.sums_file(name, what), source) for what in ("sums", "held out"))
+        if fitted is not None:
+            kept[name] = fitted, held_out
+    complete = {name: sum(s.n_particles for s in pair if s is not None) for name, pair in kept.items()}
+    if complete == {name: len(part) for name, part in task.parts.items() if name != "all"}:
+        return {"all": _together(*kept.values())} | kept
+    return sums_of_parts(task, hold_out=True)
+
+
+def record_outcome(run: Run, outcome: Outcome) -> Path:
+    """Add the numbers of a live fit to the table of explored runs, in place of earlier ones of the same settings."""
+    path = explored_table(run.folder)
+    old = [] if not path.is_file() else [Result(**row) for row in _plain_rows(path)]
+    rows = rows_of(run, outcome)
+    write_results(path, [r for r in old if r.run != rows[0].run] + rows)
+    return path
+
+
+def rows_of(run: Run, outcome: Outcome) -> list[Result]:
+    """The numbers of a live fit as rows of the results table."""
+    who: dict[str, Any] = {
+        "run": f"{run.name}/{outcome.name}",
+        "experiment": "explored",
+        "dataset": dataset_of(run),
+        "method": outcome.config.method,
+        "preset": None,
+        "n_gaussians": number_of(outcome.config),
+        "seed": outcome.config.seed,
+    }
+    return [Result(**who, **asdict(m)) for m in outcome.measurements]
+
+
+def explored_table(folder: Path) -> Path:
+    """Where live fits of a run are written: beside the workflow's results.csv if it is one of its runs, else in lab."""
+    above = next((place for place in folder.parents if (place / "results.csv").is_file()), folder / FOLDER)
+    return above / TABLE
+
+
+def dataset_of(run: Run) -> str:
+    """The name of the folder that the particles of a run came from."""
+    source = next((Path(name) for name in run.record.get("inputs", {}) if Path(name).suffix in (".star", ".cs")), None)
+    return run.name if source is None else source.parent.name
+
+
+def _task(run: Run, stack: ParticleStack, config: ReconstructionConfig) -> Task:
+    record = RunRecord(command=[], config=to_mapping(config), machine=machine(), threads=_threads())
+    return make_task(stack, config, record, run.folder / FOLDER / "checkpoints")
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _backprojected(task: Task) -> Iterator[tuple[str, Solution]]:
+    for name, (fitted, held_out) in sums_of_parts(task, hold_out=True).items():
+        with task.record.stage(f"{name}: {task.config.method}"):
+            volume = backprojection.solve(fitted if held_out is None else fitted + held_out)
+        yield name, Solution(volume)
+
+
+def _together(first: Pair, second: Pair) -> Pair:
+    held_out = None if first[1] is None or second[1] is None else first[1] + second[1]
+    return first[0] + second[0], held_out
+
+
+def _loaded(path: Path, source: str) -> NormalEquations | None:
+    """Sums kept from earlier, if they are of this version of the particles."""
+    if not path.is_file():
+        return None
+    try:
+        sums = NormalEquations.load(path)
+    except InputError:
+        return None
+    return sums if source in sums.sources else None
+
+
+def _plain_rows(path: Path) -> list[dict]:
+    """Rows of a results table with None where there is nothing."""
+    table = read_results(path).astype(object)
+    return table.where(table.notna(), None).to_dict("records")

@@ -1,0 +1,171 @@
+"""Static pictures of what the page shows: for executed notebooks, for export, and inside widgets as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.assessment.fsc import FscCurve
+from gsworkbench.gaussians import Gaussians
+from gsworkbench.lab.runs import Sample
+from gsworkbench.plotting import COLOURS, draw_curve, draw_frame, draw_legend
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Volume = NDArray[np.floating]
+_SUBSTITUTION = {"fsc_substituted": "half maps, random phases", "fsc_true": "half maps, FSC true (Chen et al. 2013)"}
+
+
+def grey_png(panel: NDArray[np.floating], *, low: float | None = None, high: float | None = None) -> bytes:
+    """A (H, W) array as a grey PNG, row 0 at the bottom, from its 0.5th to its 99.8th percentile."""
+    from matplotlib.image import imsave
+
+    low = float(np.percentile(panel, 0.5)) if low is None else low
+    high = float(np.percentile(panel, 99.8)) if high is None else high
+    file = io.BytesIO()
+    imsave(file, panel, cmap="gray", vmin=low, vmax=max(high, low + 1e-30), origin="lower", format="png")
+    return file.getvalue()
+
+
+def sections(volume: Volume, index: int | None = None) -> NDArray[np.floating]:
+    """The sections of a map (D, D, D) across z, y and x at one index (default the centre), side by side, (D, 3 D)."""
+    i = len(volume) // 2 if index is None else index
+    return np.concatenate([volume[i], volume[:, i], volume[:, :, i]], axis=1)
+
+
+def side_by_side(sample: Sample) -> NDArray[np.float32]:
+    """Rows of particle, model and residual, (n D, 3 D), the first particle on top; the model in a scale of its own."""
+    scale = sample.data.std() / max(float(sample.model.std()), 1e-30)
+    rows = [np.hstack(panels) for panels in zip(sample.data, sample.model * scale, sample.residual, strict=True)]
+    return np.vstack(rows[::-1])  # row 0 is at the bottom
+
+
+def sections_figure(volumes: Mapping[str, Volume]) -> Figure:
+    """Central sections of maps across z, y and x, a row for each."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 2.1 * len(volumes)), layout="constrained")
+    for axes, (name, volume) in zip(np.atleast_1d(figure.subplots(len(volumes), 1)), volumes.items(), strict=True):
+        axes.imshow(sections(volume), cmap="gray", origin="lower", vmax=np.percentile(volume, 99.95))
+        axes.set_title(f"{name}: sections across z, y and x", fontsize="small")
+        axes.set_axis_off()
+    return figure
+
+
+def curves_figure(curves: Mapping[str, FscCurve], title: str = "") -> Figure:
+    """FSC curves of runs or of settings, by their label."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    for (label, curve), colour in zip(curves.items(), [*COLOURS, *COLOURS], strict=False):
+        draw_curve(axes, curve, [], colour=colour, label=label)
+    draw_frame(axes, next(iter(curves.values())))
+    draw_legend(axes)
+    axes.set_title(title, fontsize="medium")
+    return figure
+
+
+def gaussians_figure(gaussians: Gaussians, edge: float) -> Figure:
+    """Gaussians seen along z and along y: a dot for each, its area by weight and its colour by scale, box edge in A."""
+    from matplotlib.figure import Figure
+
+    means, weights = gaussians.means.numpy(), gaussians.weights.numpy()
+    scales = mean_scales(gaussians)
+    area = 12 * np.clip(weights, 0, None) / max(np.percentile(weights, 95), 1e-30)
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    for axes, (across, up, names) in zip(figure.subplots(1, 2), [(0, 1, "xy"), (0, 2, "xz")], strict=True):
+        dots = axes.scatter(means[:, across], means[:, up], s=area, c=scales, cmap="viridis", alpha=0.5, lw=0)
+        axes.set(xlim=(-edge / 2, edge / 2), ylim=(-edge / 2, edge / 2), aspect="equal")
+        axes.set_xlabel(f"{names[0]}, Å")
+        axes.set_ylabel(f"{names[1]}, Å")
+    figure.colorbar(dots, ax=figure.axes, label="standard deviation, Å")
+    return figure
+
+
+def views_figure(rotations: NDArray[np.floating]) -> Figure:
+    """Where particles are seen from: the density of view directions over the sphere, in an equal-area map."""
+    from matplotlib.figure import Figure
+
+    direction = rotations[:, 2]  # the map's direction that points along the beam
+    longitude = np.degrees(np.arctan2(direction[:, 1], direction[:, 0]))
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.add_subplot()
+    *_, image = axes.hist2d(longitude, direction[:, 2], bins=(36, 18), range=((-180, 180), (-1, 1)), cmap="viridis")
+    axes.set_xlabel("longitude, degrees")
+    axes.set_ylabel("cosine of the angle to z")
+    figure.colorbar(image, ax=axes, label="particles")
+    return figure
+
+
+def particles_figure(sample: Sample) -> Figure:
+    """Particles beside what the map predicts and what is left of them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 1.7 * len(sample.rows)), layout="constrained")
+    axes = figure.add_subplot()
+    panel = side_by_side(sample)
+    low, high = (float(v) for v in np.percentile(panel, [0.5, 99.5]))
+    axes.imshow(panel, cmap="gray", origin="lower", vmin=low, vmax=high)
+    axes.set_title("particle, model (its own grey scale), residual", fontsize="small")
+    axes.set_axis_off()
+    return figure
+
+
+def mean_scales(gaussians: Gaussians) -> NDArray[np.floating]:
+    """(n,) standard deviation of each Gaussian, A: the geometric mean over its axes, with the floor."""
+    covariances = gaussians.covariances().numpy()
+    return np.linalg.det(covariances) ** (1 / 6)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
+
+
+def labelled(name: str, curves: Sequence[FscCurve], *, wanted: Sequence[str] = ()) -> dict[str, FscCurve]:
+    """Curves of one run by "name: what"; those of `wanted` (fsc_unmasked, ...), or all."""
+    return {f"{name}: {words(c.name)}": c for c in curves if not wanted or c.name in wanted}
+
+
+def words(curve: str) -> str:
+    """fsc_unmasked_truth -> to the truth, unmasked; fsc_masked -> half maps, masked."""
+    if curve in _SUBSTITUTION:
+        return _SUBSTITUTION[curve]
+    treatment = curve.removeprefix("fsc_").removesuffix("_truth").replace("_", " ")
+    return f"{'to the truth' if curve.endswith('_truth') else 'half maps'}, {treatment}"
+
+
+def lines_figure(
+    places: Sequence[float],
+    values: Mapping[str, Sequence[Sequence[float]]],
+    across: str,
+    up: str,
+    *,
+    logarithmic: bool = False,
+) -> Figure:
+    """Repeated values against places: for each label values[place][repeat] as points, a line through their medians."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for (label, rows), colour in zip(values.items(), COLOURS[1:], strict=False):
+        axes.plot(places, [float(np.median(row)) for row in rows], color=colour, label=label)
+        for place, row in zip(places, rows, strict=True):
+            axes.plot([place] * len(row), row, "o", color=colour, ms=4, mfc="none")
+    axes.set_xscale("log")
+    axes.set_yscale("log" if logarithmic else "linear")
+    axes.set_xticks(places, [f"{place:,}" for place in places])
+    axes.minorticks_off()
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+    return figure

@@ -1,0 +1,146 @@
+"""The process that makes live fits: takes settings from a pipe and sends messages back.
+
+Imports the core only once it runs, because tqdm decides when it is imported whether there are progress bars at all, and
+the bars of the core are the progress that is reported.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gsworkbench.errors import InputError
+
+if TYPE_CHECKING:
+    from gsworkbench.config import ReconstructionConfig
+    from gsworkbench.lab.fits import Outcome, Volume
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The particles are read and summed. reading : options of the command line that they need."""
+
+    reading: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fit is: what it is doing, and the fraction of that, if known. job 0: reading the particles."""
+
+    job: int
+    words: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class MapMade:
+    """One of the three maps of a fit, "all" first."""
+
+    job: int
+    name: str
+    volume: Volume
+
+
+@dataclass(frozen=True)
+class Done:
+    job: int
+    outcome: Outcome
+    table: Path
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A fit that was cancelled, or that could not be done, and why."""
+
+    job: int
+    reason: str
+
+
+Message = Ready | Progress | MapMade | Done | Stopped
+
+
+class Cancelled(Exception):
+    """Raised inside a fit that is no longer wanted."""
+
+
+class _Bars(io.TextIOBase):
+    """A stderr that turns the progress bars of the core into reports, and stops a fit where a bar moves."""
+
+    def __init__(self, report: Callable[[str, float], None]) -> None:
+        self.report = report
+
+    def write(self, text: str) -> int:
+        if found := re.search(r"([^\r\n]*?): +(\d+)%\|", text):
+            self.report(found[1], int(found[2]) / 100)
+        return len(text)
+
+
+class _Service:
+    """The other end of the pipe."""
+
+    def __init__(self, connection: Connection, folder: Path) -> None:
+        self.connection, self.folder = connection, folder
+        self.waiting: list[tuple[int, ReconstructionConfig | None]] = []
+        self.job = 0
+
+    def run(self) -> None:
+        from gsworkbench.lab.fits import Bench, record_outcome
+        from gsworkbench.lab.runs import read_run
+
+        run = read_run(self.folder)
+        sys.stderr = _Bars(self.report)
+        bench = Bench(run)
+        bench.warm_up()
+        self.connection.send(Ready(bench.reading))
+        while True:
+            self.job, config = self.waiting.pop() if self.waiting else self.connection.recv()
+            self.waiting.clear()
+            if config is None:
+                self.connection.send(Stopped(self.job, "cancelled"))
+                continue
+            try:
+                outcome = bench.fit(config, lambda name, made: self.show(name, made.volume))
+                table = record_outcome(run, outcome)
+                self.connection.send(Done(self.job, outcome, table))
+            except Cancelled:
+                self.connection.send(Stopped(self.job, "cancelled"))
+            except InputError as error:
+                self.connection.send(Stopped(self.job, str(error)))
+
+    def report(self, words: str, fraction: float | None = None) -> None:
+        self.check()
+        self.connection.send(Progress(self.job, words, fraction))
+
+    def show(self, name: str, volume: Volume) -> None:
+        self.check()
+        self.connection.send(MapMade(self.job, name, volume))
+
+    def check(self) -> None:
+        """Leave the fit if another one, or none, is wanted."""
+        while self.connection.poll():
+            self.waiting.append(self.connection.recv())
+        if self.waiting and self.job:
+            raise Cancelled
+
+
+def serve(connection: Connection, folder: Path, threads: int | None) -> None:
+    """Fit what is sent as (job, config) until the pipe is closed; (job, None) cancels."""
+    os.environ.pop("TQDM_DISABLE", None)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    service = _Service(connection, folder)
+    try:
+        service.run()
+    except InputError as error:
+        connection.send(Stopped(service.job, str(error)))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):  # the page is gone
+        return
