@@ -105,10 +105,10 @@ def wiener_background(problem: Problem, transform: Tensor, power: Tensor) -> Ten
 def proven_share(judge: Problem, transform: Tensor, background: Tensor) -> Tensor:
     """How much of a background, (number of shells,) from 0 to 1, particles bear out that it was not made from.
 
-    The root of the factor that lowers their error most, sum Re B* (b - K V) / sum K |B|^2 over a shell and its neighbours: what the
-    residual of a fit holds besides noise. Where a mixture suffices, that is little, whatever S says: S counts errors of
-    the mixture that its own residual knows nothing of. The root, because the factor itself makes maps no better and
-    leaves half maps less independent noise than they have errors in common (docs/one_pass.md).
+    The root of the factor that lowers their error most, sum Re B* (b - K V) / sum K |B|^2 over a shell and its
+    neighbours: what the residual of a fit holds besides noise. Where a mixture suffices, that is little, whatever S
+    says: S counts errors of the mixture that its own residual knows nothing of. The root, because the factor itself
+    makes maps no better, and half maps overstate more (docs/one_pass.md).
     """
     residual = judge.data - judge.kernel * transform
     product = shell_sum(judge, (background.conj() * residual).real)
