@@ -43,6 +43,7 @@ from gsworkbench.problem import (
     from_transform,
     misfit_power,
     objective,
+    proven_share,
     shell_mean,
     shell_sum,
     to_transform,
@@ -155,7 +156,8 @@ def fit_normal_equations(
     misfit = (power / own)[: whole.box_size // 2].double().numpy()
     if not config.background:
         return NormalFit(gaussians, None, mixture.numpy(), misfit, verdict)
-    background = wiener_background(whole, to_transform(mixture), power)
+    share = proven_share(judge, seen, wiener_background(first, seen, power))
+    background = from_transform(share[whole.shell] * wiener_background(whole, to_transform(mixture), power))
     return NormalFit(gaussians, background.numpy(), (mixture + background).numpy(), misfit, verdict)
 
 
@@ -262,7 +264,8 @@ def _judged(
     volume = sample(model, fitted, backend)
     if config.background:
         seen = to_transform(volume)
-        volume = volume + wiener_background(fitted, seen, misfit_power(judge, seen))
+        background = wiener_background(fitted, seen, misfit_power(judge, seen))
+        volume = volume + from_transform(proven_share(judge, seen, background)[fitted.shell] * background)
     return volume, error_and_gradient(objective(judge), volume)[0]
 
 

@@ -89,18 +89,41 @@ def misfit_power(judge: Problem, transform: Tensor) -> Tensor:
     square = shell_sum(judge, judge.kernel.square())
     power = torch.zeros_like(excess)
     for shell in range(judge.box_size // 2):
-        reach = shell // 8
-        near = slice(max(0, shell - reach), min(judge.box_size // 2, shell + reach + 1))
+        near = _near(shell, judge)
         power[shell] = (excess[near].sum() / square[near].sum().clamp_min(1e-300)).clamp_min(0)
     return power.float()
 
 
 def wiener_background(problem: Problem, transform: Tensor, power: Tensor) -> Tensor:
-    """The most likely map (D, D, D) beside a map with this transform, if its power in each shell is `power`."""
+    """Transform of the most likely map beside a map with this transform, if its power in each shell is `power`."""
     residual = problem.data - problem.kernel * transform
     signal = power[problem.shell]
     inside = problem.shell < problem.box_size // 2
-    return from_transform(residual * inside * signal / (problem.kernel * signal + problem.noise))
+    return residual * inside * signal / (problem.kernel * signal + problem.noise)
+
+
+def proven_share(judge: Problem, transform: Tensor, background: Tensor) -> Tensor:
+    """How much of a background, (number of shells,) from 0 to 1, particles bear out that it was not made from.
+
+    The root of the factor that lowers their error most, sum Re B* (b - K V) / sum K |B|^2 over a shell and its neighbours: what the
+    residual of a fit holds besides noise. Where a mixture suffices, that is little, whatever S says: S counts errors of
+    the mixture that its own residual knows nothing of. The root, because the factor itself makes maps no better and
+    leaves half maps less independent noise than they have errors in common (docs/one_pass.md).
+    """
+    residual = judge.data - judge.kernel * transform
+    product = shell_sum(judge, (background.conj() * residual).real)
+    square = shell_sum(judge, judge.kernel * background.abs().square())
+    share = torch.zeros_like(product)
+    for shell in range(judge.box_size // 2):
+        near = _near(shell, judge)
+        share[shell] = (product[near].sum() / square[near].sum().clamp_min(1e-300)).clamp(0, 1)
+    return share.sqrt().float()
+
+
+def _near(shell: int, problem: Problem) -> slice:
+    """A shell and, from the eighth on, those an eighth of its number to either side."""
+    reach = shell // 8
+    return slice(max(0, shell - reach), min(problem.box_size // 2, shell + reach + 1))
 
 
 def shell_sum(problem: Problem, values: Tensor) -> Tensor:

@@ -15,7 +15,16 @@ from gsworkbench.errors import InputError
 from gsworkbench.fit_normal_equations import fit_normal_equations, preview
 from gsworkbench.imaging import form_images
 from gsworkbench.normal_equations import accumulate
-from gsworkbench.problem import as_problem, error_and_gradient, misfit_power, objective, wiener_background
+from gsworkbench.problem import (
+    as_problem,
+    error_and_gradient,
+    from_transform,
+    misfit_power,
+    objective,
+    proven_share,
+    to_transform,
+    wiener_background,
+)
 from gsworkbench.readers import new_image_stack
 
 SMALL = NormalEquationsConfig(n_gaussians=300, n_boosted_steps=15, n_steps=30, n_final_steps=20)
@@ -122,7 +131,10 @@ def test_what_a_mixture_cannot_hold_is_found_and_put_back(clean_set, clean):
         mean = float(expected[held.shell == shell].mean())
         assert mean == pytest.approx(float(power[shell]), rel=0.3)
     back = wiener_background(fitted, lacking, power)
-    assert float((back - hull).square().sum()) < 0.05 * float(hull.square().sum())
+    assert float((from_transform(back) - hull).square().sum()) < 0.05 * float(hull.square().sum())
+    assert proven_share(held, lacking, back)[1:3] == pytest.approx([1, 1], abs=0.1)
+    backwards = proven_share(held, lacking, -back)
+    assert not backwards.any()
     nothing = misfit_power(held, torch.fft.rfftn(truth))
     assert float(nothing[1:4].sum()) < 0.05 * float(power[1:4].sum())
 
@@ -243,3 +255,13 @@ def test_a_preview_reports_and_can_be_stopped(clean_set, clean):
     stopped = []
     early = preview(clean[0], n_gaussians=300, watch=lambda done, of: stopped.append(done) or done == 3)
     assert stopped == [1, 2, 3] and early.volume.shape == (32, 32, 32)
+
+
+def test_held_out_particles_bear_out_signal_and_not_noise(noisy):
+    fitted, held = (as_problem(e) for e in noisy)
+    nothing = torch.zeros_like(held.data)
+    signal = wiener_background(fitted, nothing, misfit_power(held, nothing))
+    assert proven_share(held, nothing, signal)[1:4].mean() > 0.8
+    noise = to_transform(torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0)))
+    scale = signal.abs().square().mean().sqrt() / noise.abs().square().mean().sqrt()
+    assert proven_share(held, nothing, noise * scale)[4:16].mean() < 0.2

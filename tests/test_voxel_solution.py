@@ -41,7 +41,7 @@ def test_without_a_ball_it_is_the_wiener_answer_in_one_step(noisy_set):
     problem = as_problem(accumulate(noisy_set.stack))
     (volume,) = islice(conjugate_gradients(problem, torch.ones((32,) * 3)), 1)
     nothing = torch.zeros_like(problem.data)
-    wiener = wiener_background(problem, nothing, misfit_power(problem, nothing))
+    wiener = from_transform(wiener_background(problem, nothing, misfit_power(problem, nothing)))
     assert float((volume - wiener).norm() / wiener.norm()) < 1e-2  # a shell of no signal is weakened, not erased
     direct = from_transform(problem.data / (problem.kernel + ridge(problem)))
     assert float((volume - direct).norm() / direct.norm()) < 1e-5
