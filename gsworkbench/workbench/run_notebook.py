@@ -41,7 +41,9 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
     with tempfile.TemporaryDirectory() as folder:
         # Sockets in files need no open port. Their default place is the working directory, where kernels that run at
         # once would hear each other.
-        sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/k"}})
+        sockets = {"transport": "ipc", "ip": f"{folder}/k"}
+        # Where ipywidgets is installed, tqdm draws its bars by it and heeds no TQDM_DISABLE.
+        settings = Config({"KernelManager": sockets, "NotebookClient": {"store_widget_state": False}})
         papermill.execute_notebook(
             str(notebook),
             str(executed),
@@ -52,7 +54,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
             start_timeout=120,
-            config=sockets,
+            config=settings,
         )
 
 
