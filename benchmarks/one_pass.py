@@ -53,6 +53,7 @@ CONFIGS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS)[:3])
+    parser.add_argument("--methods", nargs="*", choices=list(CONFIGS), default=list(CONFIGS))
     parser.add_argument("--growth", action="store_true", help="time against the number of particles, too")
     options = parser.parse_args()
     if options.growth:
@@ -60,7 +61,7 @@ def main() -> None:
     print(f"\n5,000 particles each, {machine()}; mean FSC over shells to the truth.\n")
     print("| box, SNR | truth | noise | method | no mask | in a sphere | H, no mask | CPU s, three maps |")
     print("|---|---|---|---|---|---|---|---|")
-    methods = {"backprojection": backprojections, **{k: one_pass(c) for k, c in CONFIGS.items()}}
+    methods = {"backprojection": backprojections, **{name: one_pass(CONFIGS[name]) for name in options.methods}}
     for box_size, pixel_size, snr, solvent, coloured in (SETS[name] for name in options.sets):
         with tempfile.TemporaryDirectory() as folder:
             stack, truth = particles(Path(folder), box_size, pixel_size, snr, solvent, coloured)
