@@ -429,7 +429,7 @@ def _add_inspect(commands: Any) -> None:
 
 
 def _add_reconstruct(commands: Any) -> None:
-    from gsworkbench.reconstruct import METHODS
+    from gsworkbench.methods import METHODS
 
     command = commands.add_parser(
         "reconstruct",

@@ -171,7 +171,7 @@ class VoxelConfig:
 class ReconstructionConfig:
     """What `reconstruct` does with one stack of particles."""
 
-    method: str = "normal-equations"  # a name of reconstruct.METHODS
+    method: str = "normal-equations"  # a name of methods.METHODS
     stochastic: StochasticConfig = field(default_factory=lambda: PRESETS["tuned"])
     normal_equations: NormalEquationsConfig = field(default_factory=NormalEquationsConfig)
     backprojection: BackprojectionConfig = field(default_factory=BackprojectionConfig)

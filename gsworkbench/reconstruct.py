@@ -7,54 +7,47 @@ knows nothing of how they were made.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import FscCurve, Resolution
-from gsworkbench.blended import fit_blended
 from gsworkbench.config import ReconstructionConfig, to_mapping
-from gsworkbench.device import find_device
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path, remove
-from gsworkbench.filtered_backprojection import filtered_backprojection
-from gsworkbench.fit_normal_equations import fit_normal_equations
-from gsworkbench.gaussians import Gaussians
 from gsworkbench.inspection import particle_alarms
 from gsworkbench.judging import FILES, HALF_MAPS, MASKS, assess, judge_substituted, write_assessment
-from gsworkbench.neural_field import fit_neural_field
-from gsworkbench.noise import chosen_noise
-from gsworkbench.normal_equations import CHECKPOINT_SECONDS, NormalEquations, accumulate
+from gsworkbench.methods import (
+    FEW,
+    METHODS,
+    SUMS,
+    WEIGHTED,
+    Solution,
+    Task,
+    fit_device,
+    make_task,
+    substituted_task,
+)
+from gsworkbench.normal_equations import CHECKPOINT_SECONDS
 from gsworkbench.particles import ParticleStack
-from gsworkbench.programs import ProgramMap, cryodrgn, relion_reconstruct
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
-from gsworkbench.rendering import voxelize
 from gsworkbench.substitution import RandomPhases
-from gsworkbench.training import fit
 from gsworkbench.viewers import write_chimerax_script, write_splats
-from gsworkbench.voxel_solution import solve_voxels
 
 Volume = NDArray[np.float32]
-PartSums = dict[str, tuple[NormalEquations, NormalEquations | None]]
 
 MAP = "run_class001.mrc"
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
-SUMS = ".sums.npz"  # checkpoints that a finished run removes
 OUTPUTS = (
     *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
     *("gaussians.ply", "open.cxc"),
 )
-_MAP_CUTOFF = 5.0  # standard deviations: a map is sampled once, so the float32 floor is affordable
-_FEW = 500  # fewer particles than this get a warning, and no particles held out
-_HELD_OUT = 10  # every tenth particle is held out
 
 
 @dataclass(frozen=True)
@@ -71,243 +64,6 @@ class Reconstruction:
     curves: tuple[FscCurve, ...]
     resolutions: tuple[Resolution, ...]
     record: RunRecord
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a method makes of one stack.
-
-    volume : its map. gaussians, background : the parts it is the sum of, where there are any. report : figures for
-    run.json. held_out : (step, error on fitted particles, error on held-out ones).
-    """
-
-    volume: Volume
-    gaussians: Gaussians | None = None
-    background: Volume | None = None
-    report: dict[str, Any] = field(default_factory=dict)
-    held_out: tuple[tuple[int, float, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a method is given: named stacks with a seed each, settings, a folder for checkpoints, the run's record.
-
-    checkpoint_seconds : how often to write what cannot be lost. sums : those of the parts, where they are at hand, so
-    that particles need not be read again.
-    """
-
-    parts: dict[str, ParticleStack]
-    seeds: dict[str, int]
-    config: ReconstructionConfig
-    checkpoints: Path
-    resume: bool
-    record: RunRecord
-    device: torch.device
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-    sums: PartSums | None = None
-
-    def checkpoint(self, name: str) -> Path:
-        return self.checkpoints / f"{name.replace(' ', '')}.pt"
-
-    def sums_file(self, name: str, what: str) -> Path:
-        """Of a part: its "sums" without every tenth particle, or those of the "held out"."""
-        return self.checkpoint(f"{name} {what}").with_suffix(SUMS)
-
-
-def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
-    config = task.config
-    for name, stack in task.parts.items():
-        with task.record.stage(f"{name}: {config.method}"):
-            fitted = fit(
-                stack,
-                config.stochastic,
-                seed=task.seeds[name],
-                checkpoint=task.checkpoint(name),
-                resume=task.resume,
-                backend=config.backend,
-                device=task.device,
-                label=name,
-            )
-            g = fitted.gaussians
-            volume = voxelize(
-                g.means,
-                g.covariances(),
-                g.weights,
-                box_size=stack.box_size,
-                voxel_size=stack.pixel_size,
-                cutoff=_MAP_CUTOFF,
-                backend=config.backend,
-            )
-        report = {"losses": list(fitted.losses), "image_scale": fitted.image_scale, "n_gaussians": len(g)}
-        yield name, Solution(volume.numpy(), g, report=report)
-
-
-def _one_by_one(task: Task, solve: Callable[[ParticleStack, int, str], Solution]) -> Iterator[tuple[str, Solution]]:
-    """The solutions of a function of (stack, seed, name) for each part."""
-    for name, stack in task.parts.items():
-        with task.record.stage(f"{name}: {task.config.method}"):
-            solution = solve(stack, task.seeds[name], name)
-        yield name, solution
-
-
-def _backprojection(task: Task) -> Iterator[tuple[str, Solution]]:
-    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
-        spectrum = chosen_noise(task.config.noise_spectrum, stack)
-        volume = filtered_backprojection(stack, task.config.backprojection, noise_spectrum=spectrum, label=name)
-        return Solution(volume)
-
-    return _one_by_one(task, solve)
-
-
-def _neural_field(task: Task) -> Iterator[tuple[str, Solution]]:
-    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
-        fitted = fit_neural_field(stack, task.config.neural_field, seed=seed, label=name)
-        return Solution(fitted.volume, report={"losses": list(fitted.losses), "n_parameters": fitted.n_parameters})
-
-    return _one_by_one(task, solve)
-
-
-def _blended(task: Task) -> Iterator[tuple[str, Solution]]:
-    def solve(stack: ParticleStack, seed: int, name: str) -> Solution:
-        fitted = fit_blended(stack, task.config.blending, seed=seed, label=name)
-        report = {"losses": list(fitted.losses), "rendered_by": fitted.rendered_by}
-        return Solution(fitted.volume, fitted.gaussians, report=report)
-
-    return _one_by_one(task, solve)
-
-
-def _relion(task: Task) -> Iterator[tuple[str, Solution]]:
-    return _program(task, lambda stack, seed: relion_reconstruct(stack))
-
-
-def _cryodrgn(task: Task) -> Iterator[tuple[str, Solution]]:
-    return _program(task, lambda stack, seed: cryodrgn(stack, task.config.cryodrgn, seed=seed))
-
-
-def _program(task: Task, run: Callable[[ParticleStack, int], ProgramMap]) -> Iterator[tuple[str, Solution]]:
-    """Another program's maps; its processor time counts as ours."""
-    for name, stack in task.parts.items():
-        stage = f"{name}: {task.config.method}"
-        with task.record.stage(stage):
-            result = run(stack, task.seeds[name])
-        task.record.cpu_seconds[stage] = round(task.record.cpu_seconds[stage] + result.cpu_seconds, 3)
-        report = {"commands": list(result.commands), "program_cpu_seconds": round(result.cpu_seconds, 3)}
-        yield name, Solution(result.volume, report=report)
-
-
-def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
-    config = task.config.normal_equations
-    files = _sums(task, hold_out=config.background or config.n_gaussians == "auto")
-    for name in task.parts:
-        with task.record.stage(f"{name}: {task.config.method}"):
-            fitted, held_out = _loaded(task, files, name)
-            chosen = config if held_out is not None else replace(config, background=False)
-            result = fit_normal_equations(
-                fitted,
-                held_out,
-                chosen,
-                seed=task.seeds[name],
-                backend=task.config.backend,
-                device=task.device,
-                label=name,
-            )
-            del fitted, held_out
-        report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
-        verdict = result.held_out
-        if result.misfit is not None and verdict is not None:
-            report["misfit"] = [round(float(m), 5) for m in result.misfit]
-            report["held_out"] = {"signal": verdict.signal, "missed": verdict.missed, "ladder": verdict.ladder}
-            task.record.warnings += [f"{name}: {sentence}" for sentence in verdict.warnings()]
-        curve = () if verdict is None else verdict.curve
-        yield name, Solution(result.volume, result.gaussians, result.background, report, curve)
-
-
-def _voxels(task: Task) -> Iterator[tuple[str, Solution]]:
-    files = _sums(task, hold_out=True)
-    for name in task.parts:
-        with task.record.stage(f"{name}: {task.config.method}"):
-            fitted, held_out = _loaded(task, files, name)
-            result = solve_voxels(fitted, held_out, task.config.voxels, label=name)
-        yield name, Solution(result.volume, report={"n_steps": result.n_steps}, held_out=result.curve)
-
-
-def _sums(task: Task, *, hold_out: bool) -> dict[str, tuple[Path, Path | None]]:
-    """Read every particle once, and keep the sums of each half set, or of all where there are none, on disk.
-
-    Sums of a part lie there as soon as they are complete: a resumed run takes them from there, and no more are in
-    memory than one fit needs.
-    """
-    if task.sums is not None:
-        return {}
-    halves = [name for name in task.parts if name != "all"]
-    with task.record.stage("accumulate" if "all" in task.parts else "accumulate substituted"):
-        return {name: _accumulated(task, name, hold_out) for name in halves or ["all"]}
-
-
-def sums_of_parts(task: Task, *, hold_out: bool) -> PartSums:
-    """Sums over each part without every tenth particle, and over these, all in memory."""
-    files = _sums(task, hold_out=hold_out)
-    return {name: _loaded(task, files, name) for name in task.parts}
-
-
-def _loaded(
-    task: Task, files: dict[str, tuple[Path, Path | None]], name: str
-) -> tuple[NormalEquations, NormalEquations | None]:
-    """Sums of a part without every tenth particle, and of these; those of all are the sums of both half sets'."""
-    if task.sums is not None:
-        return task.sums[name]
-    chosen = [files[name]] if name in files else list(files.values())
-    fitted, held_out = (_added([pair[i] for pair in chosen]) for i in (0, 1))
-    assert fitted is not None
-    return fitted, held_out
-
-
-def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[Path, Path | None]:
-    """Files of the sums of a stack without every tenth particle, and of these; all in one where there are few."""
-    stack = task.parts[name]
-    held = np.arange(len(stack)) % _HELD_OUT == 0
-    if len(stack) < _FEW / 2 or not hold_out:
-        held[:] = False
-    spectrum = chosen_noise(task.config.noise_spectrum, stack)
-
-    def pass_over(chosen: NDArray[np.bool_], what: str) -> Path:
-        file = task.sums_file(name, what)
-        found = accumulate(
-            stack[chosen],
-            noise_spectrum=spectrum,
-            checkpoint=file,
-            checkpoint_seconds=task.checkpoint_seconds,
-            resume=task.resume,
-            label=f"{name}: {what}",
-        )
-        found.save(file)
-        return file
-
-    return pass_over(~held, "sums"), pass_over(held, "held out") if held.any() else None
-
-
-def _added(files: list[Path | None]) -> NormalEquations | None:
-    total = None
-    for file in filter(None, files):
-        part = NormalEquations.load(file)
-        total = part if total is None else total + part
-    return total
-
-
-# Methods that divide the data by the power of their noise.
-_WEIGHTED = ("normal-equations", "voxels", "backprojection")
-
-# A method yields a Solution for each part of its task, "all" first.
-METHODS: dict[str, Callable[[Task], Iterator[tuple[str, Solution]]]] = {
-    "normal-equations": _normal_equations,
-    "voxels": _voxels,
-    "stochastic": _stochastic,
-    "backprojection": _backprojection,
-    "neural-field": _neural_field,
-    "3dgs": _blended,
-    "relion": _relion,
-    "cryodrgn": _cryodrgn,
-}
 
 
 def reconstruct(
@@ -406,10 +162,10 @@ def _check(config: ReconstructionConfig, stack: ParticleStack) -> None:
     """Refuse what cannot be done before anything is read."""
     if config.method not in METHODS:
         raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
-    _device(config)
+    fit_device(config)
     stack.require_poses()
-    if config.noise_spectrum != "white" and config.method not in _WEIGHTED:
-        remedy = f"leave out the noise spectrum, or use {', '.join(_WEIGHTED)}"
+    if config.noise_spectrum != "white" and config.method not in WEIGHTED:
+        remedy = f"leave out the noise spectrum, or use {', '.join(WEIGHTED)}"
         raise InputError(f"the method {config.method} knows white noise only", remedy=remedy)
     if config.noise_substitute_beyond is not None:
         RandomPhases(config.noise_substitute_beyond, config.seed).check(stack.box_size, stack.pixel_size)
@@ -423,17 +179,6 @@ def _write_substituted(task: Task, beyond: float, output_dir: Path) -> None:
     for file, (name, solution) in zip(SUBSTITUTED, METHODS[task.config.method](again), strict=True):
         stack = again.parts[name]
         write_map(output_dir / file, solution.volume, stack.pixel_size, f"{task.config.method}, {stack.random_phases}")
-
-
-def substituted_task(task: Task, beyond: float) -> Task:
-    """Both half sets again, with the same settings and seeds, and random phases beyond `beyond` A."""
-    named = {f"{half} substituted": half for half in ("half 1", "half 2")}
-    return replace(
-        task,
-        parts={name: task.parts[half].with_random_phases(beyond, task.config.seed) for name, half in named.items()},
-        seeds={name: task.seeds[half] for name, half in named.items()},
-        sums=None,
-    )
 
 
 def _judged_substitution(output_dir: Path, beyond: float, record: RunRecord) -> dict[str, Any]:
@@ -455,24 +200,6 @@ def _remove_sums(checkpoints: Path) -> None:
         remove(file)
     if checkpoints.is_dir() and not any(checkpoints.iterdir()):
         checkpoints.rmdir()
-
-
-def make_task(stack: ParticleStack, config: ReconstructionConfig, record: RunRecord, checkpoints: Path) -> Task:
-    """A stack and, if asked for, its half sets, with a seed each; `record` notes how many particles and which seeds."""
-    halves = {f"half {k}": stack[stack.half_set == k] for k in (1, 2)} if config.half_maps else {}
-    parts = {"all": stack} | halves
-    record.n_particles |= {name: len(part) for name, part in parts.items()}
-    record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
-    device = _device(config)
-    record.device = str(device)
-    return Task(parts, record.seeds, config, checkpoints, False, record, device)
-
-
-def _device(config: ReconstructionConfig) -> torch.device:
-    """Where fits run: as configured; auto is the CPU where a renderer is named. Maps are sampled on the CPU anyway."""
-    if config.backend == "gpu" or (config.device == "cuda" and config.backend == "cpu"):
-        raise InputError(f"renderer {config.backend} cannot be named here", remedy="leave it out: the device decides")
-    return find_device("cpu" if config.device == "auto" and config.backend else config.device)
 
 
 def _write_solution(
@@ -517,7 +244,7 @@ def _remove_outputs(output_dir: Path) -> None:
 
 
 def _warnings(stack: ParticleStack) -> list[str]:
-    if len(stack) >= _FEW:
+    if len(stack) >= FEW:
         return []
     return [f"only {len(stack)} particles: expect a poor map, thousands are usual"]
 

@@ -11,7 +11,7 @@ from gsworkbench.device import find_device
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians import random_gaussians
 from gsworkbench.imaging import data_term
-from gsworkbench.reconstruct import _device
+from gsworkbench.methods import fit_device
 from gsworkbench.rendering import gpu
 
 
@@ -41,13 +41,13 @@ def test_the_command_line_refuses_in_one_sentence_and_writes_nothing(no_gpu, cle
 @pytest.mark.parametrize(("backend", "device"), [("gpu", "auto"), ("gpu", "cuda"), ("cpu", "cuda")])
 def test_a_renderer_that_contradicts_the_device_is_refused(backend, device):
     with pytest.raises(InputError, match="leave it out: the device decides"):
-        _device(ReconstructionConfig(backend=backend, device=device))
+        fit_device(ReconstructionConfig(backend=backend, device=device))
 
 
 def test_a_renderer_named_for_the_cpu_keeps_auto_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert _device(ReconstructionConfig(backend="windowed")) == torch.device("cpu")
-    assert _device(ReconstructionConfig()) == torch.device("cuda")
+    assert fit_device(ReconstructionConfig(backend="windowed")) == torch.device("cpu")
+    assert fit_device(ReconstructionConfig()) == torch.device("cuda")
 
 
 def test_doctor_says_why_the_gpu_backend_does_not_work(no_gpu, capsys):

@@ -8,8 +8,9 @@ import pytest
 
 from gsworkbench.cli import main
 from gsworkbench.config import PRESETS, SETTINGS, ReconstructionConfig
+from gsworkbench.methods import METHODS
 from gsworkbench.readers import read_map
-from gsworkbench.reconstruct import METHODS, reconstruct
+from gsworkbench.reconstruct import reconstruct
 
 PAGE = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
 

@@ -51,8 +51,8 @@ def _has(run: dict, factors: dict) -> bool:
 
 @pytest.mark.parametrize("scale", REGISTRIES)
 def test_every_run_resolves_to_a_config_that_survives_yaml(scale):
+    from gsworkbench.methods import METHODS
     from gsworkbench.molecules import MOLECULES
-    from gsworkbench.reconstruct import METHODS
 
     registry = REGISTRIES[scale]
     for run in registry.runs.values():

@@ -24,19 +24,11 @@ from gsworkbench.gaussians import Gaussians
 from gsworkbench.judging import assess
 from gsworkbench.lab.commands import identity, number_of
 from gsworkbench.lab.runs import Run, particles_of
+from gsworkbench.methods import METHODS, PartSums, Solution, Task, make_task, substituted_task, sums_of_parts
 from gsworkbench.normal_equations import NormalEquations
 from gsworkbench.particles import ParticleStack
 from gsworkbench.provenance import RunRecord, machine
-from gsworkbench.reconstruct import (
-    METHODS,
-    PartSums,
-    Reconstruction,
-    Solution,
-    Task,
-    make_task,
-    substituted_task,
-    sums_of_parts,
-)
+from gsworkbench.reconstruct import Reconstruction
 from gsworkbench.workbench.results import Measurement, Result, measure, read_results, write_results
 
 Volume = NDArray[np.float32]
