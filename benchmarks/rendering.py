@@ -1,9 +1,9 @@
 """Benchmark of project() and voxelize(): how fast, how near the limits of a core, against the other backends.
 
-    python benchmarks/rendering.py [--threads 1] [--repeats 20] [--full]
+    python benchmarks/rendering.py [--threads 1] [--repeats 20] [--full] [--budget 20] [--roofline FILE.png]
 
 Prints tables in Markdown. Times are the smallest of several repeats, and what is compared is measured in turn within
-one run: trust ratios, not absolute times of a busy machine. FMA peak is measured in the same run.
+one run: trust ratios, not absolute times of a busy machine. FMA peak and memory bandwidth are measured in the same run.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import ctypes
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gsworkbench.gaussians import covariances
+from gsworkbench.descent import FusedDescent, TorchDescent, descent
+from gsworkbench.gaussians import Gaussians, covariances, random_gaussians
 from gsworkbench.geometry import random_rotations
 from gsworkbench.native import capability, library
+from gsworkbench.parameters import Rates, to_parameters
 from gsworkbench.provenance import machine
 from gsworkbench.rendering import available_backends, footprints, project, voxelize
 
 CUTOFF = 3.5
-BATCH = 16
+BATCH = 4  # a call then fits between two interruptions of a busy machine
 INITIAL_SCALE = 0.0075  # of the box edge, as the papers start
 
 
@@ -35,15 +37,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--full", action="store_true", help="all sizes, up to 1,048,576 Gaussians and 512 pixels")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds a row of the first table may take")
+    parser.add_argument("--roofline", type=Path, help="draw the rows of the first table into this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    peak = fma_peak()
-    print(f"{machine()}; {options.threads} threads; kernels {capability()}; FMA peak {peak / 1e9:.0f} GFLOP/s a core\n")
+    peak, bandwidth = fma_peak(), memory_bandwidth()
+    print(
+        f"{machine()}; {options.threads} threads; kernels {capability()}; a core: FMA peak {peak / 1e9:.0f} GFLOP/s, "
+        f"memory {bandwidth / 1e9:.0f} GB/s (copy)\n"
+    )
     sizes = [(2048, 64), (8192, 128), (32768, 128), (8192, 256)]
     if options.full:
         sizes = [(n, d) for d in (64, 128, 256, 512) for n in (2048, 8192, 32768, 131072, 1048576)]
-    projection_table(sizes, peak * options.threads, options.repeats)
+    points = projection_table(sizes, peak * options.threads, options.repeats, options.budget)
+    if options.roofline:
+        draw_roofline(points, peak * options.threads, bandwidth, options.roofline)
     step_table([(2048, 64), (8192, 128)], options.repeats)
+    descent_table(options.repeats)
     voxel_table([(8192, 128), (32768, 128), (32768, 256)], options.repeats)
     backend_table(options.repeats)
     cutoff_table()
@@ -83,41 +93,101 @@ def fma_peak() -> float:
     return best
 
 
-def projection_table(sizes: list[tuple[int, int]], peak: float, repeats: int) -> None:
+def memory_bandwidth() -> float:
+    """Bytes a second that one core reads and writes copying 64 MiB."""
+    source, target = np.ones(1 << 23), np.zeros(1 << 23)
+    spent = seconds(lambda: np.copyto(target, source), 10)
+    return 2 * source.nbytes / spent
+
+
+class Point(NamedTuple):
+    """A row of the first table: operations done a second, and operations for each byte that must come from memory."""
+
+    name: str
+    intensity: float
+    rate: float
+
+
+def projection_table(sizes: list[tuple[int, int]], peak: float, repeats: int, budget: float) -> list[Point]:
     """Forward and backward of a batch through project(), autograd included."""
     print(
         f"project(), batch {BATCH}, cutoff {CUTOFF}, microseconds an image; px: samples inside footprints; lane use: "
-        "their share of the samples that vectors evaluate; FMA: operations done, wasted lanes included, of the peak\n"
+        "their share of the samples that vectors evaluate; of peak: floating-point operations done (an FMA is two), "
+        "first those of the strips alone, then all\n"
     )
-    print("| N | D | scales | forward | backward | images/s | px/Gaussian | fwd G px/s | bwd G px/s | lane use | FMA |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print("| N | D | scales | forward | backward | images/s | px/Gaussian | fwd G px/s | bwd G px/s | lane use "
+          "| strips of peak | all of peak |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    points, rate = [], 0.0  # seconds for a sample, from the row before
     for n, d in sizes:
         for initial in (False, True):
             inputs = scene(n, d, BATCH, initial=initial)
-            forward, backward = forward_backward(inputs, d, None, max(3, repeats * 8192 // (n + 8192)))
-            pixels, evaluated, operations = work(inputs, d)
+            pixels, evaluated, strips, everything = work(inputs, d)
+            name = f"| {n} | {d} | {'initial' if initial else 'converged'} "
+            tries = min(repeats, int(budget / (rate * pixels + 1e-9)) - 2) if rate else repeats
+            if tries < 2:
+                print(name + f"| not measured: more than {budget:.0f} s |" + " |" * 8)
+                continue
+            forward, backward = forward_backward(inputs, d, None, tries)
+            spent = forward + backward
+            rate = spent / pixels
             print(
-                f"| {n} | {d} | {'initial' if initial else 'converged'} | {forward / BATCH * 1e6:.0f} "
-                f"| {backward / BATCH * 1e6:.0f} | {BATCH / (forward + backward):.0f} | {pixels / n / BATCH:.0f} "
+                name + f"| {forward / BATCH * 1e6:.0f} "
+                f"| {backward / BATCH * 1e6:.0f} | {BATCH / spent:.0f} | {pixels / n / BATCH:.0f} "
                 f"| {pixels / forward / 1e9:.2f} | {pixels / backward / 1e9:.2f} | {pixels / evaluated:.0%} "
-                f"| {operations / (forward + backward) / peak:.0%} |"
+                f"| {strips / spent / peak:.0%} | {everything / spent / peak:.0%} |",
+                flush=True,
+            )
+            # Gaussians (13 floats) come twice and their gradients go once; images are written once and read once.
+            moved = 4 * (3 * 13 * n + 2 * BATCH * d * d)
+            points.append(
+                Point(f"{n:,} at {d}{' (initial)' if initial else ''}", everything / moved, everything / spent)
             )
     print()
+    return points
 
 
-def work(inputs: list[Tensor], box_size: int) -> tuple[float, float, float]:
-    """Samples inside footprints, samples that vectors evaluate, and floating-point operations, forward and backward.
+# Operations for each Gaussian in each image outside its strips, counted by hand: projection in float64 (76), what the
+# recurrence starts from (52), both ways; sums across lanes, moments and the chain rule (167).
+OTHER_OPERATIONS = 2 * (76 + 52) + 167
 
-    A row of a strip takes 4 operations a lane forward and 6 backward, the start of a strip two exponentials, about 50
-    each way; projection, sums across lanes and the chain rule are not counted.
+
+def work(inputs: list[Tensor], box_size: int) -> tuple[float, float, float, float]:
+    """Samples inside footprints, samples that vectors evaluate; operations of strips, and of everything, both ways.
+
+    A row of a strip takes 4 operations a lane forward and 6 backward; the start of a strip 37 a lane, two exponentials
+    and their arguments, each way.
     """
     means, cov, _, rotations = inputs
-    bounds = footprints.image_footprints(means, cov, rotations, box_size, 1.0, CUTOFF)
-    columns, rows = (bounds[..., 1] - bounds[..., 0]).double().unbind(-1)
-    lanes = {"AVX512": 16, "AVX2": 8}.get(capability(), 4)
-    across = (columns / lanes).ceil() * lanes
-    evaluated = (across * rows).sum().item()
-    return (columns * rows).sum().item(), evaluated, evaluated * (4 + 6) + 2 * 50 * across.sum().item()
+    pixels = evaluated = across = 0.0
+    for rotation in rotations:  # one image at a time: a million Gaussians in sixteen images are many numbers
+        bounds = footprints.image_footprints(means, cov, rotation[None], box_size, 1.0, CUTOFF)
+        columns, rows = (bounds[..., 1] - bounds[..., 0]).double().unbind(-1)
+        lanes = {"AVX512": 16, "AVX2": 8}.get(capability(), 4)
+        width = (columns / lanes).ceil() * lanes
+        pixels += (columns * rows).sum().item()
+        evaluated += (width * rows).sum().item()
+        across += width.sum().item()
+    strips = evaluated * (4 + 6) + 2 * 37 * across
+    return pixels, evaluated, strips, strips + OTHER_OPERATIONS * len(means) * len(rotations)
+
+
+def draw_roofline(points: list[Point], peak: float, bandwidth: float, path: Path) -> None:
+    """Operations a second against operations a byte, under the roof of the machine."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    intensity = np.logspace(0, 4, 200)
+    axes.loglog(intensity, np.minimum(peak, bandwidth * intensity) / 1e9, color="black", label="measured roof")
+    axes.axhline(peak / 2e9, color="grey", linestyle=":", label="half: multiplications and additions apart")
+    for point in points:
+        axes.plot(point.intensity, point.rate / 1e9, "o", markersize=4, label=point.name)
+    axes.set(xlabel="operations for each byte from memory", ylabel="GFLOP/s", title="project(), forward and backward")
+    axes.legend(fontsize=6)
+    figure.savefig(path, dpi=120)
 
 
 def forward_backward(inputs: list[Tensor], box_size: int, backend: str | None, repeats: int) -> tuple[float, float]:
@@ -136,8 +206,8 @@ def forward_backward(inputs: list[Tensor], box_size: int, backend: str | None, r
 
 
 def step_table(sizes: list[tuple[int, int]], repeats: int) -> None:
-    """What a trainer feels: parameters to covariances, project(), two FFTs, backward to the parameters."""
-    print("one step without the optimiser, from scales and quaternions, with two FFTs and backward\n")
+    """What a trainer feels: parameters to mixture, project(), two FFTs, backward, chain rule and Adam."""
+    print("a whole step of a fit, without reading images\n")
     print("| N | D | batch | ms a step | images/s | of which project() forward + backward |")
     print("|---|---|---|---|---|---|")
     for n, d in sizes:
@@ -152,16 +222,35 @@ def _step(n: int, box_size: int, batch: int) -> Callable[[], Any]:
     means, _, weights, rotations = scene(n, box_size, batch)
     g = torch.Generator().manual_seed(1)
     scales, quaternions = 0.7 + 0.8 * torch.rand(n, 3, generator=g), torch.randn(n, 4, generator=g)
-    leaves = [t.requires_grad_() for t in (means, scales, quaternions, weights)]
+    optimizer = descent(to_parameters(Gaussians(means, scales, quaternions, weights)), Rates(), floor=0.5)
     kernel = torch.rand(box_size, box_size // 2 + 1)
 
     def step() -> None:
-        cov = covariances(scales, quaternions)
-        images = project(means, cov, weights, rotations, box_size=box_size, pixel_size=1.0, cutoff=CUTOFF)
+        mixture = optimizer.mixture()
+        images = project(*mixture, rotations, box_size=box_size, pixel_size=1.0, cutoff=CUTOFF)
         gradient = torch.fft.irfft2(torch.fft.rfft2(images.detach()) * kernel, s=(box_size, box_size))
-        torch.autograd.grad(images, leaves, gradient)
+        optimizer.step(torch.autograd.grad(images, mixture, gradient), 1e-9)
 
     return step
+
+
+def descent_table(repeats: int) -> None:
+    """What the optimiser adds to a step: parameters to mixture, and gradients of the mixture to new parameters."""
+    print(
+        "optimiser, microseconds a step\n\n| N | compiled: mixture | chain and Adam | torch: both |\n|---|---|---|---|"
+    )
+    for n in (2048, 8192, 32768):
+        model = random_gaussians(n, spread=0.1, scale=INITIAL_SCALE, total_weight=0.5, seed=0)
+        gradients = torch.randn(n, 3), torch.randn(n, 3, 3), torch.randn(n)
+        times = []
+        for kind in (FusedDescent, TorchDescent):
+            one = kind(to_parameters(model), Rates(), 0.004, 0.0)
+
+            times.append(seconds(one.mixture, repeats))
+            times.append(seconds(lambda one=one, given=gradients: (one.mixture(), one.step(given, 1e-5)), repeats))
+        mixture, fused, _, plain = (t * 1e6 for t in times)
+        print(f"| {n} | {mixture:.0f} | {fused - mixture:.0f} | {plain:.0f} |")
+    print()
 
 
 def voxel_table(sizes: list[tuple[int, int]], repeats: int) -> None:
@@ -191,9 +280,25 @@ def backend_table(repeats: int) -> None:
         times = {}
         for name in (name for name in names if available_backends()[name] is None):
             times[name] = sum(forward_backward(scene(n, d, 2), d, name, 3 if name == "reference" else repeats))
+        if n == 8192 and (spent := numba_times(n, d, repeats)):
+            times["numba"] = spent
         for name, spent in times.items():
             print(f"| {n} | {d} | {name} | {spent / 2 * 1e6:.0f} | {spent / min(times.values()):.0f} |")
     print()
+
+
+def numba_times(n: int, box_size: int, repeats: int) -> float | None:
+    """Seconds of the same images, forward and backward, by numba_splat.py; None where numba is not installed."""
+    try:
+        import numba_splat
+    except ImportError:
+        print("| 8192 | 128 | numba | not measured: not installed | |")
+        return None
+    inputs = [t.numpy() for t in scene(n, box_size, 2)]
+    images = np.random.default_rng(0).standard_normal((2, box_size, box_size)).astype(np.float32)
+    outputs = [np.empty_like(t) for t in inputs[:3]]
+    forward = seconds(lambda: numba_splat.forward(*inputs, box_size, CUTOFF, np.empty_like(images)), repeats)
+    return forward + seconds(lambda: numba_splat.backward(*inputs, box_size, CUTOFF, images, *outputs), repeats)
 
 
 def cutoff_table() -> None:

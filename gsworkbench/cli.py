@@ -104,7 +104,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
         has = f"it has {', '.join(settings)}" if settings else "it has none"
         raise InputError(f"--method {options.method} has no setting {unknown[0]!r}", remedy=has)
     chosen = {} if field is None else {field: settings | changed}
-    _run_reconstruction(options, {"method": options.method, "backend": options.backend} | chosen)
+    _run_reconstruction(options, {name: getattr(options, name) for name in ("method", "backend", "device")} | chosen)
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -460,6 +460,12 @@ def _add_reconstruct(commands: Any) -> None:
         help="of normal-equations: whether Gaussians may take density away (default: non-negative)",
     )
     command.add_argument("--backend", help="renderer to use (default: the fastest that works; see doctor)")
+    command.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where to fit (default auto: a GPU that works)",
+    )
 
 
 def _add_backproject(commands: Any) -> None:

@@ -184,6 +184,7 @@ class ReconstructionConfig:
     noise_substitute_beyond: float | None = None  # A: repeat half maps with random phases beyond (substitution.py)
     seed: int = 0
     backend: str | None = None  # None takes the fastest that works here
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # where fits run; auto takes a GPU that works
 
 
 # The field of ReconstructionConfig that holds the settings of a method; relion has none.

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from gsworkbench.device import to_device
 from gsworkbench.particles import CtfParameters
 
 
@@ -34,11 +35,13 @@ def contrast_transfer(parameters: CtfParameters, kx: Tensor, ky: Tensor, *, dtyp
     s2 = x * x + y * y
     # |k|^2 cos 2(angle of k - a) = (kx^2 - ky^2) cos 2a + 2 kx ky sin 2a: the phase is linear in five functions of k.
     basis = torch.stack([s2, x * x - y * y, 2 * x * y, s2 * s2, torch.ones_like(s2)])
-    turns = torch.from_numpy(phase_coefficients(parameters)).to(basis.device) @ basis  # (n, m), phase / 2 pi
+    turns = to_device(torch.from_numpy(phase_coefficients(parameters)), basis.device) @ basis  # (n, m), phase / 2 pi
     ctf = torch.sin((2 * np.pi) * (turns - turns.round()).to(dtype))
-    ctf *= torch.from_numpy(parameters.scale)[:, None].to(ctf)
+    ctf *= to_device(torch.from_numpy(parameters.scale), ctf.device)[:, None].to(dtype)
     if parameters.b_factor.any():
-        ctf *= torch.exp(torch.from_numpy(parameters.b_factor / -4)[:, None].to(ctf) * s2.to(dtype))
+        ctf *= torch.exp(
+            to_device(torch.from_numpy(parameters.b_factor / -4), ctf.device)[:, None].to(dtype) * s2.to(dtype)
+        )
     return ctf.reshape(-1, *kx.shape)
 
 

@@ -9,6 +9,7 @@ from importlib import util
 import torch
 
 from gsworkbench import __version__
+from gsworkbench.device import find_device
 from gsworkbench.provenance import machine
 from gsworkbench.rendering import available_backends
 
@@ -42,7 +43,7 @@ def report() -> list[str]:
 
 def _gpu() -> str:
     if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}; no backend of this version uses it"
+        return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}; --device auto takes {find_device('auto')}"
     if torch.version.cuda is None:
         driver = " although this machine has an NVIDIA driver" if shutil.which("nvidia-smi") else ""
         return f"none: this torch was built without CUDA{driver}; everything runs on the CPU"

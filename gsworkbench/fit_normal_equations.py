@@ -23,7 +23,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,19 +31,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.config import NormalEquationsConfig
+from gsworkbench.descent import Mixture, descent
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians import Gaussians, random_gaussians
 from gsworkbench.normal_equations import NormalEquations
-from gsworkbench.parameters import (
-    Parameters,
-    Rates,
-    adam,
-    cosine,
-    from_parameters,
-    in_angstrom,
-    set_learning_rate,
-    to_parameters,
-)
+from gsworkbench.parameters import Rates, cosine, from_parameters, in_angstrom, to_parameters
 from gsworkbench.problem import (
     Problem,
     as_problem,
@@ -128,6 +119,7 @@ def fit_normal_equations(
     *,
     seed: int = 0,
     backend: str | None = None,
+    device: torch.device | str = "cpu",
     label: str = "fit",
 ) -> NormalFit:
     """Fit a mixture to `fitted` + `held_out`.
@@ -140,14 +132,14 @@ def fit_normal_equations(
         raise InputError("a background, and a number of Gaussians chosen by the data, need held-out particles")
     whole = as_problem(fitted if held_out is None else fitted + held_out)
     if held_out is None or not judged:
-        gaussians, _ = _descend(whole, None, config, seed, backend, label)
+        gaussians, _ = _descend(whole, None, config, seed, backend, device, label)
         return NormalFit(gaussians, None, sample(gaussians, whole, backend).numpy(), None, None)
     first, judge = as_problem(fitted), as_problem(held_out)
     ladder: Ladder = ()
     if config.n_gaussians == "auto":
-        number, ladder = choose_number(first, judge, config, seed, backend, label)
+        number, ladder = choose_number(first, judge, config, seed, backend, device, label)
         config = replace(config, n_gaussians=number)
-    trial, curve = _descend(first, judge, config, seed, backend, f"{label}: trial")
+    trial, curve = _descend(first, judge, config, seed, backend, device, f"{label}: trial")
     seen = to_transform(sample(trial, first, backend))
     power = misfit_power(judge, seen)
     signal, missed = _verdict(judge, seen, power)
@@ -157,7 +149,7 @@ def fit_normal_equations(
     verdict = HeldOut(signal, missed, curve, ladder)
     used = power if config.background else torch.zeros_like(power)
     weighted = replace(whole, weight=whole.weight / (1 + whole.kernel * used[whole.shell] / whole.noise))
-    gaussians, _ = _descend(weighted, None, _final(config), seed, backend, label, start=trial)
+    gaussians, _ = _descend(weighted, None, _final(config), seed, backend, device, label, start=trial)
     mixture = sample(gaussians, whole, backend)
     own = shell_mean(whole, seen.abs().square()).clamp_min(1e-300)
     misfit = (power / own)[: whole.box_size // 2].double().numpy()
@@ -174,6 +166,7 @@ def preview(
     config: NormalEquationsConfig = _PREVIEW,
     seed: int = 0,
     backend: str | None = None,
+    device: torch.device | str = "cpu",
     watch: Watch | None = None,
 ) -> NormalFit:
     """A quick fit of a mixture alone, for a map to look at while settings are being chosen.
@@ -183,7 +176,7 @@ def preview(
     """
     problem = as_problem(sums)
     chosen = replace(config, n_gaussians=n_gaussians, background=False)
-    gaussians, _ = _descend(problem, None, chosen, seed, backend, "preview", watch=watch)
+    gaussians, _ = _descend(problem, None, chosen, seed, backend, device, "preview", watch=watch)
     return NormalFit(gaussians, None, sample(gaussians, problem, backend).numpy(), None, None)
 
 
@@ -230,7 +223,13 @@ def number_of_gaussians(config: NormalEquationsConfig, box_size: int) -> int:
 
 
 def choose_number(
-    fitted: Problem, judge: Problem, config: NormalEquationsConfig, seed: int, backend: str | None, label: str
+    fitted: Problem,
+    judge: Problem,
+    config: NormalEquationsConfig,
+    seed: int,
+    backend: str | None,
+    device: torch.device | str,
+    label: str,
 ) -> tuple[int, Ladder]:
     """The number of Gaussians beyond which held-out particles see no gain, and a row for every number tried.
 
@@ -244,7 +243,7 @@ def choose_number(
     ladder: list[tuple[int, float, float]] = []
     while number <= _MOST_GAUSSIANS:
         chosen = replace(short, n_gaussians=number)
-        model, _ = _descend(fitted, None, chosen, seed, backend, f"{label}: {number:,} Gaussians")
+        model, _ = _descend(fitted, None, chosen, seed, backend, device, f"{label}: {number:,} Gaussians")
         volume, error = _judged(fitted, judge, model, config, backend)
         noise = 0.0 if best is None else _standard_error(judge, volume - best[1])
         ladder.append((number, error, noise))
@@ -310,6 +309,7 @@ def _descend(
     config: NormalEquationsConfig,
     seed: int,
     backend: str | None,
+    device: torch.device | str,
     label: str,
     *,
     start: Gaussians | None = None,
@@ -328,30 +328,30 @@ def _descend(
         begin = start_from_data(problem, config, seed)
     else:
         begin = _start_at_random(config, box_size, seed)
-    parameters = to_parameters(begin, signed=signed)
-    with torch.no_grad():
-        unit = _best_scale(problem, _sampled(parameters, config, box_size, backend))
+    problem = problem.to(device)
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
-    optimizer = adam(parameters, rates)
+    parameters = to_parameters(begin.to(device), signed=signed)
+    optimizer = descent(parameters, rates, floor=config.floor_pixels / box_size, signed=signed)
+    unit = _best_scale(problem, _sampled(optimizer.mixture(), config, box_size, backend).detach())
     steps = config.n_boosted_steps + config.n_steps
     aims = {True: objective(problem, config.boost), False: objective(problem)}
-    held_out = None if judge is None else objective(judge)
+    held_out = None if judge is None else objective(judge.to(device))
     curve = []
     for step in tqdm(range(steps), desc=label, unit="step", mininterval=0.5):
-        set_learning_rate(optimizer, config.learning_rate * cosine(step / steps, last=_LAST_RATE))
-        volume = _sampled(parameters, config, box_size, backend)
+        mixture = optimizer.mixture()
+        volume = _sampled(mixture, config, box_size, backend)
         boosted = step < config.n_boosted_steps
         error, gradient = error_and_gradient(aims[boosted], volume.detach() * unit)
         if held_out is not None and not boosted and step % _EVERY == 0:
             curve.append((step, error, error_and_gradient(held_out, volume.detach() * unit)[0]))
-        optimizer.zero_grad()
-        volume.backward(gradient * unit)
-        optimizer.step()
+        gradients = torch.autograd.grad(volume, mixture, gradient * unit)
+        optimizer.step(gradients, config.learning_rate * cosine(step / steps, last=_LAST_RATE))
         if watch is not None and watch(step + 1, steps) is True:
             break
     # voxelize in box edges gives weight / edge^3 of what it gives in A.
-    model = in_angstrom(_mixture(parameters, config, box_size), edge=edge, weight_unit=unit * edge**3)
-    return model, tuple(curve)
+    fitted = from_parameters(optimizer.parameters, floor=config.floor_pixels / box_size, signed=signed)
+    model = in_angstrom(fitted, edge=edge, weight_unit=unit * edge**3)
+    return model.to("cpu"), tuple(curve)
 
 
 def _in_box_edges(model: Gaussians, edge: float, signed: bool) -> Gaussians:
@@ -362,14 +362,8 @@ def _in_box_edges(model: Gaussians, edge: float, signed: bool) -> Gaussians:
     return replace(model, means=model.means / edge, scales=(model.scales / edge).clamp_min(1e-9), weights=weights)
 
 
-def _sampled(parameters: Parameters, config: NormalEquationsConfig, box_size: int, backend: str | None) -> Tensor:
-    g = _mixture(parameters, config, box_size)
-    keywords: dict[str, Any] = {"box_size": box_size, "voxel_size": 1 / box_size, "cutoff": config.cutoff}
-    return voxelize(g.means, g.covariances(), g.weights, **keywords, backend=backend)
-
-
-def _mixture(parameters: Parameters, config: NormalEquationsConfig, box_size: int) -> Gaussians:
-    return from_parameters(parameters, floor=config.floor_pixels / box_size, signed=config.weights == "signed")
+def _sampled(mixture: Mixture, config: NormalEquationsConfig, box_size: int, backend: str | None) -> Tensor:
+    return voxelize(*mixture, box_size=box_size, voxel_size=1 / box_size, cutoff=config.cutoff, backend=backend)
 
 
 def _start_at_random(config: NormalEquationsConfig, box_size: int, seed: int) -> Gaussians:
@@ -388,7 +382,7 @@ def _best_scale(problem: Problem, volume: Tensor) -> float:
     Refuse one that is negative beyond doubt.
     """
     transform = to_transform(volume)
-    twice = torch.full((transform.shape[-1],), 2.0)
+    twice = torch.full((transform.shape[-1],), 2.0, device=volume.device)
     twice[0] = twice[-1] = 1.0
     product = float(((transform.conj() * problem.data).real * problem.weight * twice).sum())
     square = float((transform.abs().square() * problem.kernel * problem.weight * twice).sum())

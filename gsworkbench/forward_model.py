@@ -14,27 +14,27 @@ import torch
 from torch import Tensor
 
 from gsworkbench.config import StochasticConfig
+from gsworkbench.descent import Mixture
 from gsworkbench.fourier import half_plane_frequencies
-from gsworkbench.gaussians import Gaussians
 from gsworkbench.particles import ParticleStack
 from gsworkbench.rendering import project
 from gsworkbench.rendering.tiled import project_tiled
 
 
 def projections(
-    model: Gaussians, rotations: Tensor, config: StochasticConfig, box_size: int, backend: str | None = None
+    mixture: Mixture, rotations: Tensor, config: StochasticConfig, box_size: int, backend: str | None = None
 ) -> Tensor:
     """(b, D, D) projections of a mixture in orientations (b, 3, 3)."""
-    covariances = model.covariances()
+    means, covariances, weights = mixture
     render: Callable[..., Tensor] = functools.partial(project, backend=backend)
     if config.skip_below:
         render = functools.partial(project_tiled, skip_below=config.skip_below)
     render = functools.partial(render, box_size=box_size, pixel_size=1 / box_size, cutoff=config.cutoff)
     if config.view_normalisation:
-        return render(model.means, covariances, model.weights, rotations)
-    heights = _same_height(covariances, rotations) * model.weights
+        return render(means, covariances, weights, rotations)
+    heights = _same_height(covariances, rotations) * weights
     views = zip(heights, rotations, strict=True)
-    return torch.cat([render(model.means, covariances, weights, view[None]) for weights, view in views])
+    return torch.cat([render(means, covariances, seen, view[None]) for seen, view in views])
 
 
 def _same_height(covariances: Tensor, rotations: Tensor) -> Tensor:

@@ -36,6 +36,11 @@ class Gaussians:
     def __len__(self) -> int:
         return len(self.means)
 
+    def to(self, device: torch.device | str) -> Gaussians:
+        """The same mixture on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("means", "scales", "quaternions", "weights")}
+        return replace(self, **moved)
+
     def covariances(self) -> Tensor:
         """(n, 3, 3) A^2, R diag(scales^2) R^T + floor^2 I. Renderers see these and nothing else."""
         return covariances(self.scales, self.quaternions, self.floor_angstrom)

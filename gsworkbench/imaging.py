@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.ctf import ctf_grid
+from gsworkbench.device import to_device
 from gsworkbench.fourier import disc, friedel_weights, half_plane_frequencies, shift_phases
 from gsworkbench.particles import ParticleStack
 
@@ -30,6 +31,8 @@ class DataTerm:
     spectrum : (D, D // 2 + 1) weight of each Fourier component, zero outside the disc |k| < D / 2.
     filtered : (n, D, D) b = irfft2(spectrum CTF rfft2(y)), or None if they are made from the files when asked for.
     energy : (n,) |y|^2 per pixel under the same weight; None likewise.
+
+    Batches are on the device of `spectrum`; b and |y|^2 of all particles stay in the memory of the host.
     """
 
     stack: ParticleStack
@@ -40,15 +43,21 @@ class DataTerm:
     def batch(self, indices: NDArray[np.integer]) -> tuple[Tensor, Tensor, Tensor]:
         """Return spectrum CTF^2 (m, D, D // 2 + 1), b (m, D, D) and |y|^2 (m,) of particles."""
         part = self.stack[indices]
-        kernel = ctf_grid(part.ctf, part.box_size, part.pixel_size).square_() * self.spectrum
+        device = self.spectrum.device
+        kernel = ctf_grid(part.ctf, part.box_size, part.pixel_size, device=device).square_() * self.spectrum
         if self.filtered is None or self.energy is None:
             return kernel, *filter_images(part, part.images(), self.spectrum)
         rows = torch.from_numpy(indices)
-        return kernel, self.filtered[rows], self.energy[rows]
+        return kernel, to_device(self.filtered[rows], device), to_device(self.energy[rows], device)
 
 
 def data_term(
-    stack: ParticleStack, *, boost: float = 0.0, band: str = "disc", max_cache_bytes: int = 2**32
+    stack: ParticleStack,
+    *,
+    boost: float = 0.0,
+    band: str = "disc",
+    max_cache_bytes: int = 2**32,
+    device: torch.device | str = "cpu",
 ) -> DataTerm:
     """Prepare the data term; images stay in memory as b if they fit into `max_cache_bytes`, else on disk.
 
@@ -57,7 +66,7 @@ def data_term(
     """
     kept = disc(stack.box_size) if band == "disc" else torch.ones_like(disc(stack.box_size))
     spectrum = kept * torch.exp(boost * radius_squared(stack.box_size) / (stack.box_size / 2) ** 2)
-    spectrum = spectrum.float()
+    spectrum = spectrum.float().to(device)
     if len(stack) * stack.box_size**2 * 4 > max_cache_bytes:
         return DataTerm(stack, spectrum, None, None)
     filtered = torch.empty(len(stack), stack.box_size, stack.box_size)
@@ -65,7 +74,8 @@ def data_term(
     with tqdm(total=len(stack), desc="read images", unit="img", leave=False) as bar:
         for indices, images in stack.chunks(2**24):
             rows = torch.from_numpy(indices)
-            filtered[rows], energy[rows] = filter_images(stack[indices], images, spectrum)
+            made = filter_images(stack[indices], images, spectrum)
+            filtered[rows], energy[rows] = (tensor.cpu() for tensor in made)
             bar.update(len(indices))
     return DataTerm(stack, spectrum, filtered, energy)
 
@@ -77,11 +87,16 @@ def radius_squared(box_size: int) -> Tensor:
 
 
 def filter_images(stack: ParticleStack, images: NDArray[np.float32], spectrum: Tensor) -> tuple[Tensor, Tensor]:
-    """b = irfft2(spectrum CTF rfft2(centred y)), (n, D, D), and |y|^2 per pixel (n,) under the weight `spectrum`."""
-    transform = torch.fft.rfft2(torch.from_numpy(images))
-    power = (transform.abs().square() * spectrum * friedel_weights(stack.box_size)).sum((-2, -1)) / stack.box_size**4
-    transform *= shift_phases(stack.shifts_angstrom, stack.box_size, stack.pixel_size)
-    transform *= spectrum * ctf_grid(stack.ctf, stack.box_size, stack.pixel_size)
+    """b = irfft2(spectrum CTF rfft2(centred y)), (n, D, D), and |y|^2 per pixel (n,) under the weight `spectrum`.
+
+    Both are on its device.
+    """
+    device = spectrum.device
+    transform = torch.fft.rfft2(to_device(torch.from_numpy(images), device))
+    weight = spectrum * friedel_weights(stack.box_size, device=device)
+    power = (transform.abs().square() * weight).sum((-2, -1)) / stack.box_size**4
+    transform *= to_device(shift_phases(stack.shifts_angstrom, stack.box_size, stack.pixel_size), device)
+    transform *= spectrum * ctf_grid(stack.ctf, stack.box_size, stack.pixel_size, device=device)
     return torch.fft.irfft2(transform, s=images.shape[-2:]), power
 
 

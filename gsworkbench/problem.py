@@ -7,7 +7,7 @@ Transforms are those of maps about their first voxel: a phase common to V and b,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -35,6 +35,10 @@ class Problem:
     @property
     def box_size(self) -> int:
         return self.data.shape[0]
+
+    def to(self, device: torch.device | str) -> Problem:
+        """The same problem on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("data", "kernel", "weight", "shell")})
 
 
 def as_problem(equations: NormalEquations) -> Problem:

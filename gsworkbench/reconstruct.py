@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.blended import fit_blended
 from gsworkbench.config import ReconstructionConfig, to_mapping
+from gsworkbench.device import find_device
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path, remove
 from gsworkbench.filtered_backprojection import filtered_backprojection
@@ -96,6 +98,7 @@ class Task:
     checkpoints: Path
     resume: bool
     record: RunRecord
+    device: torch.device
     checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     def checkpoint(self, name: str) -> Path:
@@ -113,6 +116,7 @@ def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
                 checkpoint=task.checkpoint(name),
                 resume=task.resume,
                 backend=config.backend,
+                device=task.device,
                 label=name,
             )
             g = fitted.gaussians
@@ -190,7 +194,13 @@ def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
             fitted, held_out = _loaded(files, name)
             chosen = config if held_out is not None else replace(config, background=False)
             result = fit_normal_equations(
-                fitted, held_out, chosen, seed=task.seeds[name], backend=task.config.backend, label=name
+                fitted,
+                held_out,
+                chosen,
+                seed=task.seeds[name],
+                backend=task.config.backend,
+                device=task.device,
+                label=name,
             )
             del fitted, held_out
         report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
@@ -347,10 +357,12 @@ def make_maps(
     record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
     record.warnings += _warnings(stack) + shared
 
+    device = _device(config)
+    record.device = str(device)
     parts = _parts(stack, config.half_maps)
     record.n_particles |= {name: len(part) for name, part in parts.items()}
     record.seeds |= {name: 3 * config.seed + number for number, name in enumerate(parts)}
-    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record, checkpoint_seconds)
+    task = Task(parts, record.seeds, config, output_dir / "checkpoints", resume, record, device, checkpoint_seconds)
     solutions: dict[str, Solution] = {}
     for name, solution in METHODS[config.method](task):
         solutions[name] = solution
@@ -369,6 +381,7 @@ def _check(config: ReconstructionConfig, stack: ParticleStack) -> None:
     """Refuse what cannot be done before anything is read."""
     if config.method not in METHODS:
         raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
+    _device(config)
     stack.require_poses()
     if config.noise_spectrum != "white" and config.method not in _WEIGHTED:
         remedy = f"leave out the noise spectrum, or use {', '.join(_WEIGHTED)}"
@@ -411,6 +424,13 @@ def _remove_sums(checkpoints: Path) -> None:
         remove(file)
     if checkpoints.is_dir() and not any(checkpoints.iterdir()):
         checkpoints.rmdir()
+
+
+def _device(config: ReconstructionConfig) -> torch.device:
+    """Where fits run: as configured; auto is the CPU where a renderer is named. Maps are sampled on the CPU anyway."""
+    if config.backend == "gpu" or (config.device == "cuda" and config.backend == "cpu"):
+        raise InputError(f"renderer {config.backend} cannot be named here", remedy="leave it out: the device decides")
+    return find_device("cpu" if config.device == "auto" and config.backend else config.device)
 
 
 def _parts(stack: ParticleStack, half_maps: bool) -> dict[str, ParticleStack]:

@@ -86,8 +86,10 @@ def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int
     amplitudes = noise_amplitudes(config.noise, config.box_size)
     with record.stage("truth"):
         molecule = load_molecule(config.molecule) if config.molecule in MOLECULES else read_molecule(config.molecule)
-        grid = {"box_size": config.box_size, "pixel_size": config.pixel_size, "b_factor": config.b_factor}
-        states = [potential(m, **grid) for m in (molecule, *_second_state(molecule, config))]
+        states = [
+            potential(m, box_size=config.box_size, pixel_size=config.pixel_size, b_factor=config.b_factor)
+            for m in (molecule, *_second_state(molecule, config))
+        ]
     state = _generator(config.seed, STATES).random(len(particles)) < config.absent_fraction
     finished.unlink(missing_ok=True)
     with new_image_stack(output_dir / "particles.mrcs", len(particles), config.box_size, config.pixel_size) as images:

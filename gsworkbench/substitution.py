@@ -10,7 +10,6 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
@@ -42,11 +41,11 @@ class RandomPhases:
         White noise is real, and so are therefore the images: their phases are uniform, and Hermitian.
         """
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(_STREAM, file, index)))
-        transform = scipy.fft.rfft2(image)
-        noise = scipy.fft.rfft2(rng.standard_normal(image.shape, dtype=np.float32))
+        transform = np.fft.rfft2(image)
+        noise = np.fft.rfft2(rng.standard_normal(image.shape, dtype=np.float32))
         beyond = _beyond(len(image), pixel_size / self.beyond_angstrom)
         transform[beyond] *= noise[beyond] / np.abs(noise[beyond])
-        return scipy.fft.irfft2(transform, s=image.shape)
+        return np.fft.irfft2(transform, s=image.shape).astype(np.float32, copy=False)
 
     def __str__(self) -> str:
         return f"phases random beyond {self.beyond_angstrom:g} A, seed {self.seed}"

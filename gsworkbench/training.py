@@ -19,22 +19,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.config import StochasticConfig, to_mapping
+from gsworkbench.descent import Descent, Mixture, descent, is_fused
+from gsworkbench.device import to_device
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 from gsworkbench.forward_model import blurred_in_y, off_the_grid, projections
 from gsworkbench.gaussians import Gaussians, split
 from gsworkbench.imaging import DataTerm, data_term, squared_error, total_weight
-from gsworkbench.parameters import (
-    Parameters,
-    Rates,
-    adam,
-    cosine,
-    from_parameters,
-    in_angstrom,
-    set_learning_rate,
-    to_parameters,
-)
+from gsworkbench.parameters import Parameters, Rates, cosine, from_parameters, in_angstrom, to_parameters
 from gsworkbench.particles import ParticleStack
+from gsworkbench.rendering import require_finite
 from gsworkbench.starts import start
 
 
@@ -58,55 +52,54 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     backend: str | None = None,
+    device: torch.device | str = "cpu",
     label: str = "fit",
 ) -> Fit:
-    """Fit Gaussians to all particles of a stack.
+    """Fit Gaussians to all particles of a stack, on a device. What is returned is on the CPU.
 
     `checkpoint` names a file written after each epoch. With `resume`, a fit that was interrupted goes on from it and
     ends, on the CPU with the same number of threads, at the same bits; a checkpoint of other settings or other
     particles raises InputError.
     """
+    device = torch.device(device)
     rotations = torch.from_numpy(stack.require_poses()).float()
-    term = data_term(off_the_grid(stack, config.grid_offset), boost=config.boost, band=config.band)
-    state = _restore(checkpoint, stack, config, seed) if resume and checkpoint and checkpoint.exists() else None
+    shifted = off_the_grid(stack, config.grid_offset)
+    term = data_term(shifted, boost=config.boost, band=config.band, device=device)
+    state = _restore(checkpoint, stack, config, seed, device) if resume and checkpoint and checkpoint.exists() else None
     if state is None:
         image_scale = _image_scale(stack)
         state = {
             "epoch": 0,
-            "parameters": _parameters(start(config, stack, seed), config),
+            "parameters": _parameters(start(config, stack, seed).to(device), config),
             "optimizer": None,
             "losses": [],
             "image_scale": image_scale,
         }
-    parameters = {name: p.requires_grad_() for name, p in state["parameters"].items()}
-    optimizer = _optimizer(parameters, config)
+    optimizer = _optimizer(state["parameters"], config, stack.box_size)
     if state["optimizer"]:
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.restore(state["optimizer"])
     losses = list(state["losses"])
     n_epochs = math.ceil(_epochs(config, len(stack)))
     for epoch in range(state["epoch"], n_epochs):
         description = f"{label}: epoch {epoch + 1}/{n_epochs}"
         losses.append(
-            _epoch(
-                parameters, optimizer, term, rotations, state["image_scale"], config, seed, epoch, backend, description
-            )
+            _epoch(optimizer, term, rotations, state["image_scale"], config, seed, epoch, backend, description)
         )
         if epoch + 1 in config.double_after_epochs:
-            parameters = _parameters(split(_gaussians(parameters, config, stack.box_size), seed=seed + epoch), config)
-            optimizer = _optimizer(parameters, config)
+            doubled = split(_gaussians(optimizer.parameters, config, stack.box_size), seed=seed + epoch)
+            optimizer = _optimizer(_parameters(doubled, config), config, stack.box_size)
         if checkpoint:
             done = {"epoch": epoch + 1, "losses": losses, "image_scale": state["image_scale"]}
-            _save(checkpoint, parameters, optimizer, done, stack, config, seed)
+            _save(checkpoint, optimizer, done, _fingerprint(stack, config, seed, optimizer.parameters))
     edge = stack.box_size * stack.pixel_size
     scale = state["image_scale"]
     # A projection in box edges and divided images is weight / edge^2 of one in A and image units.
-    model = in_angstrom(_gaussians(parameters, config, stack.box_size), edge=edge, weight_unit=scale * edge**2)
-    return Fit(model, scale, tuple(losses))
+    model = _gaussians(optimizer.parameters, config, stack.box_size)
+    return Fit(in_angstrom(model, edge=edge, weight_unit=scale * edge**2).to("cpu"), scale, tuple(losses))
 
 
 def _epoch(
-    parameters: Parameters,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Descent,
     term: DataTerm,
     rotations: Tensor,
     image_scale: float,
@@ -124,39 +117,42 @@ def _epoch(
     order = np.random.default_rng((seed, epoch)).permutation(n)
     if config.n_steps is not None:
         order = order[: config.n_steps * config.batch_size - epoch * n]
-    total, seen = 0.0, 0
+    device, seen = term.spectrum.device, 0
+    total = torch.zeros((), dtype=torch.float64, device=device)  # read now and then: each look waits for the device
     with tqdm(total=len(order), desc=description, unit="img", mininterval=0.5) as bar:
         for step in range(math.ceil(len(order) / config.batch_size)):
             indices = order[seen : seen + config.batch_size]
-            set_learning_rate(optimizer, _learning_rate(config, n, epoch, seen / n))
-            optimizer.zero_grad()
-            loss = backpropagate(parameters, term, rotations, indices, image_scale, config, backend)
-            optimizer.step()
+            rate = _learning_rate(config, n, epoch, seen / n)
+            loss, gradients = loss_and_gradients(
+                optimizer.mixture(), term, rotations, indices, image_scale, config, backend
+            )
+            optimizer.step(gradients, rate)
             seen += len(indices)
-            total += loss * len(indices)
+            total += loss.double() * len(indices)
             bar.update(len(indices))
             if step % 50 == 49:
-                bar.set_postfix_str(f"loss {total / seen * image_scale**2:.5g}", refresh=False)
-    return total / seen * image_scale**2
+                bar.set_postfix_str(f"loss {float(total) / seen * image_scale**2:.5g}", refresh=False)
+    if not math.isfinite(total):
+        require_finite(**optimizer.parameters)
+    return float(total) / seen * image_scale**2
 
 
-def backpropagate(
-    parameters: Parameters,
+def loss_and_gradients(
+    mixture: Mixture,
     term: DataTerm,
     rotations: Tensor,
     indices: NDArray[np.integer],
     image_scale: float,
     config: StochasticConfig,
     backend: str | None = None,
-) -> float:
-    """Give parameters the gradient of the mean squared error per pixel over some particles, and return that error."""
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Mean squared error per pixel over some particles, and its gradients with respect to a mixture in box edges."""
     kernel, filtered, energy = term.batch(indices)
-    box_size = term.stack.box_size
-    images = projections(_gaussians(parameters, config, box_size), rotations[indices], config, box_size, backend)
+    views = to_device(rotations[indices], term.spectrum.device)
+    images = projections(mixture, views, config, term.stack.box_size, backend)
     seen = blurred_in_y(images, config.blur_y)
     loss, gradient = squared_error(seen, kernel, filtered / image_scale, energy / image_scale**2)
-    images.backward(gradient)
-    return float(loss)
+    return loss, torch.autograd.grad(images, mixture, gradient)
 
 
 def _parameters(model: Gaussians, config: StochasticConfig) -> Parameters:
@@ -182,8 +178,10 @@ def _image_scale(stack: ParticleStack) -> float:
     return 2 * weight / (stack.box_size * stack.pixel_size) ** 2
 
 
-def _optimizer(parameters: Parameters, config: StochasticConfig) -> torch.optim.Adam:
-    return adam(parameters, Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights))
+def _optimizer(parameters: Parameters, config: StochasticConfig, box_size: int) -> Descent:
+    rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
+    floor, peak = config.floor_pixels / box_size, config.amplitude == "peak"
+    return descent(parameters, rates, floor=floor, minimum_scale=config.minimum_scale, peak=peak)
 
 
 def _epochs(config: StochasticConfig, n: int) -> float:
@@ -201,43 +199,39 @@ def _learning_rate(config: StochasticConfig, n: int, epoch: int, done: float) ->
     return config.learning_rate * cosine(progress)
 
 
-def _fingerprint(stack: ParticleStack, config: StochasticConfig, seed: int) -> dict[str, Any]:
-    """What a checkpoint must agree with: settings, seed, and which particles."""
+def _fingerprint(stack: ParticleStack, config: StochasticConfig, seed: int, parameters: Parameters) -> dict[str, Any]:
+    """What a checkpoint must agree with: settings, seed, which particles, and what decides the last bits."""
     particles = np.stack([stack.file_index, stack.image_index])
     return {
         "config": to_mapping(config),
         "seed": seed,
         "particles": [len(stack), int(particles.sum()), float(np.abs(stack.shifts_angstrom).sum())],
         "threads": torch.get_num_threads(),
+        "device": parameters["means"].device.type,
+        "optimizer": "fused" if is_fused(parameters) else "torch",
     }
 
 
-def _save(
-    path: Path,
-    parameters: Parameters,
-    optimizer: torch.optim.Optimizer,
-    progress: dict[str, Any],
-    stack: ParticleStack,
-    config: StochasticConfig,
-    seed: int,
-) -> None:
+def _save(path: Path, optimizer: Descent, progress: dict[str, Any], fingerprint: dict[str, Any]) -> None:
     state = {
         **progress,
-        "parameters": {name: p.detach() for name, p in parameters.items()},
-        "optimizer": optimizer.state_dict(),
-        "fingerprint": _fingerprint(stack, config, seed),
+        "parameters": {name: p.detach().contiguous() for name, p in optimizer.parameters.items()},
+        "optimizer": optimizer.state(),
+        "fingerprint": fingerprint,
     }
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
 
 
-def _restore(path: Path, stack: ParticleStack, config: StochasticConfig, seed: int) -> dict[str, Any]:
+def _restore(
+    path: Path, stack: ParticleStack, config: StochasticConfig, seed: int, device: torch.device
+) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
         saved = state["fingerprint"]
+        expected = _fingerprint(stack, config, seed, state["parameters"])
     except Exception as error:  # whatever a damaged file makes the unpickler say
         raise InputError("not a readable checkpoint", file=path, remedy="remove it to start anew") from error
-    expected = _fingerprint(stack, config, seed)
     different = [name for name in expected if saved.get(name) != expected[name]]
     if different:
         raise InputError(

@@ -66,6 +66,7 @@ def test_accumulate(star, tmp_path):
 
 def test_reconstruct(star, tmp_path):
     settings = ["--n-gaussians", "100", "--mask", "none", "--noise-substitute-beyond", "60"]
+    settings += [f"--set={name}=20" for name in ("n_boosted_steps", "n_steps", "n_final_steps")]
     seconds = finish(["reconstruct", star, "--out", tmp_path / "whole", *settings])
     kill_now_and_then(["reconstruct", star, "--out", tmp_path / "killed", *settings], seconds, lambda: None)
     maps = sorted(p.name for p in (tmp_path / "whole").glob("*.mrc"))

@@ -9,6 +9,7 @@ import torch
 
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.config import PRESETS, StochasticConfig
+from gsworkbench.descent import mixture_of
 from gsworkbench.forward_model import blurred_in_y, off_the_grid, projections
 from gsworkbench.gaussians import Gaussians, random_gaussians
 from gsworkbench.geometry import random_rotations
@@ -16,7 +17,7 @@ from gsworkbench.imaging import data_term, squared_error
 from gsworkbench.parameters import from_parameters, to_parameters
 from gsworkbench.rendering import voxelize
 from gsworkbench.starts import nearest_distances, start
-from gsworkbench.training import _gaussians, _learning_rate, _parameters, backpropagate, fit
+from gsworkbench.training import _gaussians, _learning_rate, _parameters, fit, loss_and_gradients
 
 N = 12
 
@@ -49,17 +50,21 @@ def test_the_gradient_is_that_of_the_error(clean_set, preset):
     term = data_term(stack, boost=config.boost, band=config.band)
     views = torch.from_numpy(stack.rotations)
     parameters = _parameters(wide_mixture(), config)
-    backpropagate(parameters, term, views, rows, scale, config)
+    mixture = mixture_of(_gaussians(parameters, config, 32))
+    _, gradients = loss_and_gradients(mixture, term, views, rows, scale, config)
+    torch.autograd.backward(mixture, gradients)
 
     with torch.no_grad():
-        images = projections(_gaussians(parameters, config, 32), views[rows], config, 32)
+        images = projections(mixture, views[rows], config, 32)
     kernel, filtered, energy = term.batch(rows)
     _, cotangent = squared_error(blurred_in_y(images, config.blur_y), kernel, filtered / scale, energy / scale**2)
 
     def moved(name, direction, amount):
         with torch.no_grad():
             other = {k: p + amount * direction if k == name else p for k, p in parameters.items()}
-            return float((projections(_gaussians(other, config, 32), views[rows], config, 32) * cotangent).sum())
+            return float(
+                (projections(mixture_of(_gaussians(other, config, 32)), views[rows], config, 32) * cotangent).sum()
+            )
 
     single = config.skip_below > 0  # these images are float32
     step = 1e-2 if single else 1e-5
@@ -193,14 +198,14 @@ def test_without_view_normalisation_a_long_gaussian_is_as_high_in_every_view():
     views = torch.stack([torch.eye(3), side])
 
     def heights(**changes):
-        return projections(long, views, StochasticConfig(**changes), 64).amax((1, 2))
+        return projections(mixture_of(long), views, StochasticConfig(**changes), 64).amax((1, 2))
 
     end_on, across = heights()
     assert float(end_on / across) == pytest.approx(3, rel=1e-4)
     end_on, across = heights(view_normalisation=False)
     assert float(end_on / across) == pytest.approx(1, rel=1e-4)
     ball = dataclasses.replace(long, scales=torch.full((1, 3), 0.06))
-    a, b = (projections(ball, views, StochasticConfig(view_normalisation=v), 64) for v in (True, False))
+    a, b = (projections(mixture_of(ball), views, StochasticConfig(view_normalisation=v), 64) for v in (True, False))
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 

@@ -8,8 +8,11 @@ sampled at pixel centres; a volume is the mixture sampled at voxel centres. Noth
 A Gaussian reaches the pixels of its footprint only: the rectangle of `cutoff` standard deviations about its mean,
 decided in float64 by one rule (footprints.py), so that backends agree to rounding.
 
-`reference` is the readable definition. The others are tested against it, values and gradients: `cpu`, compiled, and
-`windowed`, plain torch, which serves where there is no compiler and on other devices.
+`reference` is the readable definition. The others are tested against it, values and gradients: `cpu`, compiled; `gpu`,
+Triton kernels for NVIDIA's; and `windowed`, plain torch, which serves where there is no compiler and on other devices.
+
+Tensors must be finite. On the CPU each call looks, and names the first Gaussian that is not; elsewhere a look would
+make the host wait for the device, and what is not finite makes images NaN instead: `require_finite` then names it.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from gsworkbench.rendering import cpu, reference, windowed
+from gsworkbench.rendering import cpu, gpu, reference, windowed
 
 # Fastest first. A backend is a module with project(), voxelize(), unavailable_because() and supports(tensor).
-_BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "windowed": windowed, "reference": reference}
+_BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "gpu": gpu, "windowed": windowed, "reference": reference}
 
 
 def available_backends() -> dict[str, str | None]:
@@ -105,8 +108,18 @@ def _backend(name: str | None, tensor: Tensor) -> ModuleType:
     return backend
 
 
+def require_finite(**tensors: Tensor) -> None:
+    """Raise ValueError naming the first row of a tensor that holds NaN or infinity; row means Gaussian or rotation."""
+    for name, tensor in tensors.items():
+        if not math.isfinite(tensor.detach().sum()):  # or a sum of large numbers overflowed: look at each
+            finite = torch.isfinite(tensor.detach()).reshape(len(tensor), -1).all(1)
+            if not finite.all():
+                kind = "rotation" if name == "rotations" else "Gaussian"
+                raise ValueError(f"{kind} {int((~finite).nonzero()[0])} is not finite: its {name} hold NaN or infinity")
+
+
 def _check(means: Tensor, covariances: Tensor, weights: Tensor, rotations: Tensor | None = None) -> None:
-    """Shapes, one dtype and device, and finite numbers; `rotations` are (b, 3, 3)."""
+    """Shapes, one dtype and device, and on the CPU finite numbers; `rotations` are (b, 3, 3)."""
     n = len(means)
     if means.shape != (n, 3) or covariances.shape != (n, 3, 3) or weights.shape != (n,):
         raise ValueError(
@@ -121,8 +134,5 @@ def _check(means: Tensor, covariances: Tensor, weights: Tensor, rotations: Tenso
             raise ValueError(
                 f"{name} are {tensor.dtype} on {tensor.device}, means {means.dtype} on {means.device}: they must agree"
             )
-        if not math.isfinite(tensor.detach().sum()):  # or a sum of large numbers overflowed: look at each
-            finite = torch.isfinite(tensor.detach()).reshape(len(tensor), -1).all(1)
-            if not finite.all():
-                kind = "rotation" if name == "rotations" else "Gaussian"
-                raise ValueError(f"{kind} {int((~finite).nonzero()[0])} is not finite: its {name} hold NaN or infinity")
+    if means.device.type == "cpu":
+        require_finite(**given)

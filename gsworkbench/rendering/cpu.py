@@ -22,9 +22,8 @@ from gsworkbench.rendering.kernels import SOURCES
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
 _POINTER, _INT64, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 _SIGNATURES = {
-    "project_kept_bytes": (_INT64, [_INT64]),
-    "project_forward": (_INT, [_POINTER] * 4 + [_INT64, _INT64, _INT, _DOUBLE, _DOUBLE, _INT] + [_POINTER] * 2),
-    "project_backward": (_INT, [_POINTER] * 4 + [_INT64, _INT64, _INT, _DOUBLE, _DOUBLE, _INT] + [_POINTER] * 6),
+    "project_forward": (_INT, [_POINTER] * 4 + [_INT64, _INT64, _INT, _DOUBLE, _DOUBLE, _INT] + [_POINTER]),
+    "project_backward": (_INT, [_POINTER] * 4 + [_INT64, _INT64, _INT, _DOUBLE, _DOUBLE, _INT] + [_POINTER] * 5),
     "project_bounds": (None, [_POINTER] * 4 + [_INT64, _INT64, _INT, _DOUBLE, _DOUBLE] + [_POINTER]),
     "voxelize_forward": (_INT, [_POINTER] * 3 + [_INT64, _INT, _DOUBLE, _DOUBLE, _INT] + [_POINTER]),
     "voxelize_backward": (_INT, [_POINTER] * 3 + [_INT64, _INT, _DOUBLE, _DOUBLE, _INT] + [_POINTER] * 4),
@@ -105,26 +104,21 @@ class _Project(torch.autograd.Function):
     ) -> Tensor:
         inputs = [t.contiguous() for t in (means, covariances, weights, rotations)]
         n, batch = len(means), len(rotations)
-        kept = None
-        if any(ctx.needs_input_grad):  # projected Gaussians, 48 bytes each, which backward need not project again
-            size = batch * _function("project_kept_bytes", means.dtype)(n)
-            kept = torch.empty(size, dtype=torch.uint8)
         images = means.new_empty(batch, grid.box_size, grid.box_size)
-        _call("project_forward", inputs, n, batch, grid, torch.get_num_threads(), kept, images)
-        if kept is not None:
-            ctx.save_for_backward(*inputs, kept)
+        _call("project_forward", inputs, n, batch, grid, torch.get_num_threads(), images)
+        ctx.save_for_backward(*inputs)
         ctx.grid = grid
         return images
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, kept = ctx.saved_tensors
+        inputs = ctx.saved_tensors
         turn = ctx.needs_input_grad[3]  # gradients of rotations cost a tenth more; the others come together
         outputs = [torch.empty_like(t) if needed else None for t, needed in zip(inputs, (1, 1, 1, turn), strict=True)]
         n, batch = len(inputs[0]), len(inputs[3])
         threads = torch.get_num_threads()
-        _call("project_backward", inputs, n, batch, ctx.grid, threads, kept, gradient.contiguous(), *outputs)
+        _call("project_backward", inputs, n, batch, ctx.grid, threads, gradient.contiguous(), *outputs)
         return *outputs, None
 
 

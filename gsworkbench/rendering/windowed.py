@@ -154,13 +154,15 @@ class _Sum(torch.autograd.Function):
     ) -> Tensor:
         blocks = list(_blocks(widths, windows, grid.d))
         # Lanes beyond a footprint may fall beyond the last sample: they add zero, and the room for them is dropped.
-        room = max((int(_offsets(window, grid.box_size, grid.d)[-1]) for window, _ in blocks), default=0)
+        room = max((int(_offsets(window, grid.box_size, grid.d, corner.device)[-1]) for window, _ in blocks), default=0)
         total = coefficients.new_zeros(grid.size + room)
         values = []
         for window, members in blocks:
-            value = (coefficients[members] @ _monomials(window, grid.d, grid.spacing, coefficients.dtype)).exp_()
+            value = (
+                coefficients[members] @ _monomials(window, grid.d, grid.spacing, coefficients.dtype, corner.device)
+            ).exp_()
             _clip(value, widths[members], window)
-            index = corner[members, None] + _offsets(window, grid.box_size, grid.d)
+            index = corner[members, None] + _offsets(window, grid.box_size, grid.d, corner.device)
             total.scatter_add_(0, index.flatten(), (value * amplitudes[members, None]).flatten())
             values.append(value)
         ctx.blocks, ctx.grid, ctx.room = blocks, grid, room
@@ -173,9 +175,11 @@ class _Sum(torch.autograd.Function):
         gradient = torch.nn.functional.pad(gradients[0], (0, ctx.room))
         moments = amplitudes.new_zeros(len(amplitudes), 1 + ctx.grid.d + len(_pairs(ctx.grid.d)))
         for (window, members), value in zip(ctx.blocks, values, strict=True):
-            index = corner[members, None] + _offsets(window, ctx.grid.box_size, ctx.grid.d)
+            index = corner[members, None] + _offsets(window, ctx.grid.box_size, ctx.grid.d, corner.device)
             weighted = gradient.index_select(0, index.flatten()).reshape(value.shape).mul_(value)
-            moments[members] = weighted @ _monomials(window, ctx.grid.d, ctx.grid.spacing, value.dtype).mT
+            moments[members] = (
+                weighted @ _monomials(window, ctx.grid.d, ctx.grid.spacing, value.dtype, corner.device).mT
+            )
         return moments * amplitudes[:, None], moments[:, 0], None, None, None, None
 
 
@@ -197,18 +201,18 @@ def _clip(values: Tensor, widths: Tensor, window: int) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _offsets(window: int, box_size: int, d: int) -> Tensor:
+def _offsets(window: int, box_size: int, d: int, device: torch.device) -> Tensor:
     """(window^d,) flat grid offsets of the samples of a window from its first corner."""
-    lane = torch.arange(window)
-    offsets = torch.zeros(1, dtype=torch.int64)
+    lane = torch.arange(window, device=device)
+    offsets = torch.zeros(1, dtype=torch.int64, device=device)
     for _ in range(d):
         offsets = (box_size * offsets[:, None] + lane).flatten()
     return offsets
 
 
 @functools.lru_cache(maxsize=64)
-def _monomials(window: int, d: int, spacing: float, dtype: torch.dtype) -> Tensor:
+def _monomials(window: int, d: int, spacing: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(1 + d + d (d + 1) / 2, window^d): 1, u_i, u_i u_j at the samples of a window, last array axis x."""
-    axis = (torch.arange(window, dtype=torch.float64) - (window - 1) / 2) * spacing
+    axis = (torch.arange(window, dtype=torch.float64, device=device) - (window - 1) / 2) * spacing
     u = torch.stack(torch.meshgrid(*[axis] * d, indexing="ij")).flatten(1).flip(0)
     return torch.stack([torch.ones_like(u[0]), *u, *(u[i] * u[j] for i, j in _pairs(d))]).to(dtype)

@@ -18,14 +18,12 @@ struct Grid {
 // Vectors do not fit into rows shorter than they are: such grids are worked on in wider ones.
 template <class T> int working_width(int box) { return std::max(box, Simd<T>::lanes); }
 
-// One axis, lengths in samples: first sample and one past the last, clipped to the box; NaN gives an empty range.
-// The root is taken of the product, so that no compiler can fuse the product into the sum that follows. Clipping comes
-// before rounding: truncation is then floor.
+// One axis, lengths in samples: first sample and one past the last, clipped to the box; NaN gives NaN, of which none is
+// more than another. The root is taken of the product, so that no compiler can fuse the product into the sum that
+// follows.
 INLINE void reached(Vec<double> centre, Vec<double> variance, const Grid& grid, Vec<double>& first, Vec<double>& last) {
     const Vec<double> zero{}, box = fill(double(grid.box));
-    const Vec<double> reach = root(grid.squared_cutoff * larger(variance, zero));
-    const Vec<double> a = smaller(larger(centre - reach, zero), box), b = centre + reach;
-    const Vec<double> below = truncated(a), above = truncated(smaller(larger(b, zero), box - 1)) + 1;
-    first = below < a ? below + 1 : below;
-    last = b >= 0 ? above : zero;
+    const Vec<double> reach = root(grid.squared_cutoff * larger(zero, variance));
+    first = ceiling(smaller(box, larger(zero, centre - reach)));
+    last = larger(zero, floored(smaller(box - 1, centre + reach)) + 1);
 }

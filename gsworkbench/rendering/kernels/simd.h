@@ -54,8 +54,12 @@ template <class T> INLINE Vec<double> widen(const T* p) {
 template <class T, class V> INLINE void narrow(T* p, V v) {
     for (int i = 0; i < Simd<double>::lanes; i++) p[i] = T(v[i]);
 }
-INLINE Vec<double> truncated(Vec<double> v) {
-    for (int i = 0; i < Simd<double>::lanes; i++) v[i] = std::trunc(v[i]);
+INLINE Vec<double> ceiling(Vec<double> v) {
+    for (int i = 0; i < Simd<double>::lanes; i++) v[i] = std::ceil(v[i]);
+    return v;
+}
+INLINE Vec<double> floored(Vec<double> v) {
+    for (int i = 0; i < Simd<double>::lanes; i++) v[i] = std::floor(v[i]);
     return v;
 }
 template <class V> INLINE V root(V v) {
@@ -69,42 +73,59 @@ template <class V> INLINE V larger(V a, V b) { return a > b ? a : b; }
 
 // 2^x for -126 <= x <= 126, relative error 1e-7; anything for other x. Adding 1.5 * 2^23 rounds to an integer n, which
 // stays in the low bits of the sum and goes into the exponent of the result; 2^(x - n) is a polynomial fitted on
-// [-1/2, 1/2].
-INLINE Vec<float> exp2_within(Vec<float> x) {
-    const Vec<float> magic = fill(12582912.f), n = x + magic, f = x - (n - magic);
-    Vec<float> p = fill(0.0001534581155f);
-    p = p * f + 0.001339993121f;
-    p = p * f + 0.009618488959f;
-    p = p * f + 0.05550328777f;
-    p = p * f + 0.2402264689f;
-    p = p * f + 0.6931472057f;
-    p = p * f + 1.f;
-    return (Vec<float>)((Int<float>)p + ((Int<float>)n << 23));
+// [-1/2, 1/2]. Several at a time, step by step, as each step waits for the one before.
+template <int N> INLINE void exp2_within(Vec<float> (&x)[N]) {
+    constexpr float coefficients[] = {0.001339993121f, 0.009618488959f, 0.05550328777f, 0.2402264689f, 0.6931472057f, 1.f};
+    const Vec<float> magic = fill(12582912.f);
+    Vec<float> n[N], p[N];
+    for (int i = 0; i < N; i++) n[i] = x[i] + magic;
+    for (int i = 0; i < N; i++) x[i] -= n[i] - magic, p[i] = fill(0.0001534581155f);
+    for (float c : coefficients)
+        for (int i = 0; i < N; i++) p[i] = p[i] * x[i] + c;
+    for (int i = 0; i < N; i++) x[i] = (Vec<float>)((Int<float>)p[i] + ((Int<float>)n[i] << 23));
 }
-INLINE Vec<double> exp2_within(Vec<double> x) {
-    for (int i = 0; i < Simd<double>::lanes; i++) x[i] = std::exp2(x[i]);
-    return x;
+template <int N> INLINE void exp2_within(Vec<double> (&x)[N]) {
+    for (int i = 0; i < N * Simd<double>::lanes; i++) {
+        double& element = reinterpret_cast<double*>(x)[i];
+        element = std::exp2(element);
+    }
+}
+template <class V> INLINE V exp2_within(V x) {
+    V one[1] = {x};
+    exp2_within(one);
+    return one[0];
 }
 
 // 2^x for x <= 126; in float32 0 below -126.
 INLINE Vec<float> exp2_below(Vec<float> x) { return exp2_within(larger(x, fill(-126.f))); }
 INLINE Vec<double> exp2_below(Vec<double> x) { return exp2_within(x); }
 
-// One vector that holds, in lane i, the sum over the lanes of v[i]: halves of two vectors are folded into one, then
-// quarters, ... (a transposition that adds on its way). Overwrites v.
-template <class T, int H, size_t... L> INLINE Vec<T> fold(Vec<T> a, Vec<T> b, std::index_sequence<L...>) {
-    constexpr int n = Simd<T>::lanes;
-    const Vec<T> kept = __builtin_shufflevector(a, b, (L & H ? int(L) + n : int(L))...);
-    const Vec<T> moved = __builtin_shufflevector(a, b, (L & H ? int(L ^ H) + n : int(L ^ H))...);
-    return kept + moved;
+// Two vectors in one: a's lanes added in pairs, then b's. Pairs are neighbours within 16 bytes first (UNIT = 1, 2, ...
+// lanes), then blocks of 16 bytes: such shuffles are single instructions everywhere.
+template <class T, int UNIT, int PARITY, size_t... L> INLINE Vec<T> every_second(Vec<T> a, Vec<T> b, std::index_sequence<L...>) {
+    constexpr int lanes = Simd<T>::lanes, block = 16 / sizeof(T), span = UNIT < block ? block : lanes;
+    constexpr int half = span / 2;
+    // Lane L of the result, in units of its span: the first half comes from a, the second from b.
+    return __builtin_shufflevector(
+        a, b,
+        (int(L) / span * span + (int(L) % half / UNIT * 2 + PARITY) * UNIT + int(L) % UNIT + (int(L) % span < half ? 0 : lanes))...);
+}
+template <class T, int UNIT> INLINE Vec<T> fold(Vec<T> a, Vec<T> b) {
+    constexpr auto lanes = std::make_index_sequence<Simd<T>::lanes>{};
+    return every_second<T, UNIT, 0>(a, b, lanes) + every_second<T, UNIT, 1>(a, b, lanes);
 }
 
-template <class T, int H = Simd<T>::lanes / 2> INLINE Vec<T> sums(Vec<T>* v) {
-    for (int i = 0; i < H; i++) v[i] = fold<T, H>(v[i], v[i + H], std::make_index_sequence<Simd<T>::lanes>{});
-    if constexpr (H == 1)
+// One vector that holds, in lane i, the sum over the lanes of v[i]: a transposition that adds on its way. The units of
+// a step are single lanes until 16 bytes hold sums of four (or two) vectors, then 16 bytes. Overwrites v.
+template <class T, int COUNT = Simd<T>::lanes> INLINE Vec<T> sums(Vec<T>* v) {
+    if constexpr (COUNT == 1) {
         return v[0];
-    else
-        return sums<T, H / 2>(v);
+    } else {
+        constexpr int block = 16 / sizeof(T);
+        constexpr int unit = COUNT * block > Simd<T>::lanes ? 1 : block;
+        for (int i = 0; i < COUNT / 2; i++) v[i] = fold<T, unit>(v[2 * i], v[2 * i + 1]);
+        return sums<T, COUNT / 2>(v);
+    }
 }
 
 template <class T> INLINE T sum(Vec<T> v) {

@@ -31,14 +31,21 @@ template <class T> struct Strip {
     INLINE Vec<T> masked(Vec<T> v) const { return inside ? v : Vec<T>{}; }
 };
 
-// v and r at some row. Both are zero in lanes outside the footprint, and stay zero.
-template <class T> struct Recurrence {
-    Vec<T> v, r;
+// v and r of N neighbouring strips at some row. Both are zero in lanes outside the footprint, and stay zero.
+template <class T, int N = 1> struct Rows {
+    Vec<T> v[N], r[N];
+    T q;
 
-    INLINE Recurrence(const Strip<T>& s, T y)
-        : v(s.masked(exp2_within(s.exponent(y)))), r(s.masked(exp2_within(s.linear + s.square * (2 * y + 1)))) {}
-    INLINE void step(T q) { v *= r, r *= q; }
+    INLINE void step() {
+        for (int i = 0; i < N; i++) v[i] *= r[i], r[i] *= q;
+    }
 };
+
+template <class T> INLINE Rows<T> rows_from(const Strip<T>& s, T y) {
+    Vec<T> e[2] = {s.exponent(y), s.linear + s.square * (2 * y + 1)};
+    exp2_within(e);
+    return {{s.masked(e[0])}, {s.masked(e[1])}, s.q};
+}
 
 // Call row() `rows` times, in pairs: half as many branches to guess.
 template <class F> INLINE void repeat(int rows, F row) {
@@ -46,79 +53,74 @@ template <class F> INLINE void repeat(int rows, F row) {
     if (rows) row();
 }
 
-template <class T> INLINE void splat_chunk(const Strip<T>& strip, T y, int rows, T amplitude, T* samples, int64_t stride) {
-    Recurrence<T> at(strip, y);
+// samples += amplitude v, down some rows.
+template <class T, int N>
+INLINE void splat_rows(Rows<T, N> at, int rows, T amplitude, T* samples, int64_t stride) {
     repeat(rows, [&] {
-        store(samples, load(samples) + amplitude * at.v);
-        at.step(strip.q);
+        for (int i = 0; i < N; i++) {
+            T* to = samples + i * Simd<T>::lanes;
+            store(to, load(to) + amplitude * at.v[i]);
+        }
+        at.step();
         samples += stride;
     });
 }
 
-template <class T>
-__attribute__((noinline)) void splat_rare(Strip<T> strip, T amplitude, T* samples, int64_t stride) {
+// samples += amplitude v, any strip.
+template <class T> void splat(const Strip<T>& strip, T amplitude, T* samples, int64_t stride) {
     if (std::is_same_v<T, double> || strip.exact) {
         for (int row = 0; row < strip.rows; row++, samples += stride)
             store(samples, load(samples) + amplitude * strip.masked(exp2_below(strip.exponent(strip.y0 + row))));
         return;
     }
     for (int row = 0; row < strip.rows; row += CHUNK)
-        splat_chunk(strip, strip.y0 + row, std::min(CHUNK, strip.rows - row), amplitude, samples + row * stride, stride);
+        splat_rows(rows_from(strip, strip.y0 + row), std::min(CHUNK, strip.rows - row), amplitude,
+                   samples + row * stride, stride);
 }
 
-// samples += amplitude v
-template <class T> INLINE void splat(const Strip<T>& strip, T amplitude, T* samples, int64_t stride) {
-    if (std::is_same_v<T, double> || __builtin_expect(strip.exact | (strip.rows > CHUNK), 0))
-        splat_rare(strip, amplitude, samples, stride);
-    else
-        splat_chunk(strip, strip.y0, strip.rows, amplitude, samples, stride);
-}
-
-// Moments of g v down each lane, where g are the samples: sums of g v, g v y and g v y^2.
+// Moments of g v down each lane, where g are the samples: sums of g v, g v t and g v t (t - 1) / 2. Where t = 0, 1, ...
+// counts rows upwards from the last, they are running sums without products.
 template <class T> struct Moments {
-    Vec<T> zeroth, first, second;
+    Vec<T> zeroth{}, first{}, second{};
+
+    INLINE void append(Vec<T> g) { second += first, first += zeroth, zeroth += g; }
 };
 
-// Running sums instead of products with y: after n rows s1 = sum (n-1-i) g_i and s2 = sum (n-1-i)(n-2-i)/2 g_i, hence
-// with `last` the y of the last row: sum g y = last s0 - s1 and sum g y^2 = last^2 s0 - 2 last s1 + 2 s2 + s1.
-template <class T> INLINE Moments<T> gather_chunk(const Strip<T>& strip, T y, int rows, const T* samples, int64_t stride) {
-    Recurrence<T> at(strip, y);
-    Vec<T> s0{}, s1{}, s2{};
-    repeat(rows, [&] {
-        s2 += s1;
-        s1 += s0;
-        s0 += at.v * load(samples);
-        at.step(strip.q);
-        samples += stride;
-    });
-    const T last = y + (rows - 1);
-    const Vec<T> first = last * s0 - s1;
-    return {s0, first, last * (first - s1) + (s2 + s2 + s1)};
+// Sums of g v y and g v y^2 from those above, where y = last - t; V is a vector of any kind.
+template <class V> INLINE V first_moment(V zeroth, V first, V last) { return last * zeroth - first; }
+template <class V> INLINE V second_moment(V zeroth, V first, V second, V last) {
+    return last * (last * zeroth - 2 * first) + (2 * second + first);
 }
 
-template <class T>
-__attribute__((noinline)) Moments<T> gather_rare(Strip<T> strip, const T* samples, int64_t stride) {
-    Moments<T> m = {};
+template <class T, int N>
+INLINE void gather_rows(Rows<T, N> at, int rows, const T* samples, int64_t stride, Moments<T>* moments) {
+    repeat(rows, [&] {
+        for (int i = 0; i < N; i++) moments[i].append(at.v[i] * load(samples + i * Simd<T>::lanes));
+        at.step();
+        samples += stride;
+    });
+}
+
+// Moments of any strip, with t = -y: counted from the last of many rows, the sums would cancel to nothing.
+template <class T> Moments<T> gather(const Strip<T>& strip, const T* samples, int64_t stride) {
+    Vec<T> zeroth{}, first{}, second{};
     if (std::is_same_v<T, double> || strip.exact) {
         for (int row = 0; row < strip.rows; row++, samples += stride) {
             const T y = strip.y0 + row;
             const Vec<T> g = load(samples) * strip.masked(exp2_below(strip.exponent(y)));
-            m.zeroth += g, m.first += g * y, m.second += g * (y * y);
+            zeroth += g, first += g * y, second += g * (y * y);
         }
-        return m;
+    } else {
+        for (int row = 0; row < strip.rows; row += CHUNK) {
+            const int rows = std::min(CHUNK, strip.rows - row);
+            Moments<T> m;
+            gather_rows(rows_from(strip, strip.y0 + row), rows, samples + row * stride, stride, &m);
+            const Vec<T> last = fill(strip.y0 + T(row + rows - 1));
+            zeroth += m.zeroth, first += first_moment(m.zeroth, m.first, last);
+            second += second_moment(m.zeroth, m.first, m.second, last);
+        }
     }
-    for (int row = 0; row < strip.rows; row += CHUNK) {
-        const int rows = std::min(CHUNK, strip.rows - row);
-        const Moments<T> part = gather_chunk(strip, strip.y0 + row, rows, samples + row * stride, stride);
-        m.zeroth += part.zeroth, m.first += part.first, m.second += part.second;
-    }
-    return m;
-}
-
-template <class T> INLINE Moments<T> gather(const Strip<T>& strip, const T* samples, int64_t stride) {
-    if (std::is_same_v<T, double> || __builtin_expect(strip.exact | (strip.rows > CHUNK), 0))
-        return gather_rare(strip, samples, stride);
-    return gather_chunk(strip, strip.y0, strip.rows, samples, stride);
+    return {zeroth, -first, (second + first) / 2};
 }
 
 // The vectors that cover samples x0 <= x < x1 of a row of `width` samples. None reaches past the row (the last one is

@@ -79,37 +79,55 @@ template <class T> struct Volume {
     T* row(int z, int y) const { return data + (int64_t(z) * box + y) * width; }
 };
 
+// Whether one run of the recurrence draws a strip.
+template <class T> INLINE bool is_simple(const Footprint<T>& f) {
+    return std::is_same_v<T, float> && !f.exact && f.count[1] <= CHUNK;
+}
+
 // Add planes z0 <= z < z1 of one Gaussian.
-template <class T> void splat_one(const Footprint<T>& f, int z0, int z1, const Volume<T>& volume) {
+template <bool SIMPLE, class T> void splat_one(const Footprint<T>& f, int z0, int z1, const Volume<T>& volume) {
     const T amplitude = f.norm * f.weight;
     const int end = z0 < z1 ? f.first[0] + f.count[0] : 0;
     for (int x = f.first[0]; x < end; x += Simd<T>::lanes) {
         const Cover<T> cover(x, end, volume.width);
         const Vec<T> dx = offsets(f, cover.start);
-        for (int z = z0; z < z1; z++)
-            splat(strip(f, dx, f.corner[2] + (z - f.first[2]), cover.inside), amplitude,
-                  volume.row(z, f.first[1]) + cover.start, volume.width);
+        for (int z = z0; z < z1; z++) {
+            const Strip<T> s = strip(f, dx, f.corner[2] + (z - f.first[2]), cover.inside);
+            T* samples = volume.row(z, f.first[1]) + cover.start;
+            if constexpr (SIMPLE)
+                splat_rows(rows_from(s, s.y0), s.rows, amplitude, samples, volume.width);
+            else
+                splat(s, amplitude, samples, volume.width);
+        }
     }
 }
 
 // Moments of the gradient volume under one Gaussian of height 1: g times 1, x y z, xx xy xz yy yz zz.
-template <class T> void gather_one(const Footprint<T>& f, const Volume<const T>& volume, T* moments) {
+template <bool SIMPLE, class T> void gather_one(const Footprint<T>& f, const Volume<const T>& volume, T* moments) {
     Vec<T> m[10] = {};
     const int end = f.first[0] + f.count[0];
+    const Vec<T> last = SIMPLE ? fill(f.corner[1] + T(f.count[1] - 1)) : Vec<T>{};
     for (int x = f.first[0]; x < end; x += Simd<T>::lanes) {
         const Cover<T> cover(x, end, volume.width);
         const Vec<T> dx = offsets(f, cover.start);
-        Vec<T> g{}, gy{}, gz{};
+        Vec<T> g{}, gt{}, gtt{}, gz{}, gtz{};  // sums over planes; t as in strip.h
         for (int z = 0; z < f.count[2]; z++) {
             const T dz = f.corner[2] + z;
-            const Moments<T> plane = gather(strip(f, dx, dz, cover.inside),
-                                            volume.row(f.first[2] + z, f.first[1]) + cover.start, volume.width);
+            const Strip<T> s = strip(f, dx, dz, cover.inside);
+            const T* samples = volume.row(f.first[2] + z, f.first[1]) + cover.start;
+            Moments<T> plane;
+            if constexpr (SIMPLE)
+                gather_rows(rows_from(s, s.y0), s.rows, samples, volume.width, &plane);
+            else
+                plane = gather(s, samples, volume.width);
             const Vec<T> by_z = plane.zeroth * dz;
-            g += plane.zeroth, gy += plane.first, gz += by_z;
-            m[7] += plane.second, m[8] += plane.first * dz, m[9] += by_z * dz;
+            g += plane.zeroth, gt += plane.first, gtt += plane.second;
+            gz += by_z, gtz += plane.first * dz, m[9] += by_z * dz;
         }
+        const Vec<T> gy = first_moment(g, gt, last);
         m[0] += g, m[1] += g * dx, m[2] += gy, m[3] += gz;
         m[4] += g * dx * dx, m[5] += gy * dx, m[6] += gz * dx;
+        m[7] += second_moment(g, gt, gtt, last), m[8] += first_moment(gz, gtz, last);
     }
     for (int i = 0; i < 10; i++) moments[i] = sum<T>(m[i]);
 }
@@ -212,7 +230,8 @@ void forward(const std::vector<Footprint<T>>& footprints, const Grid& grid, int 
         const int z0 = begins[slab], z1 = begins[slab + 1];
         std::memset(volume.row(z0, 0), 0, int64_t(z1 - z0) * grid.box * width * sizeof(T));
         for (const Footprint<T>& f : footprints)
-            splat_one(f, std::max(z0, f.first[2]), std::min(z1, f.first[2] + f.count[2]), volume);
+            (is_simple(f) ? splat_one<true, T> : splat_one<false, T>)(
+                f, std::max(z0, f.first[2]), std::min(z1, f.first[2] + f.count[2]), volume);
     }
     if (width > grid.box)
         for (int64_t row = 0; row < int64_t(grid.box) * grid.box; row++)
@@ -237,7 +256,7 @@ void backward(const std::vector<Footprint<T>>& footprints, const Grid& grid, int
 #pragma omp for schedule(dynamic, 64)
         for (int64_t j = 0; j < n; j++) {
             T moments[10];
-            gather_one(footprints[j], volume, moments);
+            (is_simple(footprints[j]) ? gather_one<true, T> : gather_one<false, T>)(footprints[j], volume, moments);
             const int64_t i = footprints[j].gaussian;
             chain(footprints[j], moments, grid, d_means + 3 * i, d_covariances + 9 * i, d_weights + i);
         }

@@ -1,0 +1,173 @@
+"""Descent: Adam on the parameters of a mixture (parameters.py), given the gradients that a renderer returns.
+
+A renderer sees means, covariances and weights; `mixture` makes them and `step` takes their gradients. On the CPU, in
+float32, both are one sweep of compiled code (kernels/descent.cpp); elsewhere torch differentiates and updates.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from gsworkbench.gaussians import Gaussians
+from gsworkbench.native import BuildError, library
+from gsworkbench.parameters import Parameters, Rates, adam, from_parameters, set_learning_rate
+from gsworkbench.rendering.kernels import DESCENT
+
+_BETAS, _EPSILON = (0.9, 0.999), 1e-15
+_PAD = 16  # rows are filled up to a multiple of the longest vector
+_COLUMNS = {"means": 3, "scales": 3, "quaternions": 4, "weights": 1}
+
+
+class Mixture(NamedTuple):
+    """What renderers see, in box edges: leaves that require gradients."""
+
+    means: Tensor
+    covariances: Tensor
+    weights: Tensor
+
+
+class Descent(Protocol):
+    """`mixture()` as the parameters stand; `step(gradients, learning_rate)` with gradients of its three tensors."""
+
+    @property
+    def parameters(self) -> Parameters: ...
+    def mixture(self) -> Mixture: ...
+    def step(self, gradients: tuple[Tensor, ...], learning_rate: float) -> None: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+def mixture_of(model: Gaussians) -> Mixture:
+    """What renderers see of a mixture in box edges."""
+    return Mixture(model.means, model.covariances(), model.weights)
+
+
+def descent(
+    parameters: Parameters,
+    rates: Rates,
+    *,
+    floor: float,
+    minimum_scale: float = 0.0,
+    peak: bool = False,
+    signed: bool = False,
+) -> Descent:
+    """Adam from these parameters, of the meaning that from_parameters gives them. Copies them."""
+    if is_fused(parameters) and not peak and not signed:
+        return FusedDescent(parameters, rates, floor, minimum_scale)
+    return TorchDescent(parameters, rates, floor, minimum_scale, peak=peak, signed=signed)
+
+
+def is_fused(parameters: Parameters) -> bool:
+    """Whether compiled code serves these parameters: three widths for each Gaussian, float32, on the CPU."""
+    single = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters.values())
+    return single and parameters["scales"].shape[-1] == 3 and _library() is not None
+
+
+class TorchDescent:
+    """By torch's autograd and torch's Adam."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        rates: Rates,
+        floor: float,
+        minimum_scale: float,
+        *,
+        peak: bool = False,
+        signed: bool = False,
+    ) -> None:
+        self.parameters = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
+        self._meaning: dict[str, Any] = {
+            "floor": floor, "minimum_scale": minimum_scale, "peak": peak, "signed": signed,
+        }  # fmt: skip
+        self._adam = adam(self.parameters, rates)
+
+    def mixture(self) -> Mixture:
+        self._made = mixture_of(from_parameters(self.parameters, **self._meaning))
+        return Mixture(*(t.detach().requires_grad_() for t in self._made))
+
+    def step(self, gradients: tuple[Tensor, ...], learning_rate: float) -> None:
+        set_learning_rate(self._adam, learning_rate)
+        self._adam.zero_grad()
+        torch.autograd.backward(self._made, gradients)
+        self._adam.step()
+
+    def state(self) -> dict[str, Any]:
+        return self._adam.state_dict()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._adam.load_state_dict(state)
+
+
+class FusedDescent:
+    """By descent.cpp: parameters are views of eleven rows of floats, as Adam's moments are."""
+
+    def __init__(self, parameters: Parameters, rates: Rates, floor: float, minimum_scale: float) -> None:
+        self._n = len(parameters["means"])
+        stride = -(-self._n // _PAD) * _PAD
+        self._rows = torch.ones(sum(_COLUMNS.values()), stride)
+        for name, view in self.parameters.items():
+            view.copy_(parameters[name].detach())
+        self._moments = [torch.zeros_like(self._rows) for _ in range(2)]
+        self._rates = torch.cat([torch.full((c,), getattr(rates, name)) for name, c in _COLUMNS.items()])
+        self._floor, self._minimum, self._steps = floor, minimum_scale, 0
+
+    @property
+    def parameters(self) -> Parameters:
+        parts = self._rows[:, : self._n].split(list(_COLUMNS.values()))
+        named = dict(zip(_COLUMNS, (part.T for part in parts), strict=True))
+        return {**named, "weights": named["weights"][:, 0]}
+
+    def mixture(self) -> Mixture:
+        made = Mixture(torch.empty(self._n, 3), torch.empty(self._n, 3, 3), torch.empty(self._n))
+        stride, threads = self._rows.shape[1], torch.get_num_threads()
+        _function("mixture")(
+            self._rows.data_ptr(), self._n, stride, self._floor**2, self._minimum, threads, *_pointers(made)
+        )
+        return Mixture(*(t.requires_grad_() for t in made))
+
+    def step(self, gradients: tuple[Tensor, ...], learning_rate: float) -> None:
+        self._steps += 1
+        beta1, beta2 = _BETAS
+        rates = self._rates * (learning_rate / (1 - beta1**self._steps))
+        given = [g.contiguous() for g in gradients]
+        _function("adam_step")(
+            *_pointers([self._rows, *self._moments]), self._n, self._rows.shape[1], self._minimum,
+            torch.get_num_threads(), *_pointers([*given, rates]), beta1, beta2, 1 / (1 - beta2**self._steps), _EPSILON,
+        )  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self._steps, "moments": self._moments}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._steps, self._moments = state["steps"], state["moments"]
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        return library(DESCENT)
+    except BuildError:
+        return None
+
+
+@functools.cache
+def _function(name: str) -> Any:
+    pointer, number, count, integer = ctypes.c_void_p, ctypes.c_float, ctypes.c_int64, ctypes.c_int
+    function = getattr(_library(), name)
+    function.restype = None
+    function.argtypes = {
+        "mixture": [pointer, count, count, number, number, integer] + [pointer] * 3,
+        "adam_step": [pointer] * 3 + [count, count, number, integer] + [pointer] * 4 + [number] * 4,
+    }[name]
+    return function
+
+
+def _pointers(tensors: Iterable[Tensor]) -> list[int]:
+    return [t.data_ptr() for t in tensors]

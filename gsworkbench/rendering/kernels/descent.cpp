@@ -1,0 +1,144 @@
+// A mixture from its parameters, and one step of Adam on them: softplus, quaternions to covariances, the chain rule back
+// to the eleven parameters and the update, each number read and written once. descent.py says what the parameters are.
+//
+// Parameters, and Adam's two moments, are eleven rows of `stride` floats: means, scales, quaternions (w x y z), weight.
+
+#include "simd.h"
+
+namespace {
+
+using F = Vec<float>;
+constexpr int LANES = Simd<float>::lanes;
+enum { MEAN = 0, SCALE = 3, QUATERNION = 6, WEIGHT = 10, ROWS = 11 };
+
+// softplus(x) = max(x, 0) + log(1 + u) with u = exp(-|x|), and its derivative. log(1 + u) = 2 artanh(z), z = u / (2 + u),
+// is a series in z^2 <= 1/9 that keeps its relative accuracy however small u is.
+struct Softplus {
+    F value, slope;
+
+    INLINE explicit Softplus(F x) {
+        const F u = exp2_below(magnitude(x) * -1.44269504088896f), z = u / (2 + u), square = z * z;
+        F series = fill(2.f / 17);
+        for (float odd : {15.f, 13.f, 11.f, 9.f, 7.f, 5.f, 3.f, 1.f}) series = series * square + 2 / odd;
+        value = larger(x, F{}) + z * series;
+        slope = (x < 0 ? u : fill(1.f)) / (1 + u);
+    }
+};
+
+// Some Gaussians as an optimiser sees them: rotation, scales at least `minimum` and their slopes, weight and its slope.
+struct Shape {
+    F unit[4], inverse_norm, r[3][3], scale[3], scale_slope[3], weight, weight_slope;
+
+    INLINE Shape(const float* p, int64_t stride, float minimum) {
+        F q[4], square{};
+        for (int i = 0; i < 4; i++) q[i] = load(p + (QUATERNION + i) * stride), square += q[i] * q[i];
+        inverse_norm = 1 / root(square);
+        for (int i = 0; i < 4; i++) unit[i] = q[i] * inverse_norm;
+        const F w = unit[0], x = unit[1], y = unit[2], z = unit[3];
+        r[0][0] = 1 - 2 * (y * y + z * z), r[0][1] = 2 * (x * y - w * z), r[0][2] = 2 * (x * z + w * y);
+        r[1][0] = 2 * (x * y + w * z), r[1][1] = 1 - 2 * (x * x + z * z), r[1][2] = 2 * (y * z - w * x);
+        r[2][0] = 2 * (x * z - w * y), r[2][1] = 2 * (y * z + w * x), r[2][2] = 1 - 2 * (x * x + y * y);
+        for (int i = 0; i < 3; i++) {
+            const Softplus s(load(p + (SCALE + i) * stride));
+            scale[i] = larger(s.value, fill(minimum));
+            scale_slope[i] = s.value < minimum ? F{} : s.slope;
+        }
+        const Softplus s(load(p + WEIGHT * stride));
+        weight = s.value, weight_slope = s.slope;
+    }
+};
+
+// Number j of the `count` of each of LANES Gaussians, of which m exist.
+INLINE F column(const float* rows, int count, int j, int64_t m) {
+    F v{};
+    if (m >= LANES)
+        for (int i = 0; i < LANES; i++) v[i] = rows[i * count + j];
+    else
+        for (int i = 0; i < m; i++) v[i] = rows[i * count + j];
+    return v;
+}
+INLINE void put_column(float* rows, int count, int j, int64_t m, F v) {
+    if (m >= LANES)
+        for (int i = 0; i < LANES; i++) rows[i * count + j] = v[i];
+    else
+        for (int i = 0; i < m; i++) rows[i * count + j] = v[i];
+}
+
+// From gradients of covariances R diag(s^2) R^T (both halves counted) to those of scales and unnormalised quaternions.
+INLINE void chain(const Shape& shape, const F (&g)[3][3], F* d_scale, F* d_quaternion) {
+    F d[3][3];  // of R
+    for (int c = 0; c < 3; c++) {
+        F along{};
+        for (int i = 0; i < 3; i++) {
+            const F gr = g[i][0] * shape.r[0][c] + g[i][1] * shape.r[1][c] + g[i][2] * shape.r[2][c];
+            along += shape.r[i][c] * gr;
+            d[i][c] = 2 * shape.scale[c] * shape.scale[c] * gr;
+        }
+        d_scale[c] = 2 * shape.scale[c] * along * shape.scale_slope[c];
+    }
+    const F w = shape.unit[0], x = shape.unit[1], y = shape.unit[2], z = shape.unit[3];
+    const F xy = d[0][1] + d[1][0], xz = d[0][2] + d[2][0], yz = d[1][2] + d[2][1];
+    const F turn_x = d[2][1] - d[1][2], turn_y = d[0][2] - d[2][0], turn_z = d[1][0] - d[0][1];
+    const F along[4] = {x * turn_x + y * turn_y + z * turn_z,
+                        w * turn_x + y * xy + z * xz - 2 * x * (d[1][1] + d[2][2]),
+                        w * turn_y + x * xy + z * yz - 2 * y * (d[0][0] + d[2][2]),
+                        w * turn_z + x * xz + y * yz - 2 * z * (d[0][0] + d[1][1])};
+    F radial{};
+    for (int i = 0; i < 4; i++) radial += along[i] * shape.unit[i];
+    for (int i = 0; i < 4; i++) d_quaternion[i] = 2 * shape.inverse_norm * (along[i] - radial * shape.unit[i]);
+}
+
+}  // namespace
+
+extern "C" {
+
+// means (n, 3), covariances (n, 3, 3) with floor_squared on their diagonals, weights (n).
+void mixture(const float* parameters, int64_t n, int64_t stride, float floor_squared, float minimum, int threads,
+             float* means, float* covariances, float* weights) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t k = 0; k < n; k += LANES) {
+        const float* p = parameters + k;
+        const int64_t m = n - k;
+        const Shape shape(p, stride, minimum);
+        for (int i = 0; i < 3; i++) {
+            put_column(means + 3 * k, 3, i, m, load(p + (MEAN + i) * stride));
+            for (int j = 0; j < 3; j++) {
+                F sum = fill(i == j ? floor_squared : 0.f);
+                for (int c = 0; c < 3; c++) sum += shape.r[i][c] * shape.scale[c] * (shape.r[j][c] * shape.scale[c]);
+                put_column(covariances + 9 * k, 9, 3 * i + j, m, sum);
+            }
+        }
+        put_column(weights + k, 1, 0, m, shape.weight);
+    }
+}
+
+// One step of Adam: first and second are its moments, rates those of the eleven rows with the correction of the first
+// moment's bias worked in, bias that of the second.
+void adam_step(float* parameters, float* first, float* second, int64_t n, int64_t stride, float minimum, int threads,
+               const float* d_means, const float* d_covariances, const float* d_weights, const float* rates, float beta1,
+               float beta2, float bias, float epsilon) {
+#pragma omp parallel num_threads(threads)
+    {
+    const FlushToZero mode;
+#pragma omp for schedule(static)
+    for (int64_t k = 0; k < n; k += LANES) {
+        const int64_t m = n - k;
+        const Shape shape(parameters + k, stride, minimum);
+        F gradient[ROWS], g[3][3];
+        for (int i = 0; i < 3; i++) gradient[MEAN + i] = column(d_means + 3 * k, 3, i, m);
+        for (int i = 0; i < 9; i++) g[i / 3][i % 3] = column(d_covariances + 9 * k, 9, i, m);
+        for (int i = 0; i < 3; i++)
+            for (int j = 0; j < i; j++) g[i][j] = g[j][i] = (g[i][j] + g[j][i]) / 2;
+        chain(shape, g, gradient + SCALE, gradient + QUATERNION);
+        gradient[WEIGHT] = column(d_weights + k, 1, 0, m) * shape.weight_slope;
+        for (int row = 0; row < ROWS; row++) {
+            const int64_t at = row * stride + k;
+            const F v = beta2 * load(second + at) + (1 - beta2) * gradient[row] * gradient[row];
+            const F u = beta1 * load(first + at) + (1 - beta1) * gradient[row];
+            store(first + at, u), store(second + at, v);
+            store(parameters + at, load(parameters + at) - rates[row] * u / (root(v * bias) + epsilon));
+        }
+    }
+}
+}
+}

@@ -1,0 +1,83 @@
+"""Descent: the compiled step equals torch's chain rule and Adam, and leaves off and goes on where it was."""
+
+import pytest
+import torch
+
+from gsworkbench.descent import FusedDescent, TorchDescent, _library, descent
+from gsworkbench.gaussians import Gaussians
+from gsworkbench.parameters import Rates, from_parameters, to_parameters
+
+works = pytest.mark.skipif(_library() is None, reason="no C++ compiler")
+RATES = Rates(1.0, 5.0, 5.0, 0.5)
+FLOOR = 0.004
+
+
+def start(n: int) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(n)
+    weights = 1e-5 + torch.rand(n, generator=g)
+    weights[0] = 30.0  # beyond where softplus is its argument
+    model = Gaussians(
+        means=torch.randn(n, 3, generator=g),
+        # One axis may reach the clamp. Were all alike, turning would change nothing, and Adam would follow roundings.
+        scales=0.001 + torch.tensor([0.03, 0.01, 0.0]) + 0.01 * torch.rand(n, 3, generator=g),
+        quaternions=3 * torch.randn(n, 4, generator=g),
+        weights=weights,
+    )
+    return to_parameters(model)
+
+
+def gradients(n: int, step: int) -> tuple[torch.Tensor, ...]:
+    g = torch.Generator().manual_seed(1000 + step)
+    size = 10.0 ** torch.randint(-8, 3, (n,), generator=g)
+    d_covariances = size[:, None, None] * torch.randn(n, 3, 3, generator=g)
+    d_means, d_weights = size[:, None] * torch.randn(n, 3, generator=g), size * torch.randn(n, generator=g)
+    d_means[-1], d_covariances[-1], d_weights[-1] = 0, 0, 0  # a Gaussian off the box
+    return d_means, (d_covariances + d_covariances.mT) / 2, d_weights
+
+
+@works
+@pytest.mark.parametrize("minimum_scale", [0.0, 0.005])
+@pytest.mark.parametrize("n", [1, 5, 16, 203])
+def test_the_fused_step_equals_autograd_and_torch_adam(n, minimum_scale):
+    fused = FusedDescent(start(n), RATES, FLOOR, minimum_scale)
+    plain = TorchDescent(start(n), RATES, FLOOR, minimum_scale)
+    for step in range(8):
+        for a, b in zip(fused.mixture(), plain.mixture(), strict=True):
+            torch.testing.assert_close(a, b, rtol=3e-6, atol=1e-5 * float(b.detach().abs().max()))
+        for one in (fused, plain):
+            one.step(gradients(n, step), 1e-3)
+    for name, expected in plain.parameters.items():
+        moved = (expected - start(n)[name]).abs().max()
+        torch.testing.assert_close(fused.parameters[name], expected, rtol=2e-6, atol=1e-3 * float(moved.detach()))
+
+
+@works
+def test_a_mixture_is_what_its_parameters_say():
+    fused = FusedDescent(start(37), RATES, FLOOR, 0.005)
+    model = from_parameters(fused.parameters, floor=FLOOR, minimum_scale=0.005)
+    for made, expected in zip(fused.mixture(), (model.means, model.covariances(), model.weights), strict=True):
+        assert made.is_leaf and made.requires_grad
+        torch.testing.assert_close(made, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", [pytest.param(FusedDescent, marks=works), TorchDescent])
+def test_restored_it_goes_on_to_the_same_bits(kind):
+    def run(one, steps):
+        for step in steps:
+            one.mixture()
+            one.step(gradients(21, step), 1e-3)
+
+    whole = kind(start(21), RATES, FLOOR, 0.0)
+    run(whole, range(6))
+    half = kind(start(21), RATES, FLOOR, 0.0)
+    run(half, range(3))
+    again = kind(half.parameters, RATES, FLOOR, 0.0)
+    again.restore(half.state())
+    run(again, range(3, 6))
+    for name, expected in whole.parameters.items():
+        assert torch.equal(again.parameters[name], expected)
+
+
+def test_other_dtypes_go_to_torch():
+    parameters = {name: p.detach().double() for name, p in start(3).items()}
+    assert isinstance(descent(parameters, RATES, floor=FLOOR), TorchDescent)
