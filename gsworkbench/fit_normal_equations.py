@@ -88,7 +88,7 @@ class HeldOut:
     def warnings(self) -> list[str]:
         """Sentences about what the mixture does not explain."""
         if self.signal < _SURE:
-            return ["the held-out particles hold no signal of this map: noise, wrong poses, or far too few particles"]
+            return ["the held-out particles hold no signal of this map: noise, or far too few particles"]
         if self.missed < _MUCH:
             return []
         return [

@@ -191,7 +191,7 @@ def test_half_maps_of_pure_noise_do_not_agree_and_it_is_said(pure_noise, n_gauss
         assert all(len(fit.gaussians) == 187 for fit in fits)
 
 
-def test_shuffled_poses_are_said(noisy_set):
+def test_held_out_particles_see_less_of_a_map_from_shuffled_poses(noisy_set):
     stack = noisy_set.stack
     order = np.random.default_rng(0).permutation(len(stack))
     wrong = dataclasses.replace(stack, rotations=stack.rotations[order])
