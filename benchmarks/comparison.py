@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--snr", type=float, nargs="+", default=[0.1, 0.03])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     options = parser.parse_args()
     print(f"Mean FSC over shells to the truth; seeds {', '.join(map(str, options.seeds))}; {machine()}.\n")
     print(
@@ -54,7 +55,8 @@ def main() -> None:
                 stack = simulate(SimulationConfig(snr=snr, seed=seed), folder).with_half_sets(seed)
                 truth, voxel_size = read_map(Path(folder) / "truth.mrc")
                 masks = [spherical_mask(len(truth), voxel_size), soft_mask(stack)]
-                for name, method in METHODS.items():
+                for name in options.methods:
+                    method = METHODS[name]
                     start = time.process_time()
                     volume = method(stack, seed)
                     seconds = time.process_time() - start
