@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from gsworkbench.config import PRESETS, ReconstructionConfig, RunConfig, SimulationConfig
-from gsworkbench.workbench import runs as runs_module
 from gsworkbench.workbench.expected import differences, read_expected, write_expected
 from gsworkbench.workbench.registry import ROOT, Run
-from gsworkbench.workbench.runs import make_runs, run_key
+from gsworkbench.workbench.runs import make_runs_apart, run_key
 from gsworkbench.workbench.store import KEY, made
 
 DATA = SimulationConfig(n_particles=40, box_size=16, pixel_size=24.0, snr=1.0)
@@ -62,12 +61,12 @@ def test_what_a_broken_attempt_left_is_kept_for_the_same_key_alone(tmp_path):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    assert make_runs([run_of("one"), run_of("two", "stochastic")], folder) == {}
+    assert make_runs_apart([run_of("one"), run_of("two", "stochastic")], folder) == {}
     return folder
 
 
 def test_the_same_run_is_the_same_bits_whatever_was_run_before(folder, tmp_path):
-    assert make_runs([run_of("two", "stochastic")], tmp_path) == {}
+    assert make_runs_apart([run_of("two", "stochastic")], tmp_path) == {}
     for name in ("run_class001.mrc", "run_half1_class001_unfil.mrc", "gaussians.npz"):
         first, second = (f / "runs" / "two" / name for f in (folder, tmp_path))
         assert first.read_bytes() == second.read_bytes()
@@ -77,24 +76,24 @@ def test_the_same_run_is_the_same_bits_whatever_was_run_before(folder, tmp_path)
 
 def test_editing_one_run_makes_that_one_anew(folder):
     before = {name: _stamp(folder, name) for name in ("one", "two")}
-    assert make_runs([run_of("one"), run_of("two", "stochastic", gamma=0.5)], folder) == {}
+    assert make_runs_apart([run_of("one"), run_of("two", "stochastic", gamma=0.5)], folder) == {}
     assert _stamp(folder, "one") == before["one"]
     assert _stamp(folder, "two") > before["two"]
 
 
-def test_new_code_of_the_fit_makes_runs_anew_and_of_the_judge_none(folder, monkeypatch):
+def test_a_run_of_other_code_is_made_anew_and_one_of_the_same_is_not(folder):
     before = _stamp(folder, "one")
-    make_runs([run_of("one")], folder)
+    make_runs_apart([run_of("one")], folder)
     assert _stamp(folder, "one") == before
-    monkeypatch.setattr(runs_module, "fits_digest", lambda: "another")
-    make_runs([run_of("one")], folder)
+    (folder / "runs" / "one" / KEY).write_text("a digest of other code")
+    make_runs_apart([run_of("one")], folder)
     assert _stamp(folder, "one") > before
 
 
 def test_one_that_fails_takes_no_other_with_it(folder, capfd):
     failing = dataclasses.replace(run_of("bad"), config=RunConfig(DATA, ReconstructionConfig(backend="abacus")))
     dark = run_of("also bad", "magic")
-    failed = make_runs([failing, dark, run_of("three")], folder)
+    failed = make_runs_apart([failing, dark, run_of("three")], folder)
     assert (folder / "runs" / "three" / "run.json").is_file()
     reasons = {name: folder / "runs" / name / "not_run.txt" for name in ("bad", "also bad")}
     assert set(failed) | {name for name, file in reasons.items() if file.is_file()} == {"bad", "also bad"}
@@ -134,7 +133,7 @@ def test_killed_half_way_it_resumes_without_losing_finished_runs(tmp_path):
     assert (tmp_path / "reached").exists()
     before = _stamp(tmp_path, "first")
     assert not (tmp_path / "runs" / "second" / KEY).exists()
-    assert make_runs([run_of("first"), run_of("second")], tmp_path) == {}
+    assert make_runs_apart([run_of("first"), run_of("second")], tmp_path) == {}
     assert _stamp(tmp_path, "first") == before
     assert (tmp_path / "runs" / "second" / "run.json").is_file()
 

@@ -62,9 +62,9 @@ def examine(experiment: str, scale: str, folder: str | Path, *, path: str | Path
     chosen = registry.experiments[experiment]
     missing = [run for run in chosen.runs if key_in(folder / "runs" / run.name) is None]
     if missing:
-        from gsworkbench.workbench.runs import make_runs
+        from gsworkbench.workbench.runs import make_runs_apart
 
-        make_runs(missing, folder)
+        make_runs_apart(missing, folder)
     results: list[Result] = []
     for run in chosen.runs:
         results += rows_of(experiment, run, assess_run(run, ("fsc", *chosen.measures), folder))

@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def run_key(run: Run) -> str:
 
 
 def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
-    """Make datasets and runs below `folder`, results/SCALE; return an error for each run that failed."""
+    """Make datasets and runs below `folder`, results/SCALE; return an error for each run that failed.
+
+    For a process that has done nothing else: it forks (see make_runs_apart).
+    """
     failed = {}
     _import_everything()
     for run in runs:
@@ -57,6 +61,12 @@ def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
         if error:
             failed[run.name] = error
     return failed
+
+
+def make_runs_apart(runs: Sequence[Run], folder: Path) -> dict[str, str]:
+    """make_runs in a new process, for callers that have computed: a fork of one that has used threads can hang."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(make_runs, list(runs), folder).result()
 
 
 def _import_everything() -> None:
