@@ -199,9 +199,10 @@ def draw_slices(page: FigureBase, maps: Mapping[str, tuple[NDArray[np.floating],
     first, voxel_size = next(iter(maps.values()))
     low, high = np.percentile(first[len(first) // 2], [0.5, 99.8])
     low = min(low, -0.15 * high)  # so that noise around the particle is seen on both sides of zero
+    crowded = len(maps) > 4
     for axes, (label, (volume, _)) in zip(panels, maps.items(), strict=True):
         axes.imshow(volume[len(volume) // 2], cmap="gray", vmin=low, vmax=high, origin="lower")
-        axes.set_title(label, fontsize="medium")
+        axes.set_title(textwrap.fill(label, 16 if crowded else 24), fontsize="x-small" if crowded else "medium")
         axes.set_xticks([])
         axes.set_yticks([])
     _draw_scale_bar(panels[0], len(first), voxel_size)

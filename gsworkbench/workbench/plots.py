@@ -222,7 +222,7 @@ def _draw_along(
 def _tidy(axes: Axes) -> None:
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="x-small")
+    axes.legend(frameon=False, fontsize="x-small", handlelength=5)  # long enough for dashes to show
 
 
 def _pair(page: Any, registry: Registry, choices: list[tuple[str, list[Run]]], folder: Path) -> None:
