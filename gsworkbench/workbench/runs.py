@@ -31,6 +31,8 @@ from gsworkbench.workbench.store import key_of, made
 # The judge is no part of making a map, but for the methods that filter by it.
 JUDGE = ("gsworkbench.assessment", "gsworkbench.judging", "gsworkbench.plotting")
 NOT_RUN = "not_run.txt"
+# Methods that use an optimiser of torch: the first takes two seconds to import.
+TORCH_OPTIMISED = {"neural-field", "3dgs"}
 
 
 def fits_digest() -> str:
@@ -52,7 +54,7 @@ def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     For a process that has done nothing else: it forks (see make_runs_apart).
     """
     failed = {}
-    _import_everything()
+    _import_for({run.config.reconstruction.method for run in runs})
     for run in runs:
         dataset = folder / "datasets" / run.dataset
         error = _forked(partial(_dataset, run.config.dataset, dataset))
@@ -69,14 +71,16 @@ def make_runs_apart(runs: Sequence[Run], folder: Path) -> dict[str, str]:
         return pool.submit(make_runs, list(runs), folder).result()
 
 
-def _import_everything() -> None:
-    """Import what is otherwise imported at first use, in every fork anew: seconds for an optimiser of torch."""
+def _import_for(methods: set[str]) -> None:
+    """Import what is otherwise imported at first use, in every fork anew."""
     import finufft  # noqa: F401
     import gemmi  # noqa: F401
     import scipy.spatial.transform  # noqa: F401
-    import torch
 
-    torch.optim.Adam([torch.zeros(1)])
+    if methods & TORCH_OPTIMISED:
+        import torch
+
+        torch.optim.Adam([torch.zeros(1)])
 
 
 def _dataset(config: SimulationConfig, folder: Path) -> None:
