@@ -21,6 +21,7 @@ from pathlib import Path
 from gsworkbench.config import SimulationConfig, to_mapping
 from gsworkbench.errors import InputError, NotRun
 from gsworkbench.files import write_json, write_text
+from gsworkbench.memory import keep_freed_memory
 from gsworkbench.readers import read_particles
 from gsworkbench.reconstruct import make_maps
 from gsworkbench.simulate import simulate
@@ -131,6 +132,7 @@ def _forked(work: Callable[[], None]) -> str:
 
 def main() -> int:
     """Run the command line; returns 1 if a run failed, after all others were made."""
+    keep_freed_memory()
     scale, experiment, folder, stamp = sys.argv[1:]
     runs = read_registry(scale).owned[experiment]
     failed = make_runs(runs, Path(folder))
