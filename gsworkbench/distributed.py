@@ -25,8 +25,11 @@ _SLICE = 2**24  # elements that travel at a time: libraries copy what they send
 
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
-    """Join the processes that torchrun started with this one, if any: gloo for the CPU, NCCL for GPUs, one each."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Join the processes that torchrun started with this one, if any: gloo for the CPU, NCCL for GPUs, one each.
+
+    Once in a program; within it, calls do nothing.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
         yield
         return
     if int(os.environ["RANK"]) > 0:

@@ -36,7 +36,10 @@ def together(n, *commands):
     """Run commands one after the other, all by the same n processes."""
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", "--no-python"]
     words = [[str(word) for word in command] for command in commands]
-    code = f"import sys; from gsworkbench.cli import main; sys.exit(max(main(c) for c in {words}))"
+    code = f"""import sys
+from gsworkbench import cli, distributed
+with distributed.processes():
+    sys.exit(max(cli.main(command) for command in {words}))"""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run([*program, sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
