@@ -41,8 +41,13 @@ def fits_digest() -> str:
     return source_digest("gsworkbench.reconstruct", without=JUDGE)
 
 
+def simulation_digest() -> str:
+    """Return the digest of the code that makes datasets."""
+    return source_digest("gsworkbench.simulate")
+
+
 def dataset_key(config: SimulationConfig) -> str:
-    return key_of(repr(to_mapping(config)), source_digest("gsworkbench.simulate"))
+    return key_of(repr(to_mapping(config)), simulation_digest())
 
 
 def run_key(run: Run) -> str:
@@ -55,6 +60,7 @@ def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     For a process that has done nothing else: it forks (see make_runs_apart).
     """
     failed = {}
+    fits_digest(), simulation_digest()  # once, and not in every fork
     _import_for({run.config.reconstruction.method for run in runs})
     for run in runs:
         dataset = folder / "datasets" / run.dataset
@@ -76,6 +82,7 @@ def _import_for(methods: set[str]) -> None:
     """Import what is otherwise imported at first use, in every fork anew."""
     import finufft  # noqa: F401
     import gemmi  # noqa: F401
+    import pandas  # noqa: F401
     import scipy.spatial.transform  # noqa: F401
 
     if methods & TORCH_OPTIMISED:
