@@ -10,6 +10,12 @@
 #include <new>
 #include <vector>
 
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_thread_num() { return 0; }
+#endif
+
 #include "pack.h"
 
 namespace {
@@ -230,7 +236,7 @@ void forward(const World<T>& world, const T* rotations, int64_t batch, const Gri
     const Canvas<T> canvas(grid.box);
     // More threads than images: several share an image, each with its own part of the Gaussians and its own copy.
     const int parts = batch ? std::max<int64_t>(1, threads / batch) : 1;
-    std::vector<T> copies(parts == 1 ? 0 : batch * parts * canvas.size);
+    T* work = scratch<T>(IMAGES, (parts == 1 ? threads : batch * parts) * canvas.size);
     const auto put_row = [&](int64_t row, const T* from) {  // the sum of copies
         T* out = images + row * grid.box;
         std::memcpy(out, from, grid.box * sizeof(T));
@@ -243,7 +249,7 @@ void forward(const World<T>& world, const T* rotations, int64_t batch, const Gri
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < batch * parts; task++) {
             const int64_t i = task / parts, part = task % parts;
-            T* image = parts == 1 ? scratch<T>(IMAGES, canvas.size) : copies.data() + task * canvas.size;
+            T* image = work + (parts == 1 ? omp_get_thread_num() : task) * canvas.size;
             draw(world, world.packs * part / parts, world.packs * (part + 1) / parts, View(rotations + 9 * i, grid.spacing),
                  grid, canvas, image);
             for (int y = 0; parts == 1 && y < grid.box; y++) put_row(i * grid.box + y, image + y * canvas.stride);
@@ -251,7 +257,7 @@ void forward(const World<T>& world, const T* rotations, int64_t batch, const Gri
         if (parts > 1) {
 #pragma omp for schedule(static)
             for (int64_t row = 0; row < batch * grid.box; row++)
-                put_row(row, copies.data() + row / grid.box * parts * canvas.size + row % grid.box * canvas.stride);
+                put_row(row, work + row / grid.box * parts * canvas.size + row % grid.box * canvas.stride);
         }
     }
 }
@@ -298,7 +304,7 @@ void backward(const World<T>& world, const T* rotations, int64_t batch, const Gr
     std::vector<View> views;
     for (int64_t i = 0; i < batch; i++) views.emplace_back(rotations + 9 * i, grid.spacing);
     T* gradients = scratch<T>(GRADIENTS, world.packs * PACK_SIZE);
-    T* copies = scratch<T>(IMAGES, copied * canvas.size + canvas.stride);
+    T* copies = scratch<T>(IMAGES, copied * canvas.size);
     std::vector<double> turns(d_rotations ? SHARES * batch * 6 : 0);
 #pragma omp parallel num_threads(threads)
     {
