@@ -148,14 +148,14 @@ def projection_table(sizes: list[tuple[int, int]], peak: float, repeats: int, bu
 
 
 # Operations for each Gaussian in each image outside its strips, counted by hand: projection in float64 (76), what the
-# recurrences start from, six exponentials among it (130), both ways; sums across lanes, moments and the chain rule (162).
+# recurrences start from, six exponentials among it (130), both ways; sums across lanes, moments, chain rule (162).
 OTHER_OPERATIONS = 2 * (76 + 130) + 162
 
 
 def work(inputs: list[Tensor], box_size: int) -> tuple[float, float, float, float]:
     """Samples inside footprints, samples that vectors evaluate; operations of strips, and of everything, both ways.
 
-    A row of a strip takes 3 operations a lane forward and 6 backward, of which 2 go to the next row; first rows take 3 a
+    A row of a strip takes 3 operations a lane forward and 6 backward, of which 2 are for the next row; first rows 3 a
     lane of two vectors, each way, and moments along x 4 a lane of a strip.
     """
     means, cov, _, rotations = inputs
