@@ -88,7 +88,7 @@ def values_of(gaussians: Gaussians, what: str, resolution: Resolution = None) ->
     assert resolution is not None
     volume, voxel_size = resolution
     x, y, z = np.rint(gaussians.means.numpy().T / voxel_size).astype(int) + len(volume) // 2
-    inside = np.all([(0 <= i) & (i < len(volume)) for i in (x, y, z)], axis=0)
+    inside = np.all([(i >= 0) & (i < len(volume)) for i in (x, y, z)], axis=0)
     values = np.full(len(gaussians), np.nan)
     values[inside] = known(volume)[z[inside], y[inside], x[inside]]
     return values
