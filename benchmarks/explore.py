@@ -56,6 +56,7 @@ for (const kind of [WebGLRenderingContext, WebGL2RenderingContext])
     };
   }
 """
+HERE = Path(__file__).resolve().parents[1]
 REST = 2500  # ms between keys, long enough for all that a key starts
 
 
@@ -114,7 +115,7 @@ def measure_level(run: Path, repeats: int, first: bool) -> None:
 
     server = subprocess.Popen(
         [sys.executable, "-m", "gsworkbench", "explore", str(run), "--no-browser"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | {"PYTHONPATH": str(HERE)},
     )  # fmt: skip
     try:
         address = next(found[1] for line in server.stdout if (found := re.search(r"gsworkbench: open (\S+)", line)))

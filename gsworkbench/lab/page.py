@@ -219,7 +219,7 @@ class Page:
     def _how_to_localres(self) -> str:
         words = shlex.join(["gsworkbench", "localres", str(self.run.folder), "--out", str(self.run.folder)])
         return (
-            f"<small>There is no map of local resolution yet. It is made by <code>{html.escape(words)}</code></small>"
+            f"<small>There is no map of local resolution yet; this makes it: <code>{html.escape(words)}</code></small>"
         )
 
     def _show_level(self, _: Any = None) -> None:

@@ -13,7 +13,7 @@ GREY = (0xB0, 0xB0, 0xB0)  # where there is no number
 
 @cache
 def palette(*, reverse: bool = False) -> NDArray[np.uint8]:
-    """(256, 3) bytes r, g, b: grey for what is missing, then viridis, dark for low numbers or with `reverse` for high."""
+    """(256, 3) bytes r, g, b: grey for what is missing, then viridis, dark for low numbers or, reversed, for high."""
     from matplotlib import colormaps
 
     colours = np.rint(255 * colormaps["viridis"](np.linspace(0, 1, 255))[:, :3]).astype(np.uint8)

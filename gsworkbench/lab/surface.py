@@ -41,7 +41,7 @@ class Surface(anywidget.AnyWidget):
         self.show(volume)
 
     def show(self, volume: Volume, paint: Volume | None = None, palette: Sequence[Sequence[int]] = (BLUE,)) -> None:
-        """Show another map of the same box; `paint` (D, D, D) names an entry of `palette` (n, 3 bytes) for each voxel."""
+        """Show another map of the same box; `paint` (D, D, D) names for each voxel an entry of `palette` (n, 3)."""
         with self.hold_sync():
             self.shape = list(volume.shape)
             self.palette = np.asarray(palette, np.uint8).tobytes()

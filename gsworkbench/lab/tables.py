@@ -33,8 +33,8 @@ def table_of_runs(folder: str | Path) -> pd.DataFrame:
     """One row for each run at, below or explored beside `folder`: FACTORS, a column for each metric, `folder`, `rules`,
     `findings`.
 
-    `folder` is where its maps lie, or empty; `rules` {metric: definition}; `findings` the claim and what decided it. A run of the workflow that belongs to two
-    experiments has a row for each.
+    `folder` is where its maps lie, or empty; `rules` {metric: definition}; `findings` the claim and what decided it.
+    A run of the workflow that belongs to two experiments has a row for each.
     """
     import pandas as pd
 
@@ -101,7 +101,7 @@ def _rows_of_table(path: Path) -> list[dict[str, Any]]:
 
 
 def claims_beside(table: Path) -> dict[str, dict[str, Any]]:
-    """What the workflow has found, by experiment: outcomes in paper_figures/output/SCALE for results/SCALE/results.csv."""
+    """What the workflow found, by experiment: paper_figures/output/SCALE/*.json for results/SCALE/results.csv."""
     folder = table.parent.parent.parent / "paper_figures" / "output" / table.parent.name
     read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     return {found["name"]: found for found in read if isinstance(found, dict) and "verdict" in found}
