@@ -6,7 +6,6 @@ empty, and a widget without a view of its own fills it in the browser, where no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ import traitlets
 from numpy.typing import NDArray
 
 Volume = NDArray[np.floating]
-BLUE = (0x6C, 0x9B, 0xD2)
+Bytes = NDArray[np.uint8]
+ONE_BLUE = np.array([[0x6C, 0x9B, 0xD2]], np.uint8)
 
 
 class Surface(anywidget.AnyWidget):
@@ -40,12 +40,12 @@ class Surface(anywidget.AnyWidget):
         super().__init__(level=level, voxel_size=voxel_size, mesh_id=self.mesh.id)
         self.show(volume)
 
-    def show(self, volume: Volume, paint: Volume | None = None, palette: Sequence[Sequence[int]] = (BLUE,)) -> None:
+    def show(self, volume: Volume, paint: Bytes | None = None, palette: Bytes = ONE_BLUE) -> None:
         """Show another map of the same box; `paint` (D, D, D) names for each voxel an entry of `palette` (n, 3)."""
         with self.hold_sync():
             self.shape = list(volume.shape)
-            self.palette = np.asarray(palette, np.uint8).tobytes()
-            self.paint = b"" if paint is None else paint.astype(np.uint8).tobytes()
+            self.palette = palette.tobytes()
+            self.paint = b"" if paint is None else paint.tobytes()
             self.field = np.ascontiguousarray(volume, np.float32).tobytes()
 
 
