@@ -116,6 +116,7 @@ def _server_options(port: int, token: str) -> list[str]:
         f"--ServerApp.ip={LOOPBACK}",
         f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0",
+        "--ServerApp.log_level=WARN",  # so that the address to open is what stands on the screen
         f"--IdentityProvider.token={token}",
         *(["--allow-root"] if os.name == "posix" and os.geteuid() == 0 else []),
     ]

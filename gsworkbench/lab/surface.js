@@ -106,7 +106,7 @@ function initialize({ model }) {
       geometry ??= made(mesh.geometry);
       if (mesh.geometry.getAttribute("color")) mesh.geometry.dispose();
       mesh.geometry = geometry;
-      mesh.material.vertexColors = true;
+      mesh.material.vertexColors = mesh.material.needsUpdate = true;
       plot.K3DInstance.render();
     }
   }
