@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import socket
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 
 from gsworkbench.errors import InputError
+from gsworkbench.files import write_json
 from gsworkbench.gaussians import Gaussians
 from gsworkbench.lab import display, explore, models, pictures, serve
 from gsworkbench.lab.commands import command_line, preview_config
 from gsworkbench.lab.runs import read_run
 from gsworkbench.lab.tables import as_html, matching, table_of_runs
 from gsworkbench.molecules import load_molecule
-from gsworkbench.readers import read_particles
+from gsworkbench.readers import read_particles, write_map
 from gsworkbench.reconstruct import reconstruct
+from gsworkbench.workbench.results import Result, write_results
 
 pytest.importorskip("ipywidgets", reason="the extra lab is not installed")
 pytest.importorskip("k3d", reason="the extra lab is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
+from gsworkbench.lab.browse import Browser  # noqa: E402
 from gsworkbench.lab.controls import Controls  # noqa: E402
 from gsworkbench.lab.page import Page  # noqa: E402
-from gsworkbench.lab.volumes import bounds_of, ellipsoid_mesh, heaviest, import_nglview  # noqa: E402
+from gsworkbench.lab.palette import GREY, as_integers, entries, limits, palette  # noqa: E402
+from gsworkbench.lab.volumes import ellipsoid_mesh, heaviest, import_nglview, values_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +92,65 @@ def test_ellipsoids_have_the_covariances_of_their_gaussians():
     assert heaviest(g, 2).weights.tolist() == [4.0, 3.0]
 
 
-def test_a_map_lies_about_its_centre_voxel():
-    low, high, *_ = bounds_of(4, 10.0)
-    centres = low + 10.0 * (np.arange(4) + 0.5)
-    assert centres[2] == 0 and high == 15.0
+def in_node(code: str, *arguments: str) -> dict:
+    """What a piece of JavaScript prints as JSON; it sees surfaceOf and coloursOf."""
+    driver = pytest.importorskip("playwright._impl._driver", reason="Playwright, which has a node, is not installed")
+    script = f"import {{ surfaceOf, coloursOf }} from {json.dumps((serve.HERE / 'surface.js').as_uri())};\n{code}"
+    node = driver.compute_driver_executable()[0]
+    words = [node, "--input-type=module", "--eval", script, *arguments]
+    return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+def test_the_surface_of_a_ball_is_a_sphere_whose_normals_point_out():
+    """On an uneven grid, about a centre that tells the axes apart: radius, volume, Euler characteristic, directions."""
+    found = in_node("""
+        const shape = [40, 44, 48], centre = [26, 21, 18], radius = 15, field = new Float32Array(40 * 44 * 48);
+        for (let z = 0, i = 0; z < 40; z++) for (let y = 0; y < 44; y++) for (let x = 0; x < 48; x++, i++)
+          field[i] = 3 + radius - Math.hypot(x - centre[0], y - centre[1], z - centre[2]);
+        const { positions, normals, indices } = surfaceOf(field, shape, 3);
+        const at = (v) => [0, 1, 2].map((k) => positions[3 * v + k] - centre[k]);
+        let volume = 0, off = 0, along = 1;
+        for (let v = 0; v < positions.length / 3; v++) {
+          const p = at(v), length = Math.hypot(...p);
+          off = Math.max(off, Math.abs(length - radius));
+          along = Math.min(along, p.reduce((sum, c, k) => sum + c * normals[3 * v + k], 0) / length);
+        }
+        for (let t = 0; t < indices.length; t += 3) {
+          const [a, b, c] = [0, 1, 2].map((k) => at(indices[t + k]));
+          volume += (a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2])
+            + a[2] * (b[0] * c[1] - b[1] * c[0])) / 6;
+        }
+        const euler = positions.length / 3 - indices.length / 6; // every edge lies in two triangles
+        const paint = new Uint8Array(field.length).fill(1);
+        for (let i = 0; i < paint.length; i++) if (i % 48 > centre[0]) paint[i] = 2;
+        const palette = Uint8Array.from([9, 9, 9, 10, 0, 0, 20, 0, 0]);
+        const colours = coloursOf(positions, paint, palette, shape);
+        let wrong = 0;
+        for (let v = 0; v < positions.length; v += 3)
+          if (colours[v] !== (Math.round(positions[v]) > centre[0] ? 20 : 10)) wrong++;
+        const plain = coloursOf(positions, new Uint8Array(0), palette, shape)[0];
+        console.log(JSON.stringify({ volume, off, along, euler, wrong, plain, n: positions.length }));""")
+    assert found["off"] < 0.03 and found["along"] > 0.998
+    assert found["volume"] == pytest.approx(4 / 3 * np.pi * 15**3, rel=0.01)  # signed: triangles face outwards
+    assert found["euler"] == 2 and found["wrong"] == 0 and found["plain"] == 9
+    assert found["n"] > 3000
+
+
+def test_numbers_become_colours_and_what_is_missing_grey():
+    values = np.array([np.nan, 1.0, 2.0, 3.0])
+    assert entries(values, 1.0, 3.0).tolist() == [0, 1, 128, 255]
+    assert palette()[0].tolist() == list(GREY) and np.array_equal(palette()[1], palette(reverse=True)[255])
+    assert as_integers(np.array([[1, 2, 3]], np.uint8)).tolist() == [0x010203]
+    assert limits(np.array([np.nan, np.nan])) == (0.0, 1.0)
+
+
+def test_gaussians_know_the_local_resolution_at_their_centres():
+    means = torch.tensor([[0.0, 0.0, 0.0], [4.0, 0.0, -4.0], [100.0, 0.0, 0.0]])
+    g = Gaussians(means, torch.ones(3, 3), torch.tensor([[1.0, 0, 0, 0]] * 3), torch.ones(3))
+    resolution = np.zeros((8, 8, 8), np.float32)
+    resolution[4, 4, 4], resolution[2, 4, 6] = 5.0, 7.0  # z, y, x; voxels of 2 A
+    assert values_of(g, "local resolution", (resolution, 2.0)).tolist()[:2] == [5.0, 7.0]
+    assert np.isnan(values_of(g, "local resolution", (resolution, 2.0))[2])
 
 
 def test_nglview_asks_for_the_front_end_that_is_installed():
@@ -152,6 +213,26 @@ def page(run):
     return Page(run, live=False)
 
 
+def field_of(page):
+    """The map that the browser has, in its standard deviations."""
+    return np.frombuffer(page.density.surface.field, np.float32).reshape(page.density.surface.shape)
+
+
+def test_local_resolution_colours_the_surface_once_there_is_some(page, run):
+    page.colour.value = "local resolution"
+    assert f"localres {run.folder}" in page.legend.value and not page.density.surface.paint
+    resolution = np.where(run.mask > 0, 30.0, 0.0).astype(np.float32)
+    resolution[:16] /= 2
+    write_map(run.folder / "locres.mrc", resolution, run.voxel_size)
+    page._show_maps()
+    paint = np.frombuffer(page.density.surface.paint, np.uint8).reshape(page.density.surface.shape)
+    assert np.array_equal(paint > 0, resolution > 0) and "local resolution, Å: 15" in page.legend.value
+    assert paint[resolution == 15].max() < paint[resolution == 30].min()
+    (run.folder / "locres.mrc").unlink()
+    page.colour.value = "one colour"
+    assert not page.density.surface.paint and not page.legend.value
+
+
 def test_the_level_moves_the_surface(page, run):
     page.level.value = 2.0
     assert page.density.link.source == (page.level, "value")  # in the browser, without the kernel
@@ -159,7 +240,7 @@ def test_the_level_moves_the_surface(page, run):
     assert page.level_words.value.startswith("2.00 σ")
     page.kind.value = "truth"
     truth = run.maps["truth"]
-    assert np.allclose(page.density.surface.scalar_field, truth / truth.std(), rtol=1e-5)
+    assert np.allclose(field_of(page), truth / truth.std(), rtol=1e-5)
     assert f"= {2 * truth.std():.4g};" in page.level_words.value
     page.kind.value = "full"
 
@@ -168,7 +249,7 @@ def test_a_click_on_the_curves_filters_the_display_alone(page, run):
     page.chart.lowpass = 50.0
     assert page.lowpass.value == 50.0
     assert page.shown.std() < 0.99 * run.maps["full"].std()
-    assert np.allclose(page.density.surface.scalar_field, page.shown / page.shown.std(), atol=1e-4)
+    assert np.allclose(field_of(page), page.shown / page.shown.std(), atol=1e-4)
     assert np.array_equal(page.maps["full"], run.maps["full"])
     page.chart.lowpass = 0.0
 
@@ -215,6 +296,36 @@ def test_runs_are_told_apart_in_a_table_that_can_be_filtered(folder):
     assert row["fsc_truth_mean"] > 0.5 and "last shell before" in row.rules["resolution_truth_0.5"]
     assert len(matching(table, "NORMAL a_run")) == 1 and matching(table, "stochastic").empty
     assert "a_run" in as_html(table)
+
+
+def test_a_run_of_the_workflow_stands_beside_the_verdict_of_its_claim(tmp_path):
+    table = tmp_path / "results" / "smoke" / "results.csv"
+    who = {"dataset": "d", "method": "m", "preset": None, "n_gaussians": 5, "seed": 0}
+    number = {"metric": "fsc_truth_mean", "value": 0.5, "unit": "1", "definition": "no mask"}
+    write_results(table, [Result(run=f"r{e}", experiment=e, **who, **number) for e in ("fig1", "fig2")])
+    claim = {"name": "fig1", "claim": "more is better", "verdict": "holds", "findings": [{"says": "it is <0.1> more"}]}
+    write_json(tmp_path / "paper_figures" / "output" / "smoke" / "fig1.json", claim)
+    found = table_of_runs(table.parent)
+    assert dict(zip(found.experiment, found.verdict, strict=True)) == {"fig1": "holds", "fig2": ""}
+    assert list(matching(found, "holds").run) == ["rfig1"]
+    assert "it is &lt;0.1&gt; more" in as_html(found) and "<td title='more is better" in as_html(found)
+
+
+def test_any_number_of_runs_can_be_seen_side_by_side(folder, tmp_path):
+    for name in ("one", "two", "three"):
+        shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns("lab"))
+    browser = Browser(table_of_runs(tmp_path))
+    assert len(browser.chosen.value) == 2 and browser.count.value == "3 of 3 rows"
+    browser.chosen.value = tuple(tmp_path / name for name in ("one", "three", "two"))
+    browser.show.click()
+    assert len(browser.views.children[1].children) == 3 and len(browser.views.children[2].curves) == 6
+    browser.words.value = "three"
+    assert browser.chosen.value == (tmp_path / "three",) and browser.count.value == "1 of 3 rows"
+    browser.show.click()
+    assert len(browser.views.children[1].children) == 1
+    browser.chosen.value = ()
+    browser.show.click()
+    assert browser.hint.value == "no run is chosen"
 
 
 # --- serving

@@ -1,10 +1,13 @@
-"""`browse(folder)`: all runs in a table to filter, any two of them side by side."""
+"""`browse(folder)`: all runs in a table to filter, any of them side by side."""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gsworkbench.assessment.fsc import FscCurve
 from gsworkbench.errors import InputError
 from gsworkbench.lab import pictures
 from gsworkbench.lab.explore import NEEDED, need, somebody_sits_here
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COMPARED = ("fsc_unmasked", "fsc_unmasked_truth")
+MOST = 6  # scenes at once; browsers give a page some sixteen
 
 
 def browse(folder: str | Path, *, interactive: bool | None = None) -> Any:
@@ -30,7 +34,7 @@ def browse(folder: str | Path, *, interactive: bool | None = None) -> Any:
     display(HTML(as_html(table)))
     places = runs_with_maps(table)
     if len(places) > 1:
-        show_comparison(*(read_run(place) for place in list(places.values())[:2]))
+        show_comparison([read_run(place) for place in list(places.values())[:2]])
     return None
 
 
@@ -39,37 +43,51 @@ def runs_with_maps(table: pd.DataFrame) -> dict[str, Path]:
     return {row.run: Path(row.folder) for row in table.itertuples() if row.folder}
 
 
-def show_comparison(first: Run, second: Run) -> None:
-    """Static pictures of two runs side by side: sections and FSC curves."""
+def show_comparison(runs: Sequence[Run]) -> None:
+    """Static pictures of runs side by side: sections and FSC curves."""
     from IPython.display import display
 
-    display(pictures.sections_figure({run.name: run.maps["full"] for run in (first, second)}))
-    curves = [pictures.labelled(run.name, run.curves, wanted=COMPARED) for run in (first, second)]
-    display(pictures.curves_figure(curves[0] | curves[1]))
+    display(pictures.sections_figure({run.name: run.maps["full"] for run in runs}))
+    if curves := curves_of(runs):
+        display(pictures.curves_figure(curves))
+
+
+def curves_of(runs: Sequence[Run]) -> dict[str, FscCurve]:
+    """The COMPARED curves of runs, by label."""
+    found = [pictures.labelled(run.name, run.curves, wanted=COMPARED) for run in runs]
+    return {label: curve for curves in found for label, curve in curves.items()}
 
 
 class Browser:
-    """The table with its filter, and two runs beside each other at one level and from one side; `box` shows it."""
+    """The table with its filter, and runs beside each other at one level and from one side; `box` shows it."""
 
     def __init__(self, table: pd.DataFrame) -> None:
         import ipywidgets as widgets
 
         self.table = table
         self.words = widgets.Text(description="filter", placeholder="words that all must occur", continuous_update=True)
-        self.shown = widgets.HTML(as_html(table))
-        places = runs_with_maps(table)
-        names = list(places) or [""]
-        self.first = widgets.Dropdown(options=places, description="compare", index=0 if places else None)
-        self.second = widgets.Dropdown(options=places, description="with", index=len(names) - 1 if places else None)
-        self.show = widgets.Button(description="side by side", disabled=not places)
-        self.pair = widgets.VBox()
+        self.count = widgets.HTML()
+        self.shown = widgets.HTML(layout={"max_height": "420px", "overflow": "auto"})
+        self.chosen = widgets.SelectMultiple(rows=6, layout={"width": "520px"})
+        self.show = widgets.Button(description="side by side")
+        self.hint = widgets.HTML()
+        self.views = widgets.VBox()
         self.words.observe(self._filter, names="value")
         self.show.on_click(self._compare)
-        choice = widgets.HBox([self.first, self.second, self.show])
-        self.box = widgets.VBox([self.words, self.shown, choice, self.pair])
+        self._filter()
+        self.chosen.value = tuple(runs_with_maps(table).values())[:2]
+        choice = widgets.HBox([self.chosen, widgets.VBox([self.show, self.hint])])
+        filters = widgets.HBox([self.words, self.count])
+        words = widgets.HTML("Choose runs to see side by side (Ctrl or Shift for several):")
+        self.box = widgets.VBox([filters, self.shown, words, choice, self.views])
 
     def _filter(self, _: Any = None) -> None:
-        self.shown.value = as_html(matching(self.table, self.words.value))
+        rows = matching(self.table, self.words.value)
+        self.count.value = f"{len(rows)} of {len(self.table)} rows"
+        self.shown.value = as_html(rows)
+        kept = self.chosen.value
+        self.chosen.options = runs_with_maps(rows)
+        self.chosen.value = tuple(place for place in kept if place in runs_with_maps(rows).values())
 
     def _compare(self, _: Any = None) -> None:
         import ipywidgets as widgets
@@ -77,14 +95,26 @@ class Browser:
         from gsworkbench.lab.charts import FscChart
         from gsworkbench.lab.volumes import DensityView
 
-        runs = [read_run(self.first.value), read_run(self.second.value)]
+        if not self.chosen.value:
+            self.hint.value = "no run is chosen"
+            return
+        most = len(self.chosen.value) > MOST
+        self.hint.value = f"the first {MOST}: a browser draws no more scenes at once" if most else ""
+        runs = [read_run(place) for place in self.chosen.value[:MOST]]
         level = widgets.FloatSlider(value=4.0, min=0.5, max=12.0, step=0.1, description="level, σ")
         views = [DensityView(run.maps["full"], run.voxel_size, level, height=360) for run in runs]
-        widgets.jslink((views[0].plot, "camera"), (views[1].plot, "camera"))
-        chart = FscChart()
-        curves = [pictures.labelled(run.name, run.curves, wanted=COMPARED) for run in runs]
-        if all(curves):
-            chart.show(curves[0] | curves[1])
-        half = {"width": "50%"}
-        titled = [widgets.VBox([widgets.HTML(r.name), v.plot], layout=half) for r, v in zip(runs, views, strict=True)]
-        self.pair.children = [level, widgets.HBox(titled), chart]
+        for view in views[1:]:
+            widgets.jslink((views[0].plot, "camera"), (view.plot, "camera"))
+        across = {"width": f"{100 / min(len(runs), 3):.4g}%"}
+        titled = [widgets.VBox([_title(r), v.plot], layout=across) for r, v in zip(runs, views, strict=True)]
+        self.views.children = [level, widgets.HBox(titled, layout={"flex_flow": "row wrap"})]
+        if curves := curves_of(runs):
+            chart = FscChart()
+            chart.show(curves)
+            self.views.children += (chart,)
+
+
+def _title(run: Run) -> Any:
+    import ipywidgets as widgets
+
+    return widgets.HTML(f"<b>{html.escape(run.name)}</b>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import shlex
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,6 @@ class Page:
             max=12.0,
             step=0.1,
             description="level, σ",
-            continuous_update=len(volume) < 100,
             **_SLIDER,
         )
         self.lowpass = widgets.FloatSlider(
@@ -88,8 +88,9 @@ class Page:
             value=0.0, min=-500, max=500, step=20, description="B factor, Å²", continuous_update=False, **_SLIDER
         )
         self.level_words = widgets.HTML()
-        coloured = ["one colour", *(["local resolution"] if (self.run.folder / "locres.mrc").is_file() else [])]
-        self.colour = widgets.Dropdown(options=coloured, description="colour", **_SLIDER)
+        self.colour = widgets.Dropdown(options=["one colour", "local resolution"], description="colour", **_SLIDER)
+        self.legend = widgets.HTML()
+        self.shown = volume
         self.density = DensityView(volume, self.run.voxel_size, self.level)
         self.density.plot.add_class("gsw-density")
         for control in (self.kind, self.lowpass, self.b_factor, self.colour):
@@ -101,7 +102,8 @@ class Page:
         self.ellipsoids = widgets.Checkbox(description="ellipsoids of one standard deviation", indent=False)
         self.colour_by = widgets.ToggleButtons(options=COLOUR_BY, description="colour by")
         self.mixture: GaussiansView | None = None
-        self.mixture_box = widgets.VBox([self.colour_by, self.ellipsoids])
+        self.mixture_legend = widgets.HTML()
+        self.mixture_box = widgets.VBox([self.colour_by, self.ellipsoids, self.mixture_legend])
         for control in (self.ellipsoids, self.colour_by):
             control.observe(self._show_gaussians, names="value")
 
@@ -131,7 +133,7 @@ class Page:
         """Make the views of a tab when it is first seen: a canvas that is made out of sight has no size."""
         title = self.tab.titles[change["new"]]
         if title == "Gaussians" and self.mixture is None and self.gaussians is not None:
-            self.mixture = GaussiansView(self.gaussians, len(self.maps["full"]) * self.run.voxel_size)
+            self.mixture = GaussiansView(len(self.maps["full"]) * self.run.voxel_size)
             self.mixture.plot.add_class("gsw-gaussians")
             self._show_gaussians()
             self.mixture_box.children = (*self.mixture_box.children, self.mixture.plot)
@@ -181,7 +183,7 @@ class Page:
         )
         curves = widgets.VBox([self.source, self.chart, self.numbers, self.save], layout={"width": "600px"})
         tabs = {
-            "Map": widgets.VBox([map_controls, self.colour, self.density.plot]),
+            "Map": widgets.VBox([map_controls, self.colour, self.legend, self.density.plot]),
             "Sections": widgets.VBox([self.section, self.sections, widgets.HTML("Across z, y and x.")]),
             "Particles": widgets.VBox([self.draw, self.particles_words, widgets.HBox([self.particles, self.views])]),
         }
@@ -198,30 +200,48 @@ class Page:
     def _particles(self) -> Any:
         return particles_of(self.run)[0]
 
-    @property
-    def shown(self) -> Any:
-        """The map on display, filtered."""
-        volume = display.shown_map(self.maps, self.kind.value)
-        return display.filtered(volume, self.run.voxel_size, lowpass=self.lowpass.value, b_factor=self.b_factor.value)
-
     def _show_maps(self, _: Any = None) -> None:
-        colours = None
-        if self.colour.value == "local resolution":
-            colours = read_map(self.run.folder / "locres.mrc")[0]
-        self.density.show(self.shown, colours)
+        volume = display.shown_map(self.maps, self.kind.value)
+        filters = {"lowpass": self.lowpass.value, "b_factor": self.b_factor.value}
+        self.shown = display.filtered(volume, self.run.voxel_size, **filters)
+        resolution = self._resolution() if self.colour.value == "local resolution" else None
+        legend = self.density.show(self.shown, resolution)
+        self.legend.value = self._how_to_localres() if self.colour.value != "one colour" and not legend else legend
         self._show_level()
         self._show_sections()
 
+    def _resolution(self) -> Any:
+        """The map of local resolution, if one lies in the run's folder."""
+        path = self.run.folder / "locres.mrc"
+        volume = read_map(path)[0] if path.is_file() else None
+        return volume if volume is not None and volume.shape == self.maps["full"].shape else None
+
+    def _how_to_localres(self) -> str:
+        words = shlex.join(["gsworkbench", "localres", str(self.run.folder), "--out", str(self.run.folder)])
+        return (
+            f"<small>There is no map of local resolution yet; this makes it: <code>{html.escape(words)}</code></small>"
+        )
+
     def _show_level(self, _: Any = None) -> None:
-        shown = self.shown
-        level = self.level.value * float(shown.std())
-        self.level_words.value = display.in_words(shown, self.run.voxel_size, level)
+        level = self.level.value * float(self.shown.std())
+        self.level_words.value = display.in_words(self.shown, self.run.voxel_size, level)
         if self.molecule is not None:
             set_model_level(self.molecule, self.level.value * float(self.run.maps["full"].std()))
 
     def _show_gaussians(self, _: Any = None) -> None:
-        if self.mixture is not None and self.gaussians is not None:
-            self.mixture.show(self.gaussians, ellipsoids=self.ellipsoids.value, colour_by=self.colour_by.value)
+        if self.mixture is None or self.gaussians is None:
+            return
+        colour_by = self.colour_by.value
+        resolution = self._resolution() if colour_by == "local resolution" else None
+        if colour_by == "local resolution" and resolution is None:
+            self.mixture_legend.value = self._how_to_localres()
+            return
+        self.mixture_legend.value = self.mixture.show(
+            self.gaussians,
+            colour_by,
+            ellipsoids=self.ellipsoids.value,
+            resolution=None if resolution is None else (resolution, self.run.voxel_size),
+        )
 
     def _show_sections(self, _: Any = None) -> None:
         if hasattr(self, "sections"):

@@ -30,7 +30,7 @@ NOTEBOOKS = HERE.parents[1] / "notebooks"
 FIRST = "01_reconstruct.ipynb"
 LOOPBACK = "127.0.0.1"
 UNUSED = ("@jupyter-notebook/lab-extension",)  # does not load in voila, and says so on the console
-_PATIENCE = 120.0  # seconds for a server to answer
+_PATIENCE = 300.0  # seconds for a server to answer, on a machine busy with other things
 
 
 def start_lab(path: Path | None, *, port: int = 8888, browser: bool = True) -> None:
@@ -116,6 +116,7 @@ def _server_options(port: int, token: str) -> list[str]:
         f"--ServerApp.ip={LOOPBACK}",
         f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0",
+        "--ServerApp.log_level=WARN",  # so that the address to open is what stands on the screen
         f"--IdentityProvider.token={token}",
         *(["--allow-root"] if os.name == "posix" and os.geteuid() == 0 else []),
     ]
@@ -152,4 +153,6 @@ def _wait_until_it_answers(server: subprocess.Popen, address: str) -> None:
             return  # an answer all the same
         except OSError:
             time.sleep(0.2)
-    raise InputError("the server does not answer")
+    raise InputError(
+        f"the server does not answer after {_PATIENCE:.0f} s", remedy="try again when the machine is less busy"
+    )

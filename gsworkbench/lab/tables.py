@@ -1,4 +1,7 @@
-"""All runs at a glance, a row for each: from the tables of the workflow and of exploring, and from run.json."""
+"""All runs at a glance, a row for each: from the tables of the workflow and of exploring, and from run.json.
+
+The verdict beside a run is that of its experiment's claim, where the workflow has come to one.
+"""
 
 from __future__ import annotations
 
@@ -23,27 +26,27 @@ SHOWN = {
     "train_cpu_seconds": ("CPU s", "{:.1f}"),
     "peak_memory_bytes": ("MiB", "{:.0f}"),
 }
-FACTORS = ("run", "experiment", "dataset", "method", "n_gaussians", "seed")
+FACTORS = ("run", "experiment", "verdict", "dataset", "method", "n_gaussians", "seed")
 
 
 def table_of_runs(folder: str | Path) -> pd.DataFrame:
-    """One row for each run at, below or explored beside `folder`: FACTORS, a column for each metric, `folder`, `rules`.
+    """One row for each run at, below or explored beside `folder`: FACTORS, a column for each metric, `folder`, `rules`,
+    `findings`.
 
-    `folder` is where its maps lie, or empty; `rules` {metric: definition}. A run of the workflow that belongs to two
-    experiments has a row for each.
+    `folder` is where its maps lie, or empty; `rules` {metric: definition}; `findings` the claim and what decided it.
+    A run of the workflow that belongs to two experiments has a row for each.
     """
     import pandas as pd
 
     folder = Path(folder).resolve()
     tables = [path for name in ("results.csv", TABLE) for path in sorted(folder.rglob(name))]
-    long = pd.concat([read_results(path) for path in tables]) if tables else None
-    rows = [] if long is None else [_row(key, group) for key, group in long.groupby(["experiment", "run"], sort=False)]
+    rows = [row for path in tables for row in _rows_of_table(path)]
     places = {path.name: path for path in find_runs(folder)}
     for row in rows:
         row["folder"] = str(places.get(row["run"], ""))
     known = {row["run"] for row in rows}
     rows += [_row_of_record(path) for name, path in places.items() if name not in known]
-    return pd.DataFrame(rows, columns=[*FACTORS, *SHOWN, "folder", "rules"])
+    return pd.DataFrame(rows, columns=[*FACTORS, *SHOWN, "folder", "rules", "findings"])
 
 
 def matching(table: pd.DataFrame, words: str) -> pd.DataFrame:
@@ -60,10 +63,16 @@ def as_html(table: pd.DataFrame) -> str:
     )
     lines = []
     for row in table.to_dict("records"):
-        cells = [f"<td>{html.escape('' if _absent(row[f]) else str(row[f]))}</td>" for f in FACTORS]
+        cells = [_named(row, name) for name in FACTORS]
         cells += [_cell(row, metric) for metric in SHOWN]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table class='gsw-runs'><tr>{heads}</tr>{''.join(lines)}</table>"
+
+
+def _named(row: dict[str, Any], name: str) -> str:
+    text = "" if _absent(row[name]) else html.escape(str(row[name]))
+    title = f" title='{html.escape(str(row['findings']))}'" if name == "verdict" and text else ""
+    return f"<td{title}>{text}</td>"
 
 
 def _cell(row: dict[str, Any], metric: str) -> str:
@@ -81,10 +90,27 @@ def _absent(value: Any) -> bool:
     return value is None or bool(pd.isna(value))
 
 
-def _row(key: tuple[str, str], group: pd.DataFrame) -> dict[str, Any]:
+def _rows_of_table(path: Path) -> list[dict[str, Any]]:
+    claims = claims_beside(path)
+    rows = []
+    for (experiment, _), group in read_results(path).groupby(["experiment", "run"], sort=False):
+        claim = claims.get(experiment, {"verdict": "", "claim": "", "findings": []})
+        said = [claim["claim"], *(finding["says"] for finding in claim["findings"])]
+        rows.append(_row(group) | {"verdict": claim["verdict"], "findings": "\n".join(said)})
+    return rows
+
+
+def claims_beside(table: Path) -> dict[str, dict[str, Any]]:
+    """What the workflow found, by experiment: paper_figures/output/SCALE/*.json for results/SCALE/results.csv."""
+    folder = table.parent.parent.parent / "paper_figures" / "output" / table.parent.name
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return {found["name"]: found for found in read if isinstance(found, dict) and "verdict" in found}
+
+
+def _row(group: pd.DataFrame) -> dict[str, Any]:
     first = group.iloc[0]
     metrics = group[group.metric.isin(SHOWN)].set_index("metric")
-    row = {name: first[name] for name in FACTORS} | metrics.value.to_dict()
+    row = {name: first[name] for name in FACTORS if name != "verdict"} | metrics.value.to_dict()
     return row | {"folder": "", "rules": metrics.definition.astype(str).to_dict()}
 
 
@@ -104,6 +130,7 @@ def _row_of_record(folder: Path) -> dict[str, Any]:
     seconds = record["cpu_seconds"]
     row["train_cpu_seconds"] = seconds.get(f"all: {config['method']}", 0.0) + seconds.get("accumulate", 0.0)
     row["peak_memory_bytes"] = record["peak_memory_bytes"]
-    factors = {"run": folder.name, "experiment": "", "dataset": "", "method": config["method"], "seed": config["seed"]}
+    factors = {name: "" for name in ("experiment", "verdict", "dataset", "findings")}
+    factors |= {"run": folder.name, "method": config["method"], "seed": config["seed"]}
     number = results.get("all", {}).get("n_gaussians")
     return factors | row | {"n_gaussians": number, "folder": str(folder), "rules": rules}

@@ -19,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.gaussians import Gaussians
+from gsworkbench.lab.palette import as_integers, entries, legend, limits, palette
 from gsworkbench.lab.pictures import mean_scales
+from gsworkbench.lab.surface import Surface
 from gsworkbench.readers import write_map
 
 Volume = NDArray[np.floating]
+Resolution = tuple[Volume, float] | None
 MOST_ELLIPSOIDS = 4000  # more than this are shown by their heaviest
-COLOUR_BY = ("weight", "scale")
-_BLUE = 0x4F81BD
+COLOUR_BY = ("weight", "scale", "local resolution")
+_UNITS = {"weight": "", "scale": ", Å", "local resolution": ", Å"}
 
 
 class DensityView:
@@ -35,72 +38,89 @@ class DensityView:
     """
 
     def __init__(self, volume: Volume, voxel_size: float, slider: widgets.FloatSlider, *, height: int = 420) -> None:
-        self.plot = k3d.plot(height=height, grid_visible=False, menu_visibility=False, camera_auto_fit=False)
-        self.surface = k3d.marching_cubes(
-            in_sigma(volume), level=slider.value, color=_BLUE, bounds=bounds_of(len(volume), voxel_size),
-            flat_shading=False, compression_level=1,
-        )  # fmt: skip
-        self.plot += self.surface
-        self.plot.camera = camera_towards(len(volume) * voxel_size)
+        self.plot = _plot(len(volume) * voxel_size, height)
+        self.surface = Surface(in_sigma(volume), voxel_size, slider.value)
+        self.plot += self.surface.mesh
         self.link = widgets.jslink((slider, "value"), (self.surface, "level"))
 
-    def show(self, volume: Volume, colours: Volume | None = None) -> None:
-        """Show another map of the same box, coloured by the values of a second one if given (0 counts as missing)."""
-        self.surface.scalar_field = in_sigma(volume)
-        if colours is None:
-            self.surface.attribute = np.zeros(0, np.float32)
-            return
-        low, high = np.percentile(colours[colours > 0], [2, 98])
-        self.surface.color_map = np.asarray(k3d.matplotlib_color_maps.Viridis_r, np.float32)
-        self.surface.color_range = [float(low), float(high)]
-        self.surface.attribute = colours.astype(np.float32)
+    def show(self, volume: Volume, resolution: Volume | None = None) -> str:
+        """Show another map of the same box, coloured by local resolution (A, 0 where unknown) if given; its legend."""
+        if resolution is None:
+            self.surface.show(in_sigma(volume))
+            return ""
+        values = known(resolution)
+        low, high = limits(values)
+        self.surface.show(in_sigma(volume), entries(values, low, high), palette(reverse=True))
+        return legend("local resolution, Å", low, high, reverse=True)
 
 
 class GaussiansView:
-    """Gaussians as points or as ellipsoids of one standard deviation, coloured by weight or by scale."""
+    """Gaussians as points or as ellipsoids of one standard deviation, coloured by one of COLOUR_BY."""
 
-    def __init__(self, gaussians: Gaussians, edge: float, *, height: int = 420) -> None:
-        self.plot = k3d.plot(height=height, grid_visible=False, menu_visibility=False, camera_auto_fit=False)
-        self.plot.camera = camera_towards(edge)
+    def __init__(self, edge: float, *, height: int = 420) -> None:
+        self.plot = _plot(edge, height)
         self.shape: Any = None
-        self.show(gaussians)
 
-    def show(self, gaussians: Gaussians, *, ellipsoids: bool = False, colour_by: str = "weight") -> None:
-        """Show these Gaussians in place of those before."""
+    def show(self, gaussians: Gaussians, colour_by: str, *, ellipsoids: bool, resolution: Resolution = None) -> str:
+        """Show these Gaussians in place of those before; return the legend of their colours.
+
+        resolution : (map of local resolution in A, its voxel size), for colour_by "local resolution".
+        """
         shown = heaviest(gaussians, MOST_ELLIPSOIDS if ellipsoids else 50_000)
-        values = shown.weights.numpy() if colour_by == "weight" else mean_scales(shown)
-        low, high = (float(v) for v in np.percentile(values, [2, 98]))
-        colours = {
-            "color_map": k3d.matplotlib_color_maps.Viridis,
-            "color_range": [low, max(high, low + 1e-12)],
-            "name": colour_by,
-        }
-        if ellipsoids:
-            vertices, triangles = ellipsoid_mesh(shown)
-            each = len(vertices) // len(shown)
-            shape = k3d.mesh(
-                vertices, triangles, attribute=np.repeat(values, each).astype(np.float32), flat_shading=False, **colours
-            )
-        else:
-            shape = k3d.points(
-                shown.means.numpy().astype(np.float32), attribute=values.astype(np.float32),
-                point_sizes=(2 * mean_scales(shown)).astype(np.float32), shader="3d", **colours,
-            )  # fmt: skip
+        values = values_of(shown, colour_by, resolution)
+        low, high = limits(values)
+        reverse = colour_by == "local resolution"
+        colours = as_integers(palette(reverse=reverse)[entries(values, low, high)])
+        shape = _ellipsoids(shown, colours) if ellipsoids else _points(shown, colours)
         if self.shape is not None:
             self.plot -= self.shape
         self.shape = shape
         self.plot += shape
+        return legend(f"{colour_by}{_UNITS[colour_by]}", low, high, reverse=reverse)
+
+
+def values_of(gaussians: Gaussians, what: str, resolution: Resolution = None) -> NDArray[np.floating]:
+    """(n,) what Gaussians are coloured by: weight, scale (A), or local resolution at their centres (A; NaN unknown)."""
+    if what == "weight":
+        return gaussians.weights.numpy()
+    if what == "scale":
+        return mean_scales(gaussians)
+    assert resolution is not None
+    volume, voxel_size = resolution
+    x, y, z = np.rint(gaussians.means.numpy().T / voxel_size).astype(int) + len(volume) // 2
+    inside = np.all([(i >= 0) & (i < len(volume)) for i in (x, y, z)], axis=0)
+    values = np.full(len(gaussians), np.nan)
+    values[inside] = known(volume)[z[inside], y[inside], x[inside]]
+    return values
+
+
+def known(resolution: Volume) -> Volume:
+    """A map of local resolution with NaN where it says 0: unknown."""
+    return np.where(resolution > 0, resolution, np.float32(np.nan))
+
+
+def _points(gaussians: Gaussians, colours: NDArray[np.uint32]) -> Any:
+    sizes = (2 * mean_scales(gaussians)).astype(np.float32)
+    return k3d.points(gaussians.means.numpy().astype(np.float32), colors=colours, point_sizes=sizes, shader="3d")
+
+
+def _ellipsoids(gaussians: Gaussians, colours: NDArray[np.uint32]) -> Any:
+    vertices, triangles = ellipsoid_mesh(gaussians)
+    each = np.repeat(colours, len(vertices) // len(gaussians))
+    return k3d.mesh(vertices, triangles, colors=each, color=0xFFFFFF, flat_shading=False)
+
+
+def _plot(edge: float, height: int) -> Any:
+    """An empty scene. Drawing in software, smooth edges and logarithmic depth would double the time of a picture."""
+    hidden = {"grid_visible": False, "menu_visibility": False, "camera_auto_fit": False}
+    plot = k3d.plot(height=height, antialias=0, logarithmic_depth_buffer=False, **hidden)
+    plot.camera = camera_towards(edge)
+    return plot
 
 
 def in_sigma(volume: Volume) -> NDArray[np.float32]:
     """A map over its standard deviation."""
     return (volume / max(float(volume.std()), 1e-30)).astype(np.float32)
-
-
-def bounds_of(box_size: int, voxel_size: float) -> list[float]:
-    """What k3d calls bounds: the outer faces, in A, of a map (D, D, D) whose index D // 2 is the origin."""
-    low, high = (-(box_size // 2) - 0.5) * voxel_size, (box_size - box_size // 2 - 0.5) * voxel_size
-    return [low, high] * 3
 
 
 def camera_towards(edge: float) -> list[float]:

@@ -53,6 +53,7 @@ def explore_it(watched, run_folder, tmp_path, name: str) -> None:
     page = watched.page
     wait_for_status(page, "ready")
     before = settled(page, DENSITY)
+    assert (before[..., 2] - before[..., 0] > 0.1).mean() > 0.01  # the surface is there, and blue
     press(page, "level, σ", "ArrowRight", 25)
     after = settled(page, DENSITY)
     assert np.abs(after - before).max() > 0.2 and np.abs(after - before).mean() > 0.003
