@@ -60,6 +60,19 @@ def _simulate(options: argparse.Namespace) -> None:
     print(f"next: gsworkbench reconstruct {out}/particles.star --out {out}/fit --truth {out}/truth.mrc")
 
 
+def _fetch(options: argparse.Namespace) -> None:
+    from gsworkbench.empiar import fetch, find_card, listed_images
+
+    card = find_card(options.entry)
+    print("\n".join(card.lines()), flush=True)
+    table, *others = fetch(card, options.out, archive=options.archive)
+    n = len(listed_images(table))
+    print(f"{1 + len(others)} files in {options.out}; the table lists {n:,} particles")
+    if n != card.n_particles:
+        print(f"  note: the card says {card.n_particles:,}")
+    print(f"next: gsworkbench inspect {card.options(options.out)}")
+
+
 def _inspect(options: argparse.Namespace) -> None:
     from gsworkbench.inspection import COMPARED, check_poses, contrast, memory_estimate, particle_alarms
 
@@ -373,6 +386,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gsworkbench {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_simulate(commands)
+    _add_fetch(commands)
     _add_inspect(commands)
     _add_reconstruct(commands)
     _add_backproject(commands)
@@ -416,6 +430,22 @@ def _add_simulate(commands: Any) -> None:
     command.add_argument("--shift-sd", type=float, default=default.shift_sd, help="of in-plane shifts, in boxes")
     command.add_argument("--noise", default=default.noise, help="white, or a radial power spectrum (.npy)")
     command.add_argument("--seed", type=int, default=default.seed, help="same seed, same particles")
+
+
+def _add_fetch(commands: Any) -> None:
+    from gsworkbench.empiar import ARCHIVE
+
+    command = commands.add_parser(
+        "fetch",
+        help="download an EMPIAR entry that the papers used",
+        description="Download the particles of an EMPIAR entry, with the poses that were refined for them. A transfer "
+        "that broke goes on when the command is repeated; sums are checked, and those that nobody states are noted in "
+        "checksums.json.",
+    )
+    command.set_defaults(run=_fetch)
+    command.add_argument("entry", help="10028, 10049, 10076 or 10180")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    command.add_argument("--archive", default=ARCHIVE, metavar="URL", help=f"a mirror in place of {ARCHIVE}")
 
 
 def _add_inspect(commands: Any) -> None:
