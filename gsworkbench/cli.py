@@ -414,7 +414,7 @@ def _add_simulate(commands: Any) -> None:
     command.set_defaults(run=_simulate)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     command.add_argument(
-        "--molecule", default=default.molecule, help="ribosome, spliceosome, chaperonin, or a .cif/.pdb"
+        "--molecule", default=default.molecule, help="ribosome, large_subunit, spliceosome, chaperonin, or a .cif/.pdb"
     )
     command.add_argument("--n-particles", type=int, default=default.n_particles, metavar="N", help="number of images")
     command.add_argument("--box-size", type=int, default=default.box_size, metavar="PX", help="image side, even")
@@ -426,7 +426,7 @@ def _add_simulate(commands: Any) -> None:
         "--b-factor", type=float, default=default.b_factor, metavar="A2", help="B factor of every atom"
     )
     command.add_argument("--optics", default=default.optics, help="microscope and defocus distribution, by data set")
-    command.add_argument("--poses", default=default.poses, help="uniform, or a .star, .cs or .pkl to draw poses from")
+    command.add_argument("--poses", default=default.poses, help="uniform; deposited, with shifts and CTF; or a .star, .cs or .pkl")
     command.add_argument("--shift-sd", type=float, default=default.shift_sd, help="of in-plane shifts, in boxes")
     command.add_argument("--noise", default=default.noise, help="white, or a radial power spectrum (.npy)")
     command.add_argument("--seed", type=int, default=default.seed, help="same seed, same particles")
