@@ -134,7 +134,7 @@ def _backproject(options: argparse.Namespace) -> None:
 def _accumulate(options: argparse.Namespace) -> None:
     import time
 
-    from gsworkbench.files import remove
+    from gsworkbench.files import remove, remove_leftovers
     from gsworkbench.noise import chosen_noise
     from gsworkbench.normal_equations import accumulate
 
@@ -152,6 +152,7 @@ def _accumulate(options: argparse.Namespace) -> None:
         checkpoint_seconds=options.checkpoint_every,
         resume=options.resume,
     )
+    remove_leftovers(options.out)
     sums.save(options.out)
     remove(checkpoint)
     print(f"{_sums(sums)} in {options.out}")
@@ -426,7 +427,9 @@ def _add_simulate(commands: Any) -> None:
         "--b-factor", type=float, default=default.b_factor, metavar="A2", help="B factor of every atom"
     )
     command.add_argument("--optics", default=default.optics, help="microscope and defocus distribution, by data set")
-    command.add_argument("--poses", default=default.poses, help="uniform; deposited, with shifts and CTF; or a .star, .cs or .pkl")
+    command.add_argument(
+        "--poses", default=default.poses, help="uniform; deposited, with shifts and CTF; or a .star, .cs or .pkl"
+    )
     command.add_argument("--shift-sd", type=float, default=default.shift_sd, help="of in-plane shifts, in boxes")
     command.add_argument("--noise", default=default.noise, help="white, or a radial power spectrum (.npy)")
     command.add_argument("--seed", type=int, default=default.seed, help="same seed, same particles")

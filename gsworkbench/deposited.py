@@ -57,7 +57,9 @@ def is_installed() -> bool:
 def deposited_files(entry: str) -> list[Path]:
     """Return the files of an entry of FILES: poses, CTF. Where they are not installed, NotRun."""
     if entry not in FILES:
-        raise InputError(f"no deposited poses of {entry!r} are at hand", remedy=f"there are those of {', '.join(FILES)}")
+        raise InputError(
+            f"no deposited poses of {entry!r} are at hand", remedy=f"there are those of {', '.join(FILES)}"
+        )
     paths = _places(entry)
     if not paths or not all(path.is_file() for path in paths):
         raise NotRun("the data set", f"the deposited poses and CTF of {entry} are not installed here", remedy=REMEDY)
