@@ -295,7 +295,7 @@ def _drawn_rows(config: SimulationConfig) -> tuple[Float64, Float64, CtfParamete
 
 
 def _deposited_rows(config: SimulationConfig) -> tuple[Float64, Float64, CtfParameters]:
-    """Rotations, shifts in A and CTF of particles of a real set: each once, unless more are asked for than there are."""
+    """Rotations, shifts in A and CTF of particles of a real set: each once while there are enough."""
     rows = read_deposited(config.optics)
     n, rng = config.n_particles, _generator(config.seed, POSES)
     chosen = rows[rng.choice(len(rows), n, replace=n > len(rows))]

@@ -123,7 +123,7 @@ def test_a_chunk_that_is_killed_is_repeated_alone_and_nothing_changes(particles,
     made = re.findall(r"rule accumulate:\n.*\n    output: (\S+)", sums.said())
     again = "sums/parts/half1-2of2.npz"
     assert sorted(made) == sorted([*(f"sums/parts/half{h}-{p}of2.npz" for h in (1, 2) for p in (1, 2)), again])
-    assert not list((tmp_path / "sums" / "parts").iterdir())  # neither chunks nor checkpoints stay
+    assert not (tmp_path / "sums" / "parts").exists()  # neither chunks nor checkpoints stay
 
 
 @pytest.mark.skipif("GSWORKBENCH_SLURM" not in os.environ, reason="GSWORKBENCH_SLURM=1 allows to start a Slurm")

@@ -1,4 +1,4 @@
-"""Deposited poses and CTF: drawn row by row, in A, from files that are the known ones; and what is said without them."""
+"""Deposited poses and CTF: drawn row by row, in A, from the known files alone; and what is said without them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def rows(tmp_path, monkeypatch):
     """30 made-up particles of 256 px at 2 A in the place of 10180's; what stands for the package's folder."""
     monkeypatch.setattr(deposited, "_places", lambda entry: [tmp_path / Path(name).name for name in FILES[entry]])
     rotations = random_rotations(30, np.random.default_rng(0))
-    table = np.column_stack([np.full(30, 256), np.full(30, 2.0), DEFOCUS, DEFOCUS - 100, *np.tile([[30.0], [300], [2.7], [0.1], [0]], 30)])  # fmt: skip
+    constants = np.tile([30.0, 300, 2.7, 0.1, 0], (30, 1))
+    table = np.column_stack([np.tile([256, 2.0], (30, 1)), DEFOCUS, DEFOCUS - 100, constants])
     files = {"poses_10180.pkl": (rotations, SHIFTS), "ctf_10180.pkl": table}
     for name, value in files.items():
         (tmp_path / name).write_bytes(pickle.dumps(value))

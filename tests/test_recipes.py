@@ -1,4 +1,4 @@
-"""Container and conda recipes name files that are there and install the pinned versions; no engine is needed to see it."""
+"""Container and conda recipes name files that are there and install the pinned versions: seen without an engine."""
 
 from __future__ import annotations
 
