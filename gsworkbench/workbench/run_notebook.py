@@ -29,6 +29,9 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
     What its cells print goes to stdout and stderr, without progress bars. A parameter that the notebook does not have
     raises InputError before it starts; an error in a cell raises papermill's PapermillExecutionError.
     """
+    # jsonschema, by which nbformat checks notebooks, builds a grammar of international addresses with it: seconds at
+    # every start, for a kind of text that notebooks do not have.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import papermill
     from traitlets.config import Config
 

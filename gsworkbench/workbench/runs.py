@@ -23,6 +23,7 @@ from gsworkbench.config import SimulationConfig, to_mapping
 from gsworkbench.deposited import is_installed
 from gsworkbench.errors import InputError, NotRun
 from gsworkbench.files import write_json, write_text
+from gsworkbench.memory import keep_freed_memory
 from gsworkbench.readers import read_particles
 from gsworkbench.reconstruct import make_maps
 from gsworkbench.simulate import DEPOSITED, simulate
@@ -33,6 +34,8 @@ from gsworkbench.workbench.store import key_of, made
 # The judge is no part of making a map, but for the methods that filter by it.
 JUDGE = ("gsworkbench.assessment", "gsworkbench.judging", "gsworkbench.plotting")
 NOT_RUN = "not_run.txt"
+# Methods that use an optimiser of torch: the first takes two seconds to import.
+TORCH_OPTIMISED = {"neural-field", "3dgs"}
 
 
 def fits_digest() -> str:
@@ -40,10 +43,15 @@ def fits_digest() -> str:
     return source_digest("gsworkbench.reconstruct", without=JUDGE)
 
 
+def simulation_digest() -> str:
+    """Return the digest of the code that makes datasets."""
+    return source_digest("gsworkbench.simulate")
+
+
 def dataset_key(config: SimulationConfig) -> str:
     """Return the key of a data set; one that needs optional files is another once they are installed."""
     optional = [is_installed()] if config.poses == DEPOSITED else []
-    return key_of(repr(to_mapping(config)), source_digest("gsworkbench.simulate"), *optional)
+    return key_of(repr(to_mapping(config)), simulation_digest(), *optional)
 
 
 def run_key(run: Run) -> str:
@@ -56,7 +64,8 @@ def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     For a process that has done nothing else: it forks (see make_runs_apart).
     """
     failed = {}
-    _import_everything()
+    fits_digest(), simulation_digest()  # once, and not in every fork
+    _import_for({run.config.reconstruction.method for run in runs})
     for run in runs:
         dataset = folder / "datasets" / run.dataset
         error = _forked(partial(_dataset, run.config.dataset, dataset))
@@ -73,14 +82,17 @@ def make_runs_apart(runs: Sequence[Run], folder: Path) -> dict[str, str]:
         return pool.submit(make_runs, list(runs), folder).result()
 
 
-def _import_everything() -> None:
-    """Import what is otherwise imported at first use, in every fork anew: seconds for an optimiser of torch."""
+def _import_for(methods: set[str]) -> None:
+    """Import what is otherwise imported at first use, in every fork anew."""
     import finufft  # noqa: F401
     import gemmi  # noqa: F401
+    import pandas  # noqa: F401
     import scipy.spatial.transform  # noqa: F401
-    import torch
 
-    torch.optim.Adam([torch.zeros(1)])
+    if methods & TORCH_OPTIMISED:
+        import torch
+
+        torch.optim.Adam([torch.zeros(1)])
 
 
 def _dataset(config: SimulationConfig, folder: Path) -> None:
@@ -137,6 +149,7 @@ def _forked(work: Callable[[], None]) -> str:
 
 def main() -> int:
     """Run the command line; returns 1 if a run failed, after all others were made."""
+    keep_freed_memory()
     scale, experiment, folder, stamp = sys.argv[1:]
     runs = read_registry(scale).owned[experiment]
     failed = make_runs(runs, Path(folder))
