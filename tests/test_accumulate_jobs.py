@@ -21,6 +21,7 @@ import pytest
 import slurm_cluster
 import yaml
 
+from gsworkbench import cli
 from gsworkbench.config import SimulationConfig
 from gsworkbench.normal_equations import accumulate
 from gsworkbench.readers import new_image_stack, read_particles, write_star
@@ -56,8 +57,11 @@ if "gsworkbench accumulate" in line and (folder / "die.txt").read_text() in line
 @pytest.fixture(scope="module")
 def particles(tmp_path_factory) -> Path:
     """2,400 images of noise of 64^2 in random poses: a half set in two parts is read in three pieces each."""
-    folder = tmp_path_factory.mktemp("particles")
-    stack = draw_particles(SimulationConfig(n_particles=2400), folder / "particles.mrcs")
+    return _particles(tmp_path_factory.mktemp("particles"), SimulationConfig(n_particles=2400))
+
+
+def _particles(folder: Path, config: SimulationConfig) -> Path:
+    stack = draw_particles(config, folder / "particles.mrcs")
     with new_image_stack(folder / "particles.mrcs", len(stack), stack.box_size, stack.pixel_size) as images:
         images[:] = np.random.default_rng(0).standard_normal(images.shape)
     write_star(folder / "particles.star", stack)
@@ -74,6 +78,21 @@ def expected(particles, tmp_path_factory) -> dict[int, bytes]:
         accumulate(stack[stack.half_set == half]).save(file)
         found[half] = file.read_bytes()
     return found
+
+
+def test_any_number_of_chunks_gives_the_same_file(tmp_path):
+    """What the rules call, for 1, 2, 7 and 64 chunks of 300 particles of 16^2."""
+    star = _particles(tmp_path, SimulationConfig(n_particles=300, box_size=16, pixel_size=24.0))
+    files = {}
+    for chunks in (1, 2, 7, 64):
+        parts = [str(tmp_path / f"{part}of{chunks}.npz") for part in range(1, chunks + 1)]
+        for part, out in enumerate(parts, 1):
+            assert (
+                cli.main(["accumulate", str(star), "--half-set", "1", "--part", f"{part}/{chunks}", "--out", out]) == 0
+            )
+        assert cli.main(["combine", *parts, "--out", str(tmp_path / "half1.npz")]) == 0
+        files[chunks] = (tmp_path / "half1.npz").read_bytes()
+    assert len(set(files.values())) == 1
 
 
 class Sums:
