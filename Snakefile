@@ -9,6 +9,7 @@
 # code they run, so a change of the code re-runs what depends on it and nothing else. Threads are set in env/profiles.
 import yaml
 
+from gsworkbench.deposited import is_installed
 from gsworkbench.workbench.digest import notebook_digest, source_digest
 from gsworkbench.workbench.registry import EXPERIMENTS_FILE, read_registry
 
@@ -25,7 +26,11 @@ claim_digest = notebook_digest(notebook, without=("gsworkbench.workbench.runs", 
 
 
 def runs_text(name):
-    return yaml.safe_dump({run.name: registry.parameters("runs", run.name) for run in registry.owned[name]})
+    """What an experiment's runs are made from; those of deposited poses, of whether these are installed too."""
+    owned = registry.owned[name]
+    text = yaml.safe_dump({run.name: registry.parameters("runs", run.name) for run in owned})
+    optional = any(run.config.dataset.poses == "deposited" for run in owned)
+    return text + f"deposited: {is_installed()}" * optional
 
 
 def figure_files(name, suffix):

@@ -61,6 +61,19 @@ def _simulate(options: argparse.Namespace) -> None:
     print(f"next: gsworkbench reconstruct {out}/particles.star --out {out}/fit --truth {out}/truth.mrc")
 
 
+def _fetch(options: argparse.Namespace) -> None:
+    from gsworkbench.empiar import fetch, find_card, listed_images
+
+    card = find_card(options.entry)
+    print("\n".join(card.lines()), flush=True)
+    table, *others = fetch(card, options.out, archive=options.archive)
+    n = len(listed_images(table))
+    print(f"{1 + len(others)} files in {options.out}; the table lists {n:,} particles")
+    if n != card.n_particles:
+        print(f"  note: the card says {card.n_particles:,}")
+    print(f"next: gsworkbench inspect {card.options(options.out)}")
+
+
 def _inspect(options: argparse.Namespace) -> None:
     from gsworkbench.inspection import COMPARED, check_poses, contrast, memory_estimate, particle_alarms
 
@@ -122,7 +135,7 @@ def _backproject(options: argparse.Namespace) -> None:
 def _accumulate(options: argparse.Namespace) -> None:
     import time
 
-    from gsworkbench.files import remove
+    from gsworkbench.files import remove, remove_leftovers
     from gsworkbench.noise import chosen_noise
     from gsworkbench.normal_equations import accumulate
 
@@ -142,6 +155,7 @@ def _accumulate(options: argparse.Namespace) -> None:
     )
     if not distributed.is_first():
         return
+    remove_leftovers(options.out)
     sums.save(options.out)
     remove(checkpoint)
     print(f"{_sums(sums)} in {options.out}")
@@ -378,6 +392,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gsworkbench {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_simulate(commands)
+    _add_fetch(commands)
     _add_inspect(commands)
     _add_reconstruct(commands)
     _add_backproject(commands)
@@ -405,7 +420,7 @@ def _add_simulate(commands: Any) -> None:
     command.set_defaults(run=_simulate)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     command.add_argument(
-        "--molecule", default=default.molecule, help="ribosome, spliceosome, chaperonin, or a .cif/.pdb"
+        "--molecule", default=default.molecule, help="ribosome, large_subunit, spliceosome, chaperonin, or a .cif/.pdb"
     )
     command.add_argument("--n-particles", type=int, default=default.n_particles, metavar="N", help="number of images")
     command.add_argument("--box-size", type=int, default=default.box_size, metavar="PX", help="image side, even")
@@ -417,10 +432,28 @@ def _add_simulate(commands: Any) -> None:
         "--b-factor", type=float, default=default.b_factor, metavar="A2", help="B factor of every atom"
     )
     command.add_argument("--optics", default=default.optics, help="microscope and defocus distribution, by data set")
-    command.add_argument("--poses", default=default.poses, help="uniform, or a .star, .cs or .pkl to draw poses from")
+    command.add_argument(
+        "--poses", default=default.poses, help="uniform; deposited, with shifts and CTF; or a .star, .cs or .pkl"
+    )
     command.add_argument("--shift-sd", type=float, default=default.shift_sd, help="of in-plane shifts, in boxes")
     command.add_argument("--noise", default=default.noise, help="white, or a radial power spectrum (.npy)")
     command.add_argument("--seed", type=int, default=default.seed, help="same seed, same particles")
+
+
+def _add_fetch(commands: Any) -> None:
+    from gsworkbench.empiar import ARCHIVE
+
+    command = commands.add_parser(
+        "fetch",
+        help="download an EMPIAR entry that the papers used",
+        description="Download the particles of an EMPIAR entry, with the poses that were refined for them. A transfer "
+        "that broke goes on when the command is repeated; sums are checked, and those that nobody states are noted in "
+        "checksums.json.",
+    )
+    command.set_defaults(run=_fetch)
+    command.add_argument("entry", help="10028, 10049, 10076 or 10180")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    command.add_argument("--archive", default=ARCHIVE, metavar="URL", help=f"a mirror in place of {ARCHIVE}")
 
 
 def _add_inspect(commands: Any) -> None:

@@ -38,10 +38,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file that may be there, and what killed runs left of it under the names of `atomic_path`."""
+    """Delete a file that may be there, and what killed runs left of it."""
+    remove_leftovers(path)
+    path.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed runs left of a file under the names of `atomic_path`."""
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}-*.part{path.suffix}"):
         leftover.unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

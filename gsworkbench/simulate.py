@@ -6,7 +6,7 @@ slice of its Fourier transform, taken exactly (non-uniform FFT), times CTF and s
     F_image(k) = CTF(k) exp(2 pi i k . origin / (D pixel_size)) pixel_size F_truth(A^T k),  |k| < D/2.
 
 Nothing here is shared with the renderer, the trainer or ctf.py, so that an error in them cannot hide in the data.
-A second state lacks some chains. Pose errors are in particles.star alone: the images are those of the true poses.
+Further states lack some chains. Pose errors are in particles.star alone: the images are those of the true poses.
 There is no solvent, no ice, no beam-induced motion, no detector response and no continuous change of conformation.
 """
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gsworkbench.config import SimulationConfig, to_mapping
+from gsworkbench.deposited import deposited_files, read_deposited
 from gsworkbench.errors import InputError
 from gsworkbench.geometry import random_rotations
 from gsworkbench.imperfections import preferred_views, random_phases, turned
@@ -53,6 +54,7 @@ class Optics:
     amplitude_contrast: float
     defocus_um: tuple[float, float, float]  # 5 %, 50 % and 95 % quantiles of (U + V) / 2
     astigmatism: float = 200.0  # A, standard deviation of (U - V) / 2, half normal; assumed, not from the data sets
+    log_normal: bool = False  # the distribution of the mean defocus, in place of a split normal
 
 
 # Quantiles of the CTF parameters deposited with the EMPIAR entries.
@@ -61,7 +63,11 @@ OPTICS: dict[str, Optics] = {
     "empiar_10049": Optics(300, 2.0, 0.10, (1.42, 1.88, 2.19)),
     "empiar_10076": Optics(300, 2.7, 0.07, (1.05, 1.79, 2.44)),
     "empiar_10180": Optics(300, 2.7, 0.10, (0.82, 1.69, 2.82)),
+    # CryoSplat's synthetic 80S: log-normal defocus is all that is stated; median and width are those of 10028.
+    "synthetic_80s": Optics(300, 2.0, 0.10, (1.41, 2.02, 2.90), log_normal=True),
 }
+
+DEPOSITED = "deposited"  # poses, shifts and CTF row by row, of real particles
 
 # Streams of random numbers: one per thing drawn, so that changing one leaves the others as they were.
 POSES, DEFOCUS, SHIFTS, HALF_SETS, NOISE, STATES, VIEWS, POSE_ERRORS, SHIFT_ERRORS, PHASES = range(10)
@@ -88,9 +94,9 @@ def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int
         molecule = load_molecule(config.molecule) if config.molecule in MOLECULES else read_molecule(config.molecule)
         states = [
             potential(m, box_size=config.box_size, pixel_size=config.pixel_size, b_factor=config.b_factor)
-            for m in (molecule, *_second_state(molecule, config))
+            for m in (molecule, *_further_states(molecule, config))
         ]
-    state = _generator(config.seed, STATES).random(len(particles)) < config.absent_fraction
+    state = _draw_states(config)
     finished.unlink(missing_ok=True)
     with new_image_stack(output_dir / "particles.mrcs", len(particles), config.box_size, config.pixel_size) as images:
         with record.stage("images"):
@@ -101,7 +107,8 @@ def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int
                 _add_noise(images, scale, amplitudes, config.seed)
         if config.random_phases_beyond:
             _randomise_phases(images, config)
-    for name, truth in zip(("truth.mrc", "truth_state2.mrc"), states, strict=False):
+    for number, truth in enumerate(states, 1):
+        name = "truth.mrc" if number == 1 else f"truth_state{number}.mrc"
         write_map(output_dir / name, (scale * truth).astype(np.float32), config.pixel_size)
     record.n_particles = {"all": len(particles)}
     record.results = {
@@ -110,7 +117,7 @@ def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int
         "snr_definition": SNR_DEFINITION,
         "truth_definition": TRUTH_DEFINITION,
         "optics": dataclasses.asdict(OPTICS[config.optics]),
-        "n_second_state": int(state.sum()),
+        "n_of_states": np.bincount(state, minlength=len(states)).tolist(),
     }
     record.finish(output_dir / "run.json")
     particles = _with_errors(particles, config)
@@ -152,14 +159,17 @@ def potential(molecule: Molecule, *, box_size: int, pixel_size: float, b_factor:
     return np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(transform)).real) / pixel_size**3
 
 
-def _second_state(molecule: Molecule, config: SimulationConfig) -> list[Molecule]:
-    """The molecule without the absent chains, in the same place; nothing where no particle is in that state."""
-    if not config.absent_fraction:
-        return []
-    kept = ~np.char.startswith(molecule.chains, config.absent_chains)
+def _further_states(molecule: Molecule, config: SimulationConfig) -> list[Molecule]:
+    """The molecule without the absent chains of each state, in the same place; none where no particle is in one."""
+    return [_without(molecule, absent) for absent in config.absent_chains if config.absent_fraction]
+
+
+def _without(molecule: Molecule, absent: str) -> Molecule:
+    """The molecule without the chains whose names begin with one of the words."""
+    kept = ~np.any([np.char.startswith(molecule.chains, begins) for begins in absent.split() or [""]], axis=0)
     if kept.all() or not kept.any():
-        raise InputError(f"absent_chains {config.absent_chains!r} names {'no' if kept.all() else 'every'} chain")
-    return [Molecule(molecule.coordinates[kept], molecule.elements[kept], molecule.chains[kept])]
+        raise InputError(f"absent_chains {absent!r} names {'no' if kept.all() else 'every'} chain")
+    return Molecule(molecule.coordinates[kept], molecule.elements[kept], molecule.chains[kept])
 
 
 def form_factor(element: int, s2: Float64) -> Float64:
@@ -258,7 +268,7 @@ def _images(slices: Complex128, box_size: int) -> Float64:
 def draw_particles(config: SimulationConfig, file: Path) -> ParticleStack:
     """Draw poses, CTF, shifts and half sets of all particles; their images are to lie in `file`."""
     n = config.n_particles
-    shifts = _generator(config.seed, SHIFTS).normal(0, config.shift_sd * config.box_size * config.pixel_size, (n, 2))
+    rotations, shifts, ctf = _deposited_rows(config) if config.poses == DEPOSITED else _drawn_rows(config)
     half_set = _generator(config.seed, HALF_SETS).permutation(np.arange(n) % 2 + 1)
     return ParticleStack(
         files=(file,),
@@ -266,8 +276,8 @@ def draw_particles(config: SimulationConfig, file: Path) -> ParticleStack:
         image_index=np.arange(n),
         box_size=config.box_size,
         pixel_size=config.pixel_size,
-        ctf=draw_ctf(OPTICS[config.optics], n, _generator(config.seed, DEFOCUS)),
-        rotations=_draw_rotations(config, n),
+        ctf=ctf,
+        rotations=rotations,
         shifts_angstrom=shifts,
         half_set=half_set.astype(np.int8),
         data_sign=np.ones(n, np.int8),
@@ -276,11 +286,37 @@ def draw_particles(config: SimulationConfig, file: Path) -> ParticleStack:
     )
 
 
+def _drawn_rows(config: SimulationConfig) -> tuple[Float64, Float64, CtfParameters]:
+    """Rotations, shifts in A and CTF, each from its own distribution."""
+    n = config.n_particles
+    shifts = _generator(config.seed, SHIFTS).normal(0, config.shift_sd * config.box_size * config.pixel_size, (n, 2))
+    ctf = draw_ctf(OPTICS[config.optics], n, _generator(config.seed, DEFOCUS))
+    return _draw_rotations(config, n), shifts, ctf
+
+
+def _deposited_rows(config: SimulationConfig) -> tuple[Float64, Float64, CtfParameters]:
+    """Rotations, shifts in A and CTF of particles of a real set: each once while there are enough."""
+    rows = read_deposited(config.optics)
+    n, rng = config.n_particles, _generator(config.seed, POSES)
+    chosen = rows[rng.choice(len(rows), n, replace=n > len(rows))]
+    return chosen.rotations, chosen.shifts_angstrom, chosen.ctf
+
+
+def _draw_states(config: SimulationConfig) -> NDArray[np.int64]:
+    """(n,) the state of each particle: 0, or with probability absent_fraction one of the others, equally often."""
+    place = _generator(config.seed, STATES).random(config.n_particles)
+    limits = config.absent_fraction * np.linspace(0, 1, len(config.absent_chains) + 1)[1:]
+    return np.where(place < config.absent_fraction, 1 + np.searchsorted(limits[:-1], place, side="right"), 0)
+
+
 def draw_ctf(optics: Optics, n: int, rng: np.random.Generator) -> CtfParameters:
-    """Draw n CTFs: mean defocus from the split normal of the quantiles, cut at 3 sd; U > V, at a uniform angle."""
+    """Draw n CTFs: mean defocus from the distribution of the quantiles, cut at 3 sd; U > V, at a uniform angle."""
     low, median, high = (1e4 * q for q in optics.defocus_um)
     z = np.clip(rng.standard_normal(n), -3, 3)
-    defocus = median + z * np.where(z < 0, median - low, high - median) / 1.6449  # the 95 % quantile of a normal
+    if optics.log_normal:
+        defocus = median * (high / low) ** (z / (2 * 1.6449))  # the 95 % quantile of a normal
+    else:
+        defocus = median + z * np.where(z < 0, median - low, high - median) / 1.6449
     half_difference = np.abs(rng.normal(0, optics.astigmatism, n))
     angle = rng.uniform(0, 180, n)
     constants = (optics.voltage_kv, optics.spherical_aberration_mm, optics.amplitude_contrast, 0.0, 0.0, 1.0)
@@ -359,7 +395,7 @@ def _generator(seed: int, *stream: int) -> np.random.Generator:
 def _write_signal(
     images: NDArray[np.float32],
     states: list[Float64],
-    state: NDArray[np.bool_],
+    state: NDArray[np.int64],
     particles: ParticleStack,
     max_bytes: int,
 ) -> float:
@@ -370,8 +406,9 @@ def _write_signal(
         for start in range(0, len(particles), step):
             rows = slice(start, start + step)
             signal = form_images(states[0], particles[rows])
-            if (second := state[rows]).any():
-                signal[second] = form_images(states[1], particles[rows][second])
+            for number in range(1, len(states)):
+                if (there := state[rows] == number).any():
+                    signal[there] = form_images(states[number], particles[rows][there])
             sums[:, rows] = signal.sum((1, 2)), (signal**2).sum((1, 2))
             images[rows] = signal
             progress.update(len(signal))
@@ -408,6 +445,8 @@ def _check(config: SimulationConfig) -> None:
         "shift_sd must be 0 or above": not 0 <= config.shift_sd < math.inf,
         "seed must be 0 or above": config.seed < 0,
         "absent_fraction must be between 0 and 1": not 0 <= config.absent_fraction <= 1,
+        "absent_chains must name chains where absent_fraction is above 0": not config.absent_chains
+        and config.absent_fraction > 0,
         "preferred_views must be between 0 and 1": not 0 <= config.preferred_views <= 1,
         "pose_error_degrees must be 0 or above": not config.pose_error_degrees >= 0,
         "shift_error_pixels must be 0 or above": not 0 <= config.shift_error_pixels < math.inf,
@@ -423,8 +462,9 @@ def _check(config: SimulationConfig) -> None:
 def _input_files(config: SimulationConfig) -> list[Path]:
     """The files that the config names: a molecule, poses, a noise spectrum."""
     names = [config.molecule] * (config.molecule not in MOLECULES)
-    names += [config.poses] * (config.poses != "uniform") + [config.noise] * (config.noise != "white")
-    return [path for path in map(Path, names) if path.is_file()]
+    names += [config.poses] * (config.poses not in ("uniform", DEPOSITED)) + [config.noise] * (config.noise != "white")
+    deposited = deposited_files(config.optics) if config.poses == DEPOSITED else []
+    return [*(path for path in map(Path, names) if path.is_file()), *deposited]
 
 
 def _plain(config: SimulationConfig) -> dict[str, object]:

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from gsworkbench import simulate as simulator
 from gsworkbench.config import SimulationConfig
 from gsworkbench.errors import InputError
 from gsworkbench.geometry import random_rotations
@@ -66,7 +67,7 @@ def test_errors_of_poses_are_in_the_star_file_alone(tmp_path):
 
 
 def test_a_second_state_lacks_its_chains_and_stays_in_place(tmp_path):
-    mixed = dataclasses.replace(SETTINGS, snr=np.inf, absent_chains="S", absent_fraction=0.5)
+    mixed = dataclasses.replace(SETTINGS, snr=np.inf, absent_chains=("S",), absent_fraction=0.5)
     simulate(mixed, tmp_path)
     first, second = (read_map(tmp_path / name)[0] for name in ("truth.mrc", "truth_state2.mrc"))
     whole = read_map(_simulated(tmp_path / "whole", dataclasses.replace(SETTINGS, snr=np.inf)) / "truth.mrc")[0]
@@ -77,7 +78,25 @@ def test_a_second_state_lacks_its_chains_and_stays_in_place(tmp_path):
     absent = Molecule(whole_molecule.coordinates[small], whole_molecule.elements[small], whole_molecule.chains[small])
     missing = potential(absent, box_size=32, pixel_size=12.0, b_factor=SETTINGS.b_factor)
     assert np.allclose(first - second, missing, atol=1e-5 * first.max())  # nothing moved
-    assert 10 < json.loads((tmp_path / "run.json").read_text())["results"]["n_second_state"] < 30
+    assert 10 < json.loads((tmp_path / "run.json").read_text())["results"]["n_of_states"][1] < 30
+
+
+def test_states_come_in_the_proportions_asked_for_and_each_image_shows_its_own(tmp_path):
+    chains = ("S", "L", "L70 LD0")
+    mixed = dataclasses.replace(SETTINGS, snr=np.inf, absent_chains=chains, absent_fraction=0.6, n_particles=1000)
+    state = simulator._draw_states(mixed)
+    assert np.abs(np.bincount(state) / 1000 - [0.4, 0.2, 0.2, 0.2]).max() < 0.05
+    few = dataclasses.replace(mixed, n_particles=30)
+    images = simulate(few, tmp_path).images()
+    truths = [read_map(tmp_path / f"truth{s}.mrc")[0] for s in ("", "_state2", "_state3", "_state4")]
+    assert len({truth.sum() for truth in truths}) == 4 and truths[3].sum() > 0.9 * truths[0].sum()
+    particles = simulator.draw_particles(few, tmp_path / "particles.mrcs")
+    state = simulator._draw_states(few)
+    assert json.loads((tmp_path / "run.json").read_text())["results"]["n_of_states"] == np.bincount(state).tolist()
+    for k in range(4):
+        here = np.flatnonzero(state == k)
+        expected = simulator.form_images(truths[k].astype(np.float64), particles[here])
+        assert np.abs(images[here] - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def _simulated(folder, config):
@@ -88,8 +107,9 @@ def _simulated(folder, config):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"absent_fraction": 0.5, "absent_chains": "Q"}, "names no chain"),
-        ({"absent_fraction": 0.5, "absent_chains": ""}, "names every chain"),
+        ({"absent_fraction": 0.5, "absent_chains": ("S", "Q")}, "names no chain"),
+        ({"absent_fraction": 0.5, "absent_chains": ("",)}, "names every chain"),
+        ({"absent_fraction": 0.5}, "absent_chains must name chains"),
         ({"absent_fraction": 2.0}, "absent_fraction must be between 0 and 1"),
         ({"pose_error_degrees": -1.0}, "pose_error_degrees must be 0 or above"),
     ],

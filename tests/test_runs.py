@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from gsworkbench import deposited
 from gsworkbench.config import PRESETS, ReconstructionConfig, RunConfig, SimulationConfig
+from gsworkbench.workbench import runs
 from gsworkbench.workbench.expected import differences, read_expected, write_expected
 from gsworkbench.workbench.registry import ROOT, Run
 from gsworkbench.workbench.runs import make_runs_apart, run_key
@@ -136,6 +138,18 @@ def test_killed_half_way_it_resumes_without_losing_finished_runs(tmp_path):
     assert make_runs_apart([run_of("first"), run_of("second")], tmp_path) == {}
     assert _stamp(tmp_path, "first") == before
     assert (tmp_path / "runs" / "second" / "run.json").is_file()
+
+
+def test_a_run_whose_data_are_not_installed_says_so_and_is_made_once_they_are(tmp_path, monkeypatch):
+    config = dataclasses.replace(DATA, poses="deposited", optics="empiar_10180")
+    run = dataclasses.replace(run_of("real"), config=RunConfig(config, ReconstructionConfig()))
+    monkeypatch.setattr("gsworkbench.deposited.PACKAGE", "a_package_that_nobody_has")
+    runs._dataset(config, tmp_path / "data")
+    runs._run(run, tmp_path / "data", tmp_path / "run")
+    assert "are not installed here" in (tmp_path / "run" / "not_run.txt").read_text()
+    before = runs.dataset_key(config)
+    monkeypatch.setattr(runs, "is_installed", lambda: not deposited.is_installed())
+    assert runs.dataset_key(config) != before
 
 
 def test_a_key_is_of_settings_data_and_code(monkeypatch):

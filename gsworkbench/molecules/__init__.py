@@ -1,7 +1,8 @@
 """Molecules whose atoms ship with the package, and those of a user's coordinate file.
 
 An embedded molecule is NAME.npz, with NAME.txt beside it saying where it comes from; tools/embed_molecules.py makes
-both. Atoms are points with an element: occupancies and B factors of the entry are not kept.
+both. Atoms are points with an element: occupancies and B factors of the entry are not kept. PARTS are some chains of
+one, centred anew.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from gsworkbench.errors import InputError
 QUANTUM = 0.01  # A, the grid of embedded coordinates
 
 MOLECULES: dict[str, str] = {
-    "ribosome": "80S ribosome of P. locustae (PDB 6ZU5), a stand-in for the Pf80S of EMPIAR-10028; "
-    "its large subunit (chains L...) is one for the assembly intermediates of EMPIAR-10076",
+    "ribosome": "80S ribosome of P. locustae (PDB 6ZU5), a stand-in for the Pf80S of EMPIAR-10028",
+    "large_subunit": "its large subunit, with chains left out a stand-in for the assembly intermediates of "
+    "EMPIAR-10076, which are bacterial",
     "spliceosome": "yeast spliceosomal B complex (PDB 5NRL), the molecule of EMPIAR-10180 itself",
     "chaperonin": "yeast CCT/TRiC chaperonin (PDB 4V8R, one of its two complexes), pseudo-symmetric, a stand-in for "
     "the RAG complex of EMPIAR-10049, of which there is no model here",
 }
+
+# Part -> the molecule it is of, and how the names of its chains begin.
+PARTS: dict[str, tuple[str, str]] = {"large_subunit": ("ribosome", "L")}
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,12 @@ def load_molecule(name: str) -> Molecule:
     """Load an embedded molecule, a name of MOLECULES."""
     if name not in MOLECULES:
         raise InputError(f"there is no molecule {name!r}", remedy=f"the embedded ones are {', '.join(MOLECULES)}")
-    with np.load(Path(__file__).parent / f"{name}.npz", allow_pickle=False) as file:
+    whole, begins = PARTS.get(name, (name, ""))
+    with np.load(Path(__file__).parent / f"{whole}.npz", allow_pickle=False) as file:
         steps = file["steps"].astype(np.int64)  # (3, n), in quanta, each atom from the one before
-        return centred(QUANTUM * steps.cumsum(axis=1).T, file["elements"], file["chain_names"][file["chain_index"]])
+        chains = file["chain_names"][file["chain_index"]]
+        kept = np.char.startswith(chains, begins)
+        return centred(QUANTUM * steps.cumsum(axis=1).T[kept], file["elements"][kept], chains[kept])
 
 
 def read_molecule(path: str | Path) -> Molecule:

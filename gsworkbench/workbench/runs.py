@@ -11,6 +11,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,12 +20,13 @@ from functools import partial
 from pathlib import Path
 
 from gsworkbench.config import SimulationConfig, to_mapping
+from gsworkbench.deposited import is_installed
 from gsworkbench.errors import InputError, NotRun
 from gsworkbench.files import write_json, write_text
 from gsworkbench.memory import keep_freed_memory
 from gsworkbench.readers import read_particles
 from gsworkbench.reconstruct import make_maps
-from gsworkbench.simulate import simulate
+from gsworkbench.simulate import DEPOSITED, simulate
 from gsworkbench.workbench.digest import source_digest
 from gsworkbench.workbench.registry import Run, read_registry
 from gsworkbench.workbench.store import key_of, made
@@ -47,7 +49,9 @@ def simulation_digest() -> str:
 
 
 def dataset_key(config: SimulationConfig) -> str:
-    return key_of(repr(to_mapping(config)), simulation_digest())
+    """Return the key of a data set; one that needs optional files is another once they are installed."""
+    optional = [is_installed()] if config.poses == DEPOSITED else []
+    return key_of(repr(to_mapping(config)), simulation_digest(), *optional)
 
 
 def run_key(run: Run) -> str:
@@ -93,13 +97,19 @@ def _import_for(methods: set[str]) -> None:
 
 def _dataset(config: SimulationConfig, folder: Path) -> None:
     def make(out: Path) -> None:
-        simulate(config, out)
+        try:
+            simulate(config, out)
+        except NotRun as absent:
+            write_text(out / NOT_RUN, f"{absent.because}\n")
 
     made(folder, dataset_key(config), make)
 
 
 def _run(run: Run, dataset: Path, folder: Path) -> None:
     def make(out: Path) -> None:
+        if (dataset / NOT_RUN).is_file():
+            shutil.copy(dataset / NOT_RUN, out)
+            return
         try:
             stack = read_particles(dataset / "particles.star")
             _, record = make_maps(stack, out, run.config.reconstruction, resume=True)
