@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,5 +87,6 @@ class Browser:
         if all(curves):
             chart.show(curves[0] | curves[1])
         half = {"width": "50%"}
-        titled = [widgets.VBox([widgets.HTML(r.name), v.plot], layout=half) for r, v in zip(runs, views, strict=True)]
+        titles = [widgets.HTML(html.escape(run.name)) for run in runs]
+        titled = [widgets.VBox([title, v.plot], layout=half) for title, v in zip(titles, views, strict=True)]
         self.pair.children = [level, widgets.HBox(titled), chart]

@@ -47,7 +47,8 @@ class Header:
 def read_images(path: str | Path, indices: NDArray[np.integer]) -> NDArray[np.float32]:
     """Read the images at `indices` (m,), counted from 0, as (m, D, D) float32, in the order asked for.
 
-    Raises InputError for a file that is unsound, an index beyond its end, and pixels that are NaN or infinite.
+    Raises InputError for a file that is unsound, an index beyond its end, and pixels that are NaN or infinite. Warns of
+    images that are the same everywhere.
     """
     stack, indices = _open(path), np.asarray(indices)
     outside = (indices < 0) | (indices >= len(stack))
@@ -57,7 +58,17 @@ def read_images(path: str | Path, indices: NDArray[np.integer]) -> NDArray[np.fl
     broken = ~np.isfinite(images).all(axis=(1, 2))
     if broken.any():
         raise InputError(f"image {indices[broken][0] + 1} has pixels that are NaN or infinite", file=path)
+    _warn_of_blank(images, indices, path)
     return images
+
+
+def _warn_of_blank(images: NDArray[np.float32], indices: NDArray[np.integer], path: str | Path) -> None:
+    """Extraction at the edge of a micrograph leaves such images, and a copy that was cut off leaves many."""
+    uniform = (images[:, 0] == images[:, :1, 0]).all(axis=1)  # the first row alone: few images need a second look
+    blank = [index for index, image in zip(indices[uniform], images[uniform], strict=True) if not np.ptp(image)]
+    if blank:
+        sentence = f"{path}: {len(blank)} of {len(images)} images are blank (all pixels alike), first image {blank[0] + 1}"
+        warnings.warn(f"{sentence}; they add nothing to a map, leave them out", stacklevel=4)
 
 
 def stack_shape(path: str | Path) -> tuple[int, int, float | None]:
