@@ -6,8 +6,6 @@ from a file; without, noise counts as white.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray

@@ -39,7 +39,7 @@ def test_the_kept_corpus(bench, target):
         ("crash", lambda bench, data: 1 / 0),
         ("memory", lambda bench, data: bytearray(2**24)),
         ("executed", lambda bench, data: os.mkdir(bench.folder / "made")),
-        ("executed", lambda bench, data: open("/tmp/elsewhere", "w")),
+        ("executed", lambda bench, data: os.open(os.devnull, os.O_WRONLY)),
         ("hang", lambda bench, data: [None for _ in iter(int, 1)]),
     ],
     ids=["crash", "memory", "executed", "written", "hang"],

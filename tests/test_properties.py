@@ -129,9 +129,9 @@ def test_cryodrgn_pickles(folder, data):
         np.testing.assert_allclose(getattr(again.ctf, name), getattr(stack.ctf, name), rtol=1e-6, atol=1e-6)
 
 
-VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\"'#", exclude_categories=("Z", "C")), min_size=1).filter(
-    lambda text: not text.startswith(("data_", "loop_", "_")) and not text.isspace() and text.split() == [text]
-)
+VALUES = st.text(
+    st.characters(codec="utf-8", exclude_characters="\"'#", exclude_categories=("Z", "C")), min_size=1
+).filter(lambda text: not text.startswith(("data_", "loop_", "_")) and not text.isspace() and text.split() == [text])
 
 
 @drawn
@@ -194,7 +194,7 @@ def bench():
 @drawn
 @given(data=st.data())
 def test_damage_anywhere(bench, target, data):
-    """Bytes changed, cut off, put in or doubled in files of the kept corpus: sound, or an InputError, in little memory."""
+    """Bytes changed, cut off or put in, in files of the kept corpus: sound, or an InputError, in little memory."""
     inputs = run.kept(target)
     content = io.BytesIO(data.draw(st.sampled_from(inputs))).getvalue()
     for _ in range(data.draw(st.integers(1, 4))):

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from gsworkbench.errors import InputError
 from gsworkbench.particles import CtfParameters, Float64
 
-
 LARGEST = 1e30  # no quantity of a microscope is larger, and products of such numbers are still finite
 EXACT = 2**53  # up to here a float64 holds every whole number
 

@@ -67,7 +67,9 @@ def _warn_of_blank(images: NDArray[np.float32], indices: NDArray[np.integer], pa
     uniform = (images[:, 0] == images[:, :1, 0]).all(axis=1)  # the first row alone: few images need a second look
     blank = [index for index, image in zip(indices[uniform], images[uniform], strict=True) if not np.ptp(image)]
     if blank:
-        sentence = f"{path}: {len(blank)} of {len(images)} images are blank (all pixels alike), first image {blank[0] + 1}"
+        sentence = (
+            f"{path}: {len(blank)} of {len(images)} images are blank (all pixels alike), first image {blank[0] + 1}"
+        )
         warnings.warn(f"{sentence}; they add nothing to a map, leave them out", stacklevel=4)
 
 

@@ -1,8 +1,9 @@
 """Make inputs, guided by coverage, and judge them: python tests/fuzz/run.py star --seconds 15 --out build/fuzz
 
 Needs atheris (the extra `fuzz`). Starts from corpus/TARGET.zip and goes on after a finding. OUT/TARGET.json counts the
-inputs and what was found; OUT/findings/ holds the inputs of findings, one for each place in the code; OUT/corpus/TARGET/
-grows. `--keep` writes the smallest inputs that reach what all of them reach back to corpus/TARGET.zip.
+inputs and what was found; OUT/findings/ holds the inputs of findings, one for each place in the code; the corpus that
+grows is in OUT/corpus/TARGET/. `--keep` puts the inputs that reach what all of these reach, as few and small as can be,
+into OUT/smallest/TARGET/.
 """
 
 from __future__ import annotations
