@@ -1,4 +1,4 @@
-"""Make inputs, guided by coverage, and judge them: python tests/fuzz/run.py star --seconds 15 --out build/fuzz
+"""Make inputs, guided by coverage, and judge them: python tests/fuzz/run.py star cs --seconds 15 --out build/fuzz
 
 Needs atheris (the extra `fuzz`). Starts from corpus/TARGET.zip and goes on after a finding. OUT/TARGET.json counts the
 inputs and what was found; OUT/findings/ holds the inputs of findings, one for each place in the code; the corpus that
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 import traceback
@@ -54,6 +55,7 @@ class Tally:
 
         self.targets, self.target, self.out = targets, target, out
         self.bench, self.started, self.n = targets.Bench(), time.monotonic(), 0
+        self.written = self.started
         self.found: Counter[str] = Counter()
         self.places: dict[str, str] = {}
 
@@ -64,7 +66,7 @@ class Tally:
         except self.targets.Finding as finding:
             self.found[finding.kind] += 1
             self._keep(finding, data)
-        if self.n % 500 == 0:
+        if time.monotonic() > self.written + 1:  # atheris ends the process without a last word
             self.write()
 
     def _keep(self, finding: Exception, data: bytes) -> None:
@@ -83,41 +85,51 @@ class Tally:
         self.write()
 
     def write(self) -> None:
+        self.written = time.monotonic()
         counts = {kind: self.found[kind] for kind in ("crash", "hang", "memory", "executed")}
-        record = {"inputs": self.n, "seconds": round(time.monotonic() - self.started), **counts, "places": self.places}
+        record = {"inputs": self.n, "seconds": round(self.written - self.started), **counts, "places": self.places}
         (self.out / f"{self.target}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
+def _fuzz(tally: Tally, given: argparse.Namespace) -> None:
+    """Make inputs until the time is up; atheris then ends the process."""
+    import atheris
+
+    target = tally.target
+    corpus = given.out / "corpus" / target
+    unpack(target, corpus)
+    options = [f"-max_len={LONGEST[target]}", f"-seed={given.seed}", "-timeout=0", "-rss_limit_mb=4096", "-verbosity=0"]
+    options += [f"-dict={HERE / 'words.dict'}", f"-max_total_time={given.seconds}", str(corpus)]
+    if given.keep:
+        smallest = given.out / "smallest" / target
+        smallest.mkdir(parents=True, exist_ok=True)
+        options[-2:] = ["-merge=1", str(smallest), str(corpus)]
+    atheris.Setup([sys.argv[0], *options], tally.one_input, enable_python_coverage=True)
+    atheris.Fuzz()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Fuzz one reader.")
-    parser.add_argument("target", choices=LONGEST)
-    parser.add_argument("--seconds", type=int, default=15)
+    parser = argparse.ArgumentParser(description="Fuzz the readers.")
+    parser.add_argument("targets", nargs="+", choices=LONGEST, help="one after the other")
+    parser.add_argument("--seconds", type=int, default=15, help="for each target (default 15)")
     parser.add_argument("--out", type=Path, default=Path("build/fuzz"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep", action="store_true", help="keep the corpus that was reached, instead of fuzzing")
+    parser.add_argument("--keep", action="store_true", help="minimise the corpus that was reached, instead of fuzzing")
     given = parser.parse_args()
-    corpus = given.out / "corpus" / given.target
-    unpack(given.target, corpus)
 
     import atheris
     import pandas  # noqa: F401  large, not ours, and slow to instrument
     import torch  # noqa: F401
 
     with atheris.instrument_imports(include=INSTRUMENTED):
-        tally = Tally(given.target, given.out)
-    options = [f"-max_len={LONGEST[given.target]}", f"-seed={given.seed}", "-timeout=0", "-rss_limit_mb=4096",
-               "-verbosity=0", f"-dict={HERE / 'words.dict'}"]  # fmt: skip
-    if given.keep:
-        smallest = given.out / "smallest" / given.target
-        smallest.mkdir(parents=True, exist_ok=True)
-        options += ["-merge=1", str(smallest), str(corpus)]
-    else:
-        options += [f"-max_total_time={given.seconds}", "-print_final_stats=0", str(corpus)]
-    import atexit
-
-    atexit.register(tally.write)
-    atheris.Setup([sys.argv[0], *options], tally.one_input, enable_python_coverage=True)
-    atheris.Fuzz()
+        import fuzz.targets  # noqa: F401  imported once, for all children
+    for target in given.targets:
+        tally = Tally(target, given.out)
+        child = os.fork()
+        if child == 0:
+            _fuzz(tally, given)
+        os.waitpid(child, 0)
+        tally.bench.remove()
 
 
 if __name__ == "__main__":

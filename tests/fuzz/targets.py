@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import importlib
 import os
 import shutil
 import signal
@@ -180,7 +181,10 @@ def _audit(event: str, arguments: tuple) -> None:
         seen.append(f"{event} {arguments!r}"[:200])
 
 
-sys.dont_write_bytecode = True  # a module imported late is no finding
+# Modules imported late are no finding, but what they run and write as they are imported would look like one.
+sys.dont_write_bytecode = True
+for module in ("mrcfile", "pandas", "starfile", "scipy.spatial.transform", "scipy.fft"):
+    importlib.import_module(module)
 sys.addaudithook(_audit)
 
 
