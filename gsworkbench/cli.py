@@ -343,6 +343,7 @@ def _stack(options: argparse.Namespace) -> Any:
         passthrough=options.passthrough,
         data_sign=options.sign,
         pixel_size=options.pixel_size,
+        strict_paths=options.strict_paths,
     )
 
 
@@ -361,6 +362,7 @@ def _description(stack: Any) -> list[str]:
     )
     return [
         f"particles      {len(stack):,} in {len(stack.files)} file(s), first {stack.files[0]}",
+        f"folders        {_folders(stack.files)}",
         f"box            {stack.box_size} px of {stack.pixel_size:.4g} A = {stack.box_size * stack.pixel_size:.4g} A; "
         f"Nyquist {2 * stack.pixel_size:.4g} A",
         f"defocus        {spread((ctf.defocus_u + ctf.defocus_v) / 2e4, 'um')}, astigmatism "
@@ -372,6 +374,12 @@ def _description(stack: Any) -> list[str]:
         f"half sets      {half_sets}",
         f"data sign      {', '.join(f'{s:+d}' for s in np.unique(stack.data_sign))} (multiplies the images)",
     ]
+
+
+def _folders(files: Sequence[Path]) -> str:
+    """Where images are read from, links followed: metadata can name any place."""
+    folders = sorted({str(file.resolve().parent) for file in files})
+    return ", ".join(folders[:5]) + f" and {len(folders) - 5} more" * (len(folders) > 5)
 
 
 def _number(text: str) -> Any:
@@ -756,6 +764,9 @@ def _add_particles(command: Any) -> None:
     group = command.add_argument_group("where images, poses and CTF are")
     group.add_argument("--stack", type=Path, metavar="FILE", help="image stack, in place of the paths in the metadata")
     group.add_argument("--datadir", type=Path, metavar="DIR", help="folder that image paths are relative to")
+    group.add_argument(
+        "--strict-paths", action="store_true", help="refuse images outside the folders of the metadata and --datadir"
+    )
     group.add_argument("--poses", type=Path, metavar="PKL", help="cryoDRGN poses.pkl")
     group.add_argument("--ctf", type=Path, metavar="PKL", help="cryoDRGN ctf.pkl")
     group.add_argument("--ind", type=Path, metavar="PKL", help="cryoDRGN indices of the particles to use")

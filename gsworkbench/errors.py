@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 
@@ -33,7 +34,12 @@ class InputError(ValueError):
         sentence = f"{', '.join(where)}: {problem}" if where else problem
         if remedy:
             sentence += f"; {remedy}"
-        super().__init__(sentence + ".")
+        super().__init__(_printable(sentence) + ".")
+
+
+def _printable(text: str) -> str:
+    """One line, whatever a file holds: line ends become spaces, what would steer a terminal is spelt out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in re.sub(r"\s*\n\s*", " ", text))
 
 
 class NotRun(InputError):

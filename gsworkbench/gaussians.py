@@ -12,8 +12,10 @@ from torch import Tensor
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 from gsworkbench.geometry import quaternions_to_matrices
+from gsworkbench.numpy_files import load_archive
 
 FORMAT_VERSION = 1
+_COLUMNS = {"means": (3,), "scales": (3,), "quaternions": (4,), "weights": ()}  # shape of one Gaussian's
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,7 @@ class Gaussians:
 
     def save(self, path: str | Path, *, box_size: int, pixel_size: float) -> None:
         """Write `gaussians.npz`: named arrays in natural units, with the box they were fitted in."""
-        arrays = {
-            name: getattr(self, name).detach().cpu().numpy() for name in ("means", "scales", "quaternions", "weights")
-        }
+        arrays = {name: getattr(self, name).detach().cpu().numpy() for name in _COLUMNS}
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(
                 file,
@@ -64,14 +64,17 @@ class Gaussians:
     def load(path: str | Path) -> Gaussians:
         """Read what `save` wrote."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                if int(file["format_version"]) != FORMAT_VERSION:
-                    raise InputError(f"Gaussians of format {file['format_version']}, not {FORMAT_VERSION}", file=path)
-                tensors = {name: torch.from_numpy(file[name]) for name in ("means", "scales", "quaternions", "weights")}
-                return Gaussians(**tensors, floor_angstrom=float(file["floor_angstrom"]))
-        except (OSError, KeyError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
+            file = load_archive(path)
+            if int(file["format_version"]) != FORMAT_VERSION:
+                raise InputError(f"Gaussians of format {file['format_version']}, not {FORMAT_VERSION}", file=path)
+            tensors = {name: torch.from_numpy(file[name]) for name in _COLUMNS}
+            n = len(tensors["weights"])
+            if any(tensors[name].shape != (n, *rest) for name, rest in _COLUMNS.items()):
+                raise ValueError("arrays of different lengths")
+            return Gaussians(**tensors, floor_angstrom=float(file["floor_angstrom"]))
+        except InputError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError) as error:
             raise InputError(
                 "not a Gaussians file", file=path, remedy="give a gaussians.npz of this program"
             ) from error

@@ -6,13 +6,12 @@ from a file; without, noise counts as white.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
+from gsworkbench.numpy_files import load_array
 from gsworkbench.particles import ParticleStack
 
 _MOST_IMAGES = 2000  # a shell's power is then known to a percent or better
@@ -27,7 +26,7 @@ def chosen_noise(choice: str, stack: ParticleStack) -> NDArray[np.float64] | Non
     if choice == "measured":
         return measured_noise(stack)
     try:
-        return np.load(Path(choice), allow_pickle=False)
+        return load_array(choice)
     except (OSError, ValueError) as error:
         remedy = "give 'white', 'measured' or a .npy file, one power per shell"
         raise InputError("not a noise spectrum", file=choice, remedy=remedy) from error

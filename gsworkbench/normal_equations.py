@@ -35,6 +35,7 @@ from gsworkbench import distributed
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path, sha256
 from gsworkbench.insertion import PADDING, Direct, Float64, Grid
+from gsworkbench.numpy_files import load_archive
 from gsworkbench.particles import ParticleStack
 from gsworkbench.readers.mrc import read_images
 
@@ -147,16 +148,18 @@ class NormalEquations:
     def load(path: str | Path, *, half_set: int | None = None) -> NormalEquations:
         """Read a file of `save`; one that is damaged, of another version or not of `half_set` raises InputError."""
         try:
-            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                header = json.loads(file["header"].tobytes())
-                if header.get("version") != VERSION:
-                    problem = f"the sums are of version {header.get('version')}, this program reads version {VERSION}"
-                    raise InputError(problem, file=path, remedy="accumulate them again")
-                box_size = int(header["box_size"])
-                sums = np.zeros((3, PADDING * box_size, PADDING * box_size, box_size + 1))
-                sums[:, _ball(box_size)] = file["sums"]
-                header["sources"] = tuple(header["sources"])
-                result = NormalEquations(sums=sums, particles=file["particles"], **header)
+            file = load_archive(path)
+            header = json.loads(file["header"].tobytes())
+            if header.get("version") != VERSION:
+                problem = f"the sums are of version {header.get('version')}, this program reads version {VERSION}"
+                raise InputError(problem, file=path, remedy="accumulate them again")
+            box_size = int(header["box_size"])
+            if not 0 < box_size**3 < file["sums"].size:
+                raise ValueError("fewer sums than a map of this box has")  # before a grid is made for it
+            sums = np.zeros((3, PADDING * box_size, PADDING * box_size, box_size + 1))
+            sums[:, _ball(box_size)] = file["sums"]
+            header["sources"] = tuple(header["sources"])
+            result = NormalEquations(sums=sums, particles=file["particles"], **header)
         except InputError:
             raise
         except FileNotFoundError as error:

@@ -56,8 +56,8 @@ def fsc_figure(
             axes.fill_between(curve.frequencies, low, high, color=colour, alpha=0.15, lw=0)
     draw_frame(axes, curves[0])
     draw_legend(axes)
-    axes.set_title(title, fontsize="medium")
-    figure.supxlabel("\n".join(lines), fontsize="x-small", color="0.45")
+    axes.set_title(title, fontsize="medium", parse_math=False)  # a file may be called a$b$.mrc
+    figure.supxlabel("\n".join(lines), fontsize="x-small", color="0.45", parse_math=False)
     return figure
 
 
@@ -112,7 +112,9 @@ def draw_legend(axes: Axes) -> None:
 
     below = axes.transAxes + ScaledTranslation(0, -0.75, axes.figure.dpi_scale_trans)  # inches, past the axis label
     place = {"bbox_to_anchor": (0.5, 0), "bbox_transform": below, "borderaxespad": 0}
-    axes.legend(fontsize="small", frameon=False, loc="upper center", **place)
+    legend = axes.legend(fontsize="small", frameon=False, loc="upper center", **place)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def local_resolution_figure(found: LocalResolution, volume: NDArray[np.floating]) -> Figure:
@@ -135,7 +137,7 @@ def local_resolution_figure(found: LocalResolution, volume: NDArray[np.floating]
         axes.set_title(f"{name} = 0", fontsize="small")
         axes.set_axis_off()
     figure.colorbar(image, ax=sections, label="Å")
-    figure.suptitle("\n".join(textwrap.wrap(str(found), 170)), fontsize="x-small")
+    figure.suptitle("\n".join(textwrap.wrap(str(found), 170)), fontsize="x-small", parse_math=False)
     return figure
 
 
@@ -158,7 +160,7 @@ def directional_figure(found: DirectionalFsc) -> Figure:
     sphere.set_aspect("equal")
     sphere.set_axis_off()
     figure.colorbar(dots, ax=sphere, label=f"Å at FSC = {found.threshold:g}, along each direction")
-    figure.suptitle(f"sphericity {found.sphericity:.3f}, mask: {found.mask}", fontsize="small")
+    figure.suptitle(f"sphericity {found.sphericity:.3f}, mask: {found.mask}", fontsize="small", parse_math=False)
     return figure
 
 
@@ -202,7 +204,8 @@ def draw_slices(page: FigureBase, maps: Mapping[str, tuple[NDArray[np.floating],
     crowded = len(maps) > 4
     for axes, (label, (volume, _)) in zip(panels, maps.items(), strict=True):
         axes.imshow(volume[len(volume) // 2], cmap="gray", vmin=low, vmax=high, origin="lower")
-        axes.set_title(textwrap.fill(label, 16 if crowded else 24), fontsize="x-small" if crowded else "medium")
+        size = "x-small" if crowded else "medium"
+        axes.set_title(textwrap.fill(label, 16 if crowded else 24), fontsize=size, parse_math=False)
         axes.set_xticks([])
         axes.set_yticks([])
     _draw_scale_bar(panels[0], len(first), voxel_size)

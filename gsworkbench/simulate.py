@@ -27,6 +27,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.geometry import random_rotations
 from gsworkbench.imperfections import preferred_views, random_phases, turned
 from gsworkbench.molecules import MOLECULES, Molecule, load_molecule, read_molecule
+from gsworkbench.numpy_files import load_array
 from gsworkbench.particles import CtfParameters, ParticleStack
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import cryodrgn, cryosparc, new_image_stack, star, write_map, write_star
@@ -332,7 +333,7 @@ def noise_amplitudes(noise: str, box_size: int) -> Float64 | None:
     if noise == "white":
         return None
     try:
-        power = np.load(noise, allow_pickle=False)
+        power = load_array(noise)
     except (OSError, ValueError) as error:
         raise InputError("not a radial noise spectrum", file=noise, remedy="give 'white' or a .npy file") from error
     remedy = f"give one power for each shell from 0 to {box_size // 2}"

@@ -70,7 +70,7 @@ def test_compressed(stack, suffix, compress):
     path.write_bytes(compress(stack.read_bytes()))
     np.testing.assert_array_equal(everything(path), everything(stack))
     path.write_bytes(compress(stack.read_bytes()[:-100]))
-    with pytest.raises(InputError, match="not a readable MRC file"):
+    with pytest.raises(InputError, match=r"truncated: its header says 5 images, it holds 4\.6"):
         everything(path)
     path.write_bytes(compress(stack.read_bytes())[:-40])
     with pytest.raises(InputError, match="not a readable MRC file"):

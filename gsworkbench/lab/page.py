@@ -335,7 +335,7 @@ class Page:
                     self._say(f"done in {outcome.seconds:.1f} s; its numbers are in {table}")
                 case Stopped(_, reason):
                     self.cancel.disabled = True
-                    self._say(html.escape(reason))
+                    self._say(reason)
                     self._show_source()  # a map of a fit that never ended may be on display
 
     async def follow(self) -> None:
@@ -378,7 +378,7 @@ class Page:
         self._show_numbers()
 
     def _say(self, words: str) -> None:
-        self.status.value = words
+        self.status.value = html.escape(words)
 
 
 def _maps_of(outcome: Outcome) -> dict[str, Any]:

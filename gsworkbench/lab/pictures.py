@@ -52,7 +52,7 @@ def sections_figure(volumes: Mapping[str, Volume]) -> Figure:
     figure = Figure(figsize=(6, 2.1 * len(volumes)), layout="constrained")
     for axes, (name, volume) in zip(np.atleast_1d(figure.subplots(len(volumes), 1)), volumes.items(), strict=True):
         axes.imshow(sections(volume), cmap="gray", origin="lower", vmax=np.percentile(volume, 99.95))
-        axes.set_title(f"{name}: sections across z, y and x", fontsize="small")
+        axes.set_title(f"{name}: sections across z, y and x", fontsize="small", parse_math=False)
         axes.set_axis_off()
     return figure
 
@@ -67,7 +67,7 @@ def curves_figure(curves: Mapping[str, FscCurve], title: str = "") -> Figure:
         draw_curve(axes, curve, [], colour=colour, label=label)
     draw_frame(axes, next(iter(curves.values())))
     draw_legend(axes)
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(title, fontsize="medium", parse_math=False)
     return figure
 
 

@@ -70,8 +70,8 @@ def start_explore(
         return
     need("voila", *NEEDED)
     port, token = free_port(port), secrets.token_hex(24)
-    command = [sys.executable, "-m", "voila", str(notebook), "--no-browser", f"--port={port}", f"--token={token}"]
-    command += [f"--Voila.ip={LOOPBACK}", "--template=gsworkbench", "--show_tracebacks=True"]
+    command = [sys.executable, "-m", "gsworkbench.lab.local_voila", str(notebook), "--no-browser", f"--port={port}"]
+    command += [f"--token={token}", f"--Voila.ip={LOOPBACK}", "--template=gsworkbench", "--show_tracebacks=True"]
     command.append(f"--VoilaConfiguration.extension_denylist={list(UNUSED)}")
     address = f"http://{LOOPBACK}:{port}/?token={token}"
     _serve(command, f"http://{LOOPBACK}:{port}/voila/static/?token={token}", address, browser)

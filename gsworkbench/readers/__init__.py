@@ -38,6 +38,7 @@ def read_particles(
     passthrough: Sequence[str | Path] = (),
     data_sign: int | None = None,
     pixel_size: float | None = None,
+    strict_paths: bool = False,
 ) -> ParticleStack:
     """Read particles from RELION, cryoSPARC or cryoDRGN files; images stay on disk.
 
@@ -51,6 +52,8 @@ def read_particles(
     passthrough : cryoSPARC's passthrough .cs files, which give the fields that `path` lacks.
     data_sign : +1 or -1, the factor that makes protein white; default blob/sign of a .cs, else +1.
     pixel_size : A, in place of the files' own.
+    strict_paths : refuse images that lie, links followed, outside the metadata file's folder and `datadir`. Without,
+        absolute paths and '..' are followed, as they are usual in RELION's projects.
 
     Raises InputError naming file, row and remedy for files that are absent, damaged, contradictory or incomplete.
     """
@@ -83,4 +86,5 @@ def read_particles(
         indices=indices,
         data_sign=data_sign,
         pixel_size=pixel_size,
+        strict_paths=strict_paths,
     )

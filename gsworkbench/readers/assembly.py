@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
-from gsworkbench.particles import ParticleStack
+from gsworkbench.particles import Float64, ParticleStack
 from gsworkbench.readers import cryodrgn, mrc
 from gsworkbench.readers.metadata import Metadata
-from gsworkbench.readers.paths import resolve_stacks
+from gsworkbench.readers.paths import first_outside, resolve_stacks
 
 
 def to_stack(
@@ -25,6 +25,7 @@ def to_stack(
     indices: str | Path | None = None,
     data_sign: int | None = None,
     pixel_size: float | None = None,
+    strict_paths: bool = False,
 ) -> ParticleStack:
     """Make the ParticleStack of the rows that `indices` selects (all by default); see readers.read_particles."""
     n = len(metadata.image_index)
@@ -36,6 +37,8 @@ def to_stack(
     rows = np.arange(n) if indices is None else cryodrgn.read_indices(indices, n)
 
     files, file_index = _locate(metadata, rows, source, stack, datadir)
+    if strict_paths and stack is None:
+        _refuse_outside(files, file_index, rows, source, datadir)
     box_size = _common_box(files, file_index, metadata.image_index[rows], rows, source)
     if metadata.box_size not in (None, box_size):
         raise InputError(f"{metadata.box_size} px here but {files[0]} has images of {box_size} px", file=source)
@@ -49,6 +52,7 @@ def to_stack(
     rotations, shifts = metadata.rotations, metadata.shifts_angstrom
     if pose_rows:
         rotations, shifts = pose_rows.rotations, pose_rows.shifts * box_size * pixel_size
+    _check_shifts(shifts[rows], rows, box_size * pixel_size, source)
     return ParticleStack(
         files=files,
         file_index=file_index,
@@ -81,6 +85,20 @@ def _check_counts(
         raise InputError(f"{n} particles here but {listed}", file=source, remedy="one of the files is stale")
 
 
+def _check_shifts(shifts: Float64, rows: NDArray[np.int64], edge: float, source: Path) -> None:
+    """A particle moved by more than its box (A) is not in its image: the unit of the shifts must be another one."""
+    too_far = np.abs(shifts).max(axis=1) > edge * (1 + 1e-6)
+    if too_far.any():
+        k = int(np.flatnonzero(too_far)[0])
+        x, y = shifts[k]
+        raise InputError(
+            f"the shift of {x:g}, {y:g} A exceeds the box of {edge:g} A",
+            file=source,
+            row=int(rows[k]) + 1,
+            remedy="check the unit of its shifts and the pixel size",
+        )
+
+
 def _locate(
     metadata: Metadata, rows: NDArray[np.int64], source: Path, stack: str | Path | None, datadir: str | Path | None
 ) -> tuple[tuple[Path, ...], NDArray[np.int64]]:
@@ -97,6 +115,23 @@ def _locate(
         return (Path(stack).absolute(),), np.zeros(len(rows), np.int64)
     used, file_index = np.unique(metadata.stack_index[rows], return_inverse=True)
     return resolve_stacks([metadata.stacks[i] for i in used], source, datadir), file_index.astype(np.int64)
+
+
+def _refuse_outside(
+    files: tuple[Path, ...],
+    file_index: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    source: Path,
+    datadir: str | Path | None,
+) -> None:
+    k = first_outside(files, source, datadir)
+    if k is not None:
+        raise InputError(
+            f"{files[k]} lies outside the data folder, which --strict-paths refuses",
+            file=source,
+            row=int(rows[np.flatnonzero(file_index == k)[0]]) + 1,
+            remedy="give the --datadir FOLDER that images may come from",
+        )
 
 
 def _common_box(

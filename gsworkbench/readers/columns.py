@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from gsworkbench.errors import InputError
 from gsworkbench.particles import CtfParameters, Float64
 
+LARGEST = 1e30  # no quantity of a microscope is larger, and products of such numbers are still finite
+EXACT = 2**53  # up to here a float64 holds every whole number
+
 
 def numbers(values: Any, column: str, file: Path) -> Float64:
-    """Return a column, strings or numbers, as finite float64, or raise InputError naming column and row."""
+    """Return a column, strings or numbers, as float64 below LARGEST, or raise InputError naming column and row."""
     try:
         result = np.asarray(values, np.float64)
     except (TypeError, ValueError):
         result = np.array([_number(value) for value in values])
-    bad = ~np.isfinite(result).all(axis=tuple(range(1, result.ndim)))
+    bad = ~(np.abs(result) < LARGEST).all(axis=tuple(range(1, result.ndim)))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise InputError(f"{column} is not a number: {values[row]}", file=file, row=row + 1)
@@ -32,7 +35,7 @@ def numbers(values: Any, column: str, file: Path) -> Float64:
 def integers(values: Any, column: str, file: Path, allowed: Sequence[int] | None = None) -> NDArray[np.int64]:
     """Return a column as int64, or raise InputError naming column and row; `allowed` lists the values it may take."""
     result = numbers(values, column, file)
-    bad = result != np.round(result)
+    bad = (result != np.round(result)) | (np.abs(result) > EXACT)
     if allowed is not None:
         bad |= ~np.isin(result, allowed)
     if bad.any():

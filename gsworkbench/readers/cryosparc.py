@@ -58,11 +58,15 @@ class Fields:
             )
         return self.columns[name]
 
-    def numbers(self, name: str, default: Float64 | float | None = None) -> Float64:
-        """Return a field as float64, finite, (n,) or (n, k); `default` where it is absent, else InputError."""
-        if name in self or default is None:
-            return numbers(self[name], name, self.file)
-        return np.broadcast_to(np.asarray(default, float), len(self["uid"])).copy()
+    def numbers(self, name: str, default: Float64 | float | None = None, *, width: int | None = None) -> Float64:
+        """Return a field as float64, (n,) or with a width (n, width); `default` where it is absent, else InputError."""
+        if name not in self and default is not None:
+            return np.broadcast_to(np.asarray(default, float), len(self["uid"])).copy()
+        result = numbers(self[name], name, self.file)
+        wanted = (len(result),) if width is None else (len(result), width)
+        if result.shape != wanted:
+            raise InputError(f"{name} has the shape {result.shape}, not {wanted}", file=self.file)
+        return result
 
 
 def read_cryosparc(path: Path, passthrough: Sequence[str | Path] = (), *, needs_ctf: bool = True) -> Metadata:
@@ -74,7 +78,7 @@ def read_cryosparc(path: Path, passthrough: Sequence[str | Path] = (), *, needs_
     return Metadata(
         stacks=stacks,
         stack_index=stack_index,
-        image_index=integers(fields["blob/idx"], "blob/idx", path),
+        image_index=_image_index(fields),
         box_size=_box_size(fields),
         pixel_size=common_value(fields.numbers("blob/psize_A"), "blob/psize_A", path)
         if "blob/psize_A" in fields
@@ -114,6 +118,8 @@ def read_array(path: str | Path) -> NDArray[Any]:
         raise InputError(f"the file is truncated or damaged ({type(error).__name__})", file=path) from error
     if array.ndim != 1 or not len(array) or array.dtype.names is None or "uid" not in array.dtype.names:
         raise InputError("not a .cs file, it holds no rows with a field uid", file=path)
+    if array["uid"].ndim != 1 or array["uid"].dtype.kind not in "iu":
+        raise InputError(f"not a .cs file, its uid are {array.dtype['uid']} and not whole numbers", file=path)
     if array.offset + array.nbytes != Path(path).stat().st_size:
         raise InputError(f"the header says {len(array)} rows but the file is longer", file=path)
     return array
@@ -153,10 +159,23 @@ def _stack_names(fields: Fields) -> list[str]:
     return [text.removeprefix(">") for text in texts]
 
 
+def _image_index(fields: Fields) -> NDArray[np.int64]:
+    index = integers(fields.numbers("blob/idx"), "blob/idx", fields.file)
+    if (index < 0).any():
+        row = int(np.flatnonzero(index < 0)[0])
+        raise InputError(f"blob/idx must count from 0, not {index[row]}", file=fields.file, row=row + 1)
+    return index
+
+
 def _box_size(fields: Fields) -> int | None:
     if "blob/shape" not in fields:
         return None
-    return int(common_value(fields.numbers("blob/shape").reshape(-1), "blob/shape", fields.file))
+    height, width = fields.numbers("blob/shape", width=2).T
+    if (height != width).any():
+        row = int(np.flatnonzero(height != width)[0])
+        problem = f"blob/shape is {height[row]:g} x {width[row]:g}, and images must be square"
+        raise InputError(problem, file=fields.file, row=row + 1)
+    return int(common_value(height, "blob/shape", fields.file))
 
 
 def _poses(fields: Fields) -> tuple[Float64 | None, Float64]:
@@ -174,8 +193,8 @@ def _poses(fields: Fields) -> tuple[Float64 | None, Float64]:
         return None, np.zeros((len(fields["uid"]), 2))
     pixel_sizes = fields.numbers("alignments3D/psize_A")
     common_value(pixel_sizes, "alignments3D/psize_A", fields.file)
-    shifts = fields.numbers("alignments3D/shift") * pixel_sizes[:, None]
-    return rotation_vectors_to_matrices(fields.numbers("alignments3D/pose")), shifts
+    shifts = fields.numbers("alignments3D/shift", width=2) * pixel_sizes[:, None]
+    return rotation_vectors_to_matrices(fields.numbers("alignments3D/pose", width=3)), shifts
 
 
 def _picks(fields: Fields) -> Picks | None:
@@ -186,7 +205,7 @@ def _picks(fields: Fields) -> Picks | None:
         return None
     names, index = unique_names(map(str, fields[uid].tolist()))
     fractions = np.column_stack([fields.numbers(name) for name in centre])
-    extent = fields.numbers(shape)[:, ::-1]  # of y, x
+    extent = fields.numbers(shape, width=2)[:, ::-1]  # of y, x
     return Picks(names, index, fractions * extent * fields.numbers(size)[:, None])
 
 

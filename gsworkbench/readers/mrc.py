@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 
 ITEM_BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}  # of the modes we read
+PIECE_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Header:
 def read_images(path: str | Path, indices: NDArray[np.integer]) -> NDArray[np.float32]:
     """Read the images at `indices` (m,), counted from 0, as (m, D, D) float32, in the order asked for.
 
-    Raises InputError for a file that is unsound, an index beyond its end, and pixels that are NaN or infinite.
+    Raises InputError for a file that is unsound, an index beyond its end, and pixels that are NaN or infinite. Warns of
+    images that are the same everywhere.
     """
     stack, indices = _open(path), np.asarray(indices)
     outside = (indices < 0) | (indices >= len(stack))
@@ -56,7 +58,19 @@ def read_images(path: str | Path, indices: NDArray[np.integer]) -> NDArray[np.fl
     broken = ~np.isfinite(images).all(axis=(1, 2))
     if broken.any():
         raise InputError(f"image {indices[broken][0] + 1} has pixels that are NaN or infinite", file=path)
+    _warn_of_blank(images, indices, path)
     return images
+
+
+def _warn_of_blank(images: NDArray[np.float32], indices: NDArray[np.integer], path: str | Path) -> None:
+    """Extraction at the edge of a micrograph leaves such images, and a copy that was cut off leaves many."""
+    uniform = (images[:, 0] == images[:, :1, 0]).all(axis=1)  # the first row alone: few images need a second look
+    blank = [index for index, image in zip(indices[uniform], images[uniform], strict=True) if not np.ptp(image)]
+    if blank:
+        sentence = (
+            f"{path}: {len(blank)} of {len(images)} images are blank (all pixels alike), first image {blank[0] + 1}"
+        )
+        warnings.warn(f"{sentence}; they add nothing to a map, leave them out", stacklevel=4)
 
 
 def stack_shape(path: str | Path) -> tuple[int, int, float | None]:
@@ -88,10 +102,7 @@ def read_map(path: str | Path) -> tuple[NDArray[np.float32], float]:
     if len(set(header.shape)) > 1 or header.shape[0] % 2:
         voxels = " x ".join(map(str, header.shape[::-1]))
         raise InputError(f"the map has {voxels} voxels, not a cube of even side", file=path)
-    if sorted(header.axes) != [1, 2, 3]:
-        raise InputError(
-            f"the header is damaged: columns, rows and sections run along axes {header.axes[::-1]}", file=path
-        )
+    _check_axes(header, path)
     x, y, z = header.voxel_sizes
     if not (x and y and z):
         raise InputError("the header has no voxel size", file=path, remedy="relion_image_handler --angpix can set it")
@@ -112,6 +123,7 @@ def map_origin(path: str | Path) -> NDArray[np.float64]:
     as ChimeraX reads them; zero in most maps, so that a coordinate is the voxel's index times the voxel size.
     """
     raw, header = _raw_header(path), read_header(path)
+    _check_axes(header, path)
     origin = np.array([raw.origin.x, raw.origin.y, raw.origin.z], np.float64)
     if origin.any():
         return origin
@@ -160,7 +172,8 @@ def read_header(path: str | Path) -> Header:
     if 401 <= raw.ispg <= 630:
         raise InputError("the file is a stack of volumes", file=path, remedy="give one volume or a stack of images")
     if _opener(path) is open:
-        _check_length(path, shape, int(raw.nsymbt), ITEM_BYTES[int(raw.mode)])
+        data_bytes = Path(path).stat().st_size - 1024 - int(raw.nsymbt)
+        _check_length(path, shape, data_bytes, ITEM_BYTES[int(raw.mode)])
     voxel_sizes = [_voxel_size(float(raw.cella[a]), int(raw[f"m{a}"])) for a in "xyz"]
     imod_stamp, imod_flags = np.frombuffer(raw.extra2.tobytes()[40:48], raw.nx.dtype)
     unsigned = raw.mode == 0 and imod_stamp == 1146047817 and not imod_flags & 1
@@ -182,15 +195,21 @@ def _raw_header(path: str | Path) -> Any:
         return raw.view(np.dtype((np.record, HEADER_DTYPE.newbyteorder(order))))
 
 
-def _check_length(path: str | Path, shape: tuple[int, int, int], extended: int, item_bytes: int) -> None:
+def _check_length(path: str | Path, shape: tuple[int, int, int], data_bytes: int, item_bytes: int) -> None:
     """A file shorter than its header says, or longer by whole images, is refused; a few stray bytes are not."""
     n, height, width = shape
-    image_bytes = height * width * item_bytes
-    found = (Path(path).stat().st_size - 1024 - extended) / image_bytes
+    found = data_bytes / (height * width * item_bytes)
     if found < n:
         raise InputError(f"the file is truncated: its header says {n} images, it holds {max(found, 0):.4g}", file=path)
     if found >= n + 1:
         raise InputError(f"the header says {n} images, the file holds {found:.4g}", file=path, remedy="correct nz")
+
+
+def _check_axes(header: Header, path: str | Path) -> None:
+    if sorted(header.axes) != [1, 2, 3]:
+        raise InputError(
+            f"the header is damaged: columns, rows and sections run along axes {header.axes[::-1]}", file=path
+        )
 
 
 def _voxel_size(cell: float, intervals: int) -> float:
@@ -221,11 +240,24 @@ def _memory_map(path: str, modified: int, size: int) -> NDArray[Any]:
 
 @functools.lru_cache(maxsize=1)
 def _decompressed(path: str, modified: int, size: int) -> NDArray[Any]:
-    import mrcfile
+    from mrcfile.utils import data_dtype_from_header
 
-    header = read_header(path)
-    with _mrc_errors(path), mrcfile.open(path) as mrc:
-        return mrc.data.view(np.uint8 if header.unsigned_bytes else mrc.data.dtype).reshape(header.shape)
+    raw, header = _raw_header(path), read_header(path)
+    dtype = np.dtype(np.uint8) if header.unsigned_bytes else data_dtype_from_header(raw)
+    n, height, width = header.shape
+    with _mrc_errors(path), _opener(path)(path, "rb") as file:
+        file.seek(1024 + int(raw.nsymbt))
+        data = _read_at_most(file, (n + 1) * height * width * dtype.itemsize)
+    _check_length(path, header.shape, len(data), dtype.itemsize)
+    return np.frombuffer(data, dtype, n * height * width).reshape(header.shape)
+
+
+def _read_at_most(file: IO[bytes], size: int) -> bytearray:
+    """Read `size` bytes or to the end, in pieces: a forged header costs no more memory than there is data."""
+    data = bytearray()
+    while len(data) < size and (piece := file.read(min(size - len(data), PIECE_BYTES))):
+        data += piece
+    return data
 
 
 def _opener(path: str | Path) -> Any:

@@ -39,6 +39,13 @@ def resolve_stacks(names: Sequence[str], metadata: Path, datadir: str | Path | N
     return paths
 
 
+def first_outside(paths: Sequence[Path], metadata: Path, datadir: str | Path | None = None) -> int | None:
+    """The place in `paths` of the first that, links followed, lies neither beside `metadata` nor in `datadir`."""
+    inside = [Path(folder).resolve() for folder in (metadata.parent, datadir) if folder is not None]
+    outside = (not any(path.resolve().is_relative_to(folder) for folder in inside) for path in paths)
+    return next((k for k, is_outside in enumerate(outside) if is_outside), None)
+
+
 def _find(name: str, metadata: Path, datadir: str | Path | None) -> Path | None:
     """Return the one file that `name` leads to, None if there is none."""
     as_written = {path.resolve(): path for path in _candidates(name, metadata, datadir) if _is_file(path)}

@@ -79,7 +79,9 @@ def _array(data: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
     """Make an array over `data`, which must be as long as shape and type say."""
     if type(kind) is not _Dtype or isinstance(data, list):
         raise _Refused("holds an array of Python objects")
-    data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+    data = data.encode("latin1") if isinstance(data, str) else data
+    if not isinstance(data, bytes | bytearray):  # bytes(n) of a number would be n zeros
+        raise _Refused(f"holds a {type(data).__name__} where the bytes of an array belong")
     if min(shape, default=0) < 0 or math.prod(shape) * kind.dtype.itemsize != len(data):
         raise _Refused(f"holds {len(data)} bytes for an array of shape {shape}")
     return np.ndarray(shape, kind.dtype, data, order=order)

@@ -48,7 +48,8 @@ REFUSED = {  # columns that make the data something else than single particles w
     "rlnCtfDataArePhaseFlipped": "the images were phase-flipped, which is not supported",
 }
 FLAGS = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped")  # of these, refused where not zero
-IGNORED = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike", "rlnMagMat01")
+IGNORED = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike", "rlnMagMat01", "rlnMagMat10")
+MAGNIFICATION = ("rlnMagMat00", "rlnMagMat11")  # ignored too, and 1 where nothing is magnified
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,15 @@ def _refuse_unsupported(fields: Fields) -> None:
         for table in (fields.particles, fields.optics):
             if table is not None and label in table and any(set(text) & set("123456789") for text in set(table[label])):
                 warnings.warn(f"{fields.file}: {label} is not modelled and will be ignored", stacklevel=4)
+    for label in MAGNIFICATION:
+        if label in fields and (fields.numbers(label) != 1).any():
+            warnings.warn(f"{fields.file}: {label} is not modelled and will be ignored", stacklevel=4)
 
 
 def _image_name(text: Any, row: int, path: Path) -> tuple[int, str]:
     """Split '000001@folder/stack.mrcs' into image number (from 1) and name."""
     number, at, name = str(text).partition("@")
-    if not (at and name and number.isdecimal() and int(number)):
+    if not (at and name and number.isdecimal() and len(number) < 16 and int(number)):
         raise InputError(f"rlnImageName {text!r} is not NUMBER@STACK, counted from 1", file=path, row=row + 1)
     return int(number), name
 

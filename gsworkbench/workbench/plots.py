@@ -125,7 +125,7 @@ def corrected(registry: Registry, experiment: Experiment, rows: pd.DataFrame, fo
                 said = name.removeprefix("fsc_").replace("_", " ")
                 axes.plot(found[name].frequencies, found[name].values, color=colour, lw=1.3, label=said)
         draw_frame(axes, next(iter(found.values())))
-        axes.set_title(label, fontsize="x-small")
+        axes.set_title(label, fontsize="x-small", parse_math=False)
     panels[0].legend(frameon=False, fontsize="x-small")
     for axes in panels[len(choices) :]:
         axes.set_axis_off()

@@ -36,7 +36,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
     from traitlets.config import Config
 
     known = papermill.inspect_notebook(str(notebook))
-    if unknown := sorted(set(parameters) - set(known)):
+    if unknown := sorted(set(map(str, parameters)) - set(known)):
         problem = f"the notebook has no parameter {', '.join(map(repr, unknown))}"
         raise InputError(problem, file=notebook, remedy=f"it has {', '.join(known)}")
     Path(executed).parent.mkdir(parents=True, exist_ok=True)
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parameters", help="YAML file of parameters by name")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=TEXT", help="further parameters, always text")
     given = parser.parse_args(arguments)
-    parameters = yaml.safe_load(Path(given.parameters).read_text(encoding="utf-8")) if given.parameters else {}
-    parameters |= dict(item.split("=", 1) for item in given.set)
     try:
+        parameters = _read_parameters(given.parameters) if given.parameters else {}
+        parameters |= dict(_assignment(item) for item in given.set)
         run_notebook(given.notebook, given.executed, parameters)
     except InputError as error:
         print(error, file=sys.stderr)
@@ -83,6 +83,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Cell {error.exec_count} failed; {given.executed} shows how far the notebook came.", file=sys.stderr)
         return 1
     return 0
+
+
+def _read_parameters(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"not readable as YAML ({' '.join(str(error).split())})", file=path) from error
+    if not isinstance(content, dict):
+        raise InputError("not a list of parameters by name", file=path, remedy="write lines of NAME: VALUE")
+    return content
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(f"--set needs NAME=TEXT, not {text!r}")
+    return name, value
 
 
 if __name__ == "__main__":
