@@ -122,6 +122,7 @@ def _accumulate(options: argparse.Namespace) -> None:
     import time
 
     from gsworkbench.files import remove
+    from gsworkbench.locks import own_file
     from gsworkbench.noise import chosen_noise
     from gsworkbench.normal_equations import accumulate
 
@@ -130,17 +131,18 @@ def _accumulate(options: argparse.Namespace) -> None:
         stack = stack.with_random_phases(options.noise_substitute_beyond, options.seed)
     checkpoint = options.out.with_name(f".{options.out.name}.unfinished")
     wall, cpu = time.perf_counter(), time.process_time()
-    sums = accumulate(
-        stack,
-        engine=options.engine,
-        noise_spectrum=chosen_noise(options.noise_spectrum, stack),
-        threads=options.threads,
-        checkpoint=checkpoint,
-        checkpoint_seconds=options.checkpoint_every,
-        resume=options.resume,
-    )
-    sums.save(options.out)
-    remove(checkpoint)
+    with own_file(options.out):
+        sums = accumulate(
+            stack,
+            engine=options.engine,
+            noise_spectrum=chosen_noise(options.noise_spectrum, stack),
+            threads=options.threads,
+            checkpoint=checkpoint,
+            checkpoint_seconds=options.checkpoint_every,
+            resume=options.resume,
+        )
+        sums.save(options.out)
+        remove(checkpoint)
     print(f"{_sums(sums)} in {options.out}")
     print(f"  {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s")
 
@@ -208,6 +210,7 @@ def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -
 
 def _fsc(options: argparse.Namespace) -> None:
     from gsworkbench.judging import write_assessment
+    from gsworkbench.locks import outputs
 
     halves = _found(options)
     assessment = _assessment(options, halves)
@@ -216,7 +219,8 @@ def _fsc(options: argparse.Namespace) -> None:
     sharpened = _sharpened(options, halves, assessment) if hasattr(options, "sharpen") else None
     if options.out is not None:
         names = (halves[0].name, halves[1].name)
-        write_assessment(options.out, assessment, " and ".join(names), names, sharpened)
+        with outputs(options.out):
+            write_assessment(options.out, assessment, " and ".join(names), names, sharpened)
     print("\n".join(assessment.lines()))
     if sharpened is not None:
         print(f"sharpened by a B factor of {sharpened.b_factor:.1f} A^2{'; ' * bool(sharpened.note)}{sharpened.note}")

@@ -23,8 +23,10 @@ from tqdm import tqdm
 
 from gsworkbench.config import SimulationConfig, to_mapping
 from gsworkbench.errors import InputError
+from gsworkbench.files import together
 from gsworkbench.geometry import random_rotations
 from gsworkbench.imperfections import preferred_views, random_phases, turned
+from gsworkbench.locks import own_folder
 from gsworkbench.molecules import MOLECULES, Molecule, load_molecule, read_molecule
 from gsworkbench.particles import CtfParameters, ParticleStack
 from gsworkbench.provenance import RunRecord
@@ -63,12 +65,15 @@ OPTICS: dict[str, Optics] = {
     "empiar_10180": Optics(300, 2.7, 0.10, (0.82, 1.69, 2.82)),
 }
 
+# In the order of writing: the last one's presence says that all else is there. The second state is not always.
+OUTPUTS = ("particles.mrcs", "truth.mrc", "truth_state2.mrc", "run.json", "particles.star")
+
 # Streams of random numbers: one per thing drawn, so that changing one leaves the others as they were.
 POSES, DEFOCUS, SHIFTS, HALF_SETS, NOISE, STATES, VIEWS, POSE_ERRORS, SHIFT_ERRORS, PHASES = range(10)
 
 
 def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int = 2**29) -> ParticleStack:
-    """Write particles.mrcs, truth.mrc, run.json and, last, particles.star; return the particles.
+    """Write OUTPUTS, which appear together and in place of those of an earlier call; return the particles.
 
     The noise has standard deviation 1. Signal and truth map carry one factor that makes the SNR the one asked for
     (`SNR_DEFINITION`); snr = 0 writes pure noise, snr = infinity noise-free images, both with the factor 1. Random
@@ -79,10 +84,10 @@ def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int
     """
     _check(config)
     output_dir = Path(output_dir)
-    finished = output_dir / "particles.star"  # written last: its presence says that all else is there
+    finished = output_dir / OUTPUTS[-1]
     record = RunRecord.start(_plain(config), _input_files(config))
     record.seeds = {"simulation": config.seed}
-    particles = draw_particles(config, output_dir / "particles.mrcs")
+    particles = draw_particles(config, output_dir / OUTPUTS[0])
     amplitudes = noise_amplitudes(config.noise, config.box_size)
     with record.stage("truth"):
         molecule = load_molecule(config.molecule) if config.molecule in MOLECULES else read_molecule(config.molecule)
@@ -91,30 +96,30 @@ def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int
             for m in (molecule, *_second_state(molecule, config))
         ]
     state = _generator(config.seed, STATES).random(len(particles)) < config.absent_fraction
-    finished.unlink(missing_ok=True)
-    with new_image_stack(output_dir / "particles.mrcs", len(particles), config.box_size, config.pixel_size) as images:
-        with record.stage("images"):
-            variance = _write_signal(images, states, state, particles, max_bytes) if config.snr > 0 else 0.0
-        scale = _signal_scale(config.snr, variance)
-        if math.isfinite(config.snr):
-            with record.stage("noise"):
-                _add_noise(images, scale, amplitudes, config.seed)
-        if config.random_phases_beyond:
-            _randomise_phases(images, config)
-    for name, truth in zip(("truth.mrc", "truth_state2.mrc"), states, strict=False):
-        write_map(output_dir / name, (scale * truth).astype(np.float32), config.pixel_size)
-    record.n_particles = {"all": len(particles)}
-    record.results = {
-        "signal_scale": scale,
-        "signal_variance": scale**2 * variance,
-        "snr_definition": SNR_DEFINITION,
-        "truth_definition": TRUTH_DEFINITION,
-        "optics": dataclasses.asdict(OPTICS[config.optics]),
-        "n_second_state": int(state.sum()),
-    }
-    record.finish(output_dir / "run.json")
-    particles = _with_errors(particles, config)
-    write_star(finished, particles)
+    with own_folder(output_dir), together(instead_of=[output_dir / name for name in reversed(OUTPUTS)]):
+        with new_image_stack(output_dir / OUTPUTS[0], len(particles), config.box_size, config.pixel_size) as images:
+            with record.stage("images"):
+                variance = _write_signal(images, states, state, particles, max_bytes) if config.snr > 0 else 0.0
+            scale = _signal_scale(config.snr, variance)
+            if math.isfinite(config.snr):
+                with record.stage("noise"):
+                    _add_noise(images, scale, amplitudes, config.seed)
+            if config.random_phases_beyond:
+                _randomise_phases(images, config)
+        for name, truth in zip(OUTPUTS[1:3], states, strict=False):
+            write_map(output_dir / name, (scale * truth).astype(np.float32), config.pixel_size)
+        record.n_particles = {"all": len(particles)}
+        record.results = {
+            "signal_scale": scale,
+            "signal_variance": scale**2 * variance,
+            "snr_definition": SNR_DEFINITION,
+            "truth_definition": TRUTH_DEFINITION,
+            "optics": dataclasses.asdict(OPTICS[config.optics]),
+            "n_second_state": int(state.sum()),
+        }
+        record.finish(output_dir / "run.json")
+        particles = _with_errors(particles, config)
+        write_star(finished, particles)
     return dataclasses.replace(particles, source=finished)
 
 

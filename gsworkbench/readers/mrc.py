@@ -12,6 +12,7 @@ import bz2
 import contextlib
 import functools
 import gzip
+import os
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -142,11 +143,19 @@ def new_image_stack(path: str | Path, n: int, box_size: int, pixel_size: float) 
 
     shape = (n, box_size, box_size)
     with atomic_path(path) as temporary, mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as mrc:
+        _reserve(temporary)
         mrc.set_image_stack()
         mrc.voxel_size = pixel_size
         yield mrc.data
         _set_statistics(mrc.header, mrc.data)
         _set_label(mrc, "particles")
+
+
+def _reserve(path: Path) -> None:
+    """Take the disk space of a file that is all holes: a full disk under a memory map ends the process (SIGBUS)."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def read_header(path: str | Path) -> Header:
