@@ -73,25 +73,31 @@ def held(lock: Path, what: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def _taken(lock: Path, what: Path, wait: bool) -> TextIO:
+    """Open and lock a file, and write who we are into it."""
     while True:
-        file = open(lock, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as it is held
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            sentence = f"{holder} is writing there; wait for it, or choose another name"
-            raise BlockingIOError(error.errno, sentence, str(what)) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            warnings.warn(f"{lock}: this file system has no locks; start no second run into {what}", stacklevel=2)
-        if _is(lock, file):
-            with contextlib.suppress(OSError):  # a full disk: then the lock has no name
-                file.truncate(0)
-                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-            return file
-        file.close()
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(open(lock, "a+", encoding="utf-8"))
+            _lock(file, what, wait)
+            if _is(lock, file):
+                with contextlib.suppress(OSError):  # a full disk: then the lock has no name
+                    file.truncate(0)
+                    os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                opened.pop_all()  # it stays open as long as it is held
+                return file
+
+
+def _lock(file: TextIO, what: Path, wait: bool) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        sentence = f"{holder} is writing there; wait for it, or choose another name"
+        raise BlockingIOError(error.errno, sentence, str(what)) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(f"{what}: this file system has no locks; start no second run into it", stacklevel=2)
 
 
 def _is(path: Path, file: TextIO) -> bool:
