@@ -360,10 +360,13 @@ def write_assessment(
     columns = {f"{name}_error": values for name, values in errors.items()}
     columns |= {f"{name}_bootstrap": values for name, values in (judgement.bootstrap if judgement else {}).items()}
     write_fsc_csv(output_dir / "fsc.csv", assessment.curves, columns)
+    from matplotlib import rc_context  # slow to import, and not needed to judge
+
     remarks = [assessment.remark()] if assessment.remark() else []
     figure = fsc_figure(assessment.curves, assessment.resolutions, title, errors=errors, remarks=remarks)
     for name in ("fsc.png", "fsc.svg"):
-        with atomic_path(output_dir / name) as temporary:
+        salted = rc_context({"svg.hashsalt": name})  # else names inside an .svg are random
+        with salted, atomic_path(output_dir / name) as temporary:
             figure.savefig(temporary, dpi=150, metadata={"Date": None} if name.endswith("svg") else None)
     if sharpened is not None:
         words = f"FSC-weighted, B {sharpened.b_factor:.1f} A^2"

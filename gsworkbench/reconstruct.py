@@ -279,7 +279,13 @@ def _matching_map(path: Path, stack: ParticleStack) -> Volume:
 def _inputs(stack: ParticleStack, config: ReconstructionConfig, truth: Path | None) -> list[Path]:
     """Every file that the run depends on."""
     named = [path for path in map(Path, (config.mask, config.noise_spectrum)) if path.is_file()]
-    return [*([stack.source] if stack.source else []), *stack.also_read, *stack.files, *named, *([truth] if truth else [])]
+    return [
+        *([stack.source] if stack.source else []),
+        *stack.also_read,
+        *stack.files,
+        *named,
+        *([truth] if truth else []),
+    ]
 
 
 def _as_read(stack: ParticleStack) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def hashes(folder, methods=METHODS, threads=1):
         stack = read_particles(folder / "simulate" / "particles.star")
         accumulate(stack, threads=threads, chunk_bytes=2**14).save(folder / "accumulate" / "sums.npz")
         for method in methods:
-            config = from_mapping(ReconstructionConfig, {"method": method, "mask": "none", "seed": 5, **methods[method]})
+            config = from_mapping(
+                ReconstructionConfig, {"method": method, "mask": "none", "seed": 5, **methods[method]}
+            )
             reconstruct(stack, folder / method, config, truth=folder / "simulate" / "truth.mrc")
     finally:
         torch.set_num_threads(1)
@@ -85,7 +87,9 @@ def test_particles_and_sums_are_the_same_bits_with_any_number_of_threads(first, 
 def test_another_seed_gives_other_bits(first, tmp_path):
     """Else the tests above would see nothing."""
     stack = simulate(SET, tmp_path / "simulate")
-    config = from_mapping(ReconstructionConfig, {"method": "stochastic", "mask": "none", "seed": 6, **METHODS["stochastic"]})
+    config = from_mapping(
+        ReconstructionConfig, {"method": "stochastic", "mask": "none", "seed": 6, **METHODS["stochastic"]}
+    )
     reconstruct(stack, tmp_path / "other", config)
     found = hashlib.sha256((tmp_path / "other" / "run_class001.mrc").read_bytes()).hexdigest()
     assert found != first["stochastic/run_class001.mrc"]

@@ -31,7 +31,9 @@ with (own_file if sys.argv[2] == "file" else own_folder)(Path(sys.argv[1])):
 @contextlib.contextmanager
 def another_process(path, kind="folder"):
     """A process that holds a folder or a file."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path), kind], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), kind], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     try:
         assert process.stdout.readline() == "held\n"
         yield process
@@ -49,7 +51,9 @@ def test_the_second_is_refused_with_the_name_of_the_first_and_a_dead_one_holds_n
     with another_process(tmp_path) as process:
         assert main(fit) == 2
         said = capsys.readouterr().err
-        assert said.startswith(f"gsworkbench: {tmp_path}: process {process.pid} on {os.uname().nodename} is writing there")
+        assert said.startswith(
+            f"gsworkbench: {tmp_path}: process {process.pid} on {os.uname().nodename} is writing there"
+        )
         assert said.count("\n") == 1
         for work in (
             lambda: simulate(simulated, tmp_path),

@@ -12,7 +12,7 @@ import pytest
 from gsworkbench import provenance
 from gsworkbench.config import ReconstructionConfig, from_mapping
 from gsworkbench.files import sha256
-from gsworkbench.lab.runs import read_run, particles_of
+from gsworkbench.lab.runs import particles_of, read_run
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_particles, write_cryodrgn_pickles
 from gsworkbench.reconstruct import reconstruct

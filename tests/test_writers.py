@@ -26,7 +26,8 @@ ALLOWED = {
     ("locks.py", "open(lock, 'a+', encoding='utf-8')"),
     ("lab/models.py", "path.write_text('\\n'.join(pdb_lines(load_molecule(name), centre)) + '\\n', encoding='utf-8')"),
     ("readers/mrc.py", "open(path, 'rb+')"),
-    ("workbench/run_notebook.py", "written.write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\\n', encoding='utf-8')"),
+    ("workbench/run_notebook.py", "written.write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\\n', "
+                                  "encoding='utf-8')"),
 }  # fmt: skip
 
 
@@ -41,7 +42,9 @@ def writes(source):
             mode = [a for a in (*node.args[1:2], *(k.value for k in node.keywords if k.arg == "mode"))]
             if mode and set(ast.literal_eval(mode[0])) & set("wax+"):
                 yield ast.unparse(node), ast.unparse(node.args[0])
-        elif (name in WRITERS and owner and MODULES.get(name, owner) == owner) or (name in NUMPY and owner in ("np", "numpy")):
+        elif (name in WRITERS and owner and MODULES.get(name, owner) == owner) or (
+            name in NUMPY and owner in ("np", "numpy")
+        ):
             place = WRITERS.get(name, 0)
             yield ast.unparse(node), owner if place < 0 else ast.unparse(node.args[place])
         elif owner == "torch" and name == "save":

@@ -47,12 +47,15 @@ def write_crate(scale: str, results: Path, output: Path) -> Path:
     try:
         from rocrate.rocrate import ROCrate
     except ImportError as error:
-        raise InputError("the library rocrate is not installed", remedy="pip install 'gsworkbench[workflow]'") from error
+        raise InputError(
+            "the library rocrate is not installed", remedy="pip install 'gsworkbench[workflow]'"
+        ) from error
     if not (output / "report.html").is_file():
         raise InputError("there is no report.html", file=output, remedy="run snakemake all")
-    crate = ROCrate(gen_preview=False)
+    crate = ROCrate(version="1.1", gen_preview=False)  # what the profiles are made for
     _describe(crate, scale)
     workflow = _workflow(crate)
+    _conform(crate)
     inputs = [_file(crate, ROOT / name, name) for name in SOURCES]
     inputs.append(_setting(crate, "scale", scale))
     made = [_file(crate, path, f"outputs/{path.name}") for path in _outputs(results, output)]
@@ -85,12 +88,10 @@ def _describe(crate: ROCrate, scale: str) -> None:
         "Claims about maps of 3D Gaussians from cryo-EM particles, examined by simulation: workflow, settings, "
         "outcomes, executed notebooks and the record of every run."
     )
-    licence = ContextEntity(crate, LICENSE, {"@type": "CreativeWork", "name": "BSD 3-Clause License", "identifier": LICENSE})
+    licence = ContextEntity(
+        crate, LICENSE, {"@type": "CreativeWork", "name": "BSD 3-Clause License", "identifier": LICENSE}
+    )
     crate.license = crate.add(licence)
-    crate.root_dataset["conformsTo"] = [
-        crate.add(ContextEntity(crate, url, {"@type": "CreativeWork", "name": name, "version": version}))
-        for url, (name, version) in PROFILES.items()
-    ]
 
 
 def _workflow(crate: ROCrate) -> Any:
@@ -101,6 +102,16 @@ def _workflow(crate: ROCrate) -> Any:
     workflow["softwareVersion"] = __version__
     workflow["license"] = crate.dereference(LICENSE)
     return workflow
+
+
+def _conform(crate: ROCrate) -> None:
+    """Name the profiles: those that Workflow Run Crate 0.5 is made of, where the library would name a later one."""
+    from rocrate.model.contextentity import ContextEntity
+
+    crate.root_dataset["conformsTo"] = [
+        crate.add(ContextEntity(crate, url, {"@type": "CreativeWork", "name": name, "version": version}))
+        for url, (name, version) in PROFILES.items()
+    ]
 
 
 def _file(crate: ROCrate, path: Path, name: str) -> Any:

@@ -33,8 +33,8 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
     """Run `notebook` in a fresh kernel with `parameters`, in the current directory, saving it to `executed`.
 
     What its cells print goes to stdout and stderr, without progress bars. A parameter that the notebook does not have
-    raises InputError before it starts; an error in a cell raises papermill's PapermillExecutionError; an `executed` that
-    another process is writing raises BlockingIOError.
+    raises InputError before it starts; an error in a cell raises papermill's PapermillExecutionError; an executed
+    notebook that another process is writing raises BlockingIOError.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
