@@ -70,7 +70,7 @@ for name, experiment in registry.experiments.items():
             runs=runs_text(name),
             digest=runs_digest,
         shell:
-            "TQDM_DISABLE=1 python -m gsworkbench.workbench.runs {registry.scale} {params.name} {results} {output}"
+            "TQDM_DISABLE=1 NUMPY_MADVISE_HUGEPAGE=0 python -m gsworkbench.workbench.runs {registry.scale} {params.name} {results} {output}"
             " > {log} 2>&1"
 
     rule:

@@ -83,25 +83,30 @@ CHANGES = {
 }
 
 
+def digest_anew(*modules, without=()):
+    digest.source_digest.cache_clear()
+    return digest.source_digest(*modules, without=without)
+
+
 @pytest.mark.parametrize("what", CHANGES)
 def test_source_digest_sees_code_and_data_only(package, what):
     file, text, matters = CHANGES[what]
-    before = digest.source_digest("gsworkbench.a")
+    before = digest_anew("gsworkbench.a")
     (package / file).write_text(text)
-    assert (digest.source_digest("gsworkbench.a") != before) is matters
+    assert (digest_anew("gsworkbench.a") != before) is matters
 
 
 def test_what_is_left_out_of_a_digest_is_not_seen_through(package):
-    before = digest.source_digest("gsworkbench.a", without=("gsworkbench.b",))
+    before = digest_anew("gsworkbench.a", without=("gsworkbench.b",))
     (package / "b.py").write_text("y = 2\n")
     (package / "d" / "atoms.txt").write_text("N")
-    assert digest.source_digest("gsworkbench.a", without=("gsworkbench.b",)) == before
+    assert digest_anew("gsworkbench.a", without=("gsworkbench.b",)) == before
 
 
 def test_c_plus_plus_beside_a_module_counts(package):
-    before = digest.source_digest("gsworkbench.a")
+    before = digest_anew("gsworkbench.a")
     (package / "b.cpp").write_text("int y;")
-    assert digest.source_digest("gsworkbench.a") != before
+    assert digest_anew("gsworkbench.a") != before
 
 
 def test_source_digest_of_the_simulator_covers_the_molecules():
@@ -122,6 +127,7 @@ def test_notebook_digest_sees_cells_and_imports_but_not_outputs(package, tmp_pat
 
     def saved():
         path.write_text(json.dumps(notebook))
+        digest.source_digest.cache_clear()
         return digest.notebook_digest(path)
 
     before = saved()

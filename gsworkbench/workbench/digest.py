@@ -7,20 +7,24 @@ and saved notebook outputs re-run nothing.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
 
+@functools.cache
 def source_digest(*modules: str, without: tuple[str, ...] = ()) -> str:
     """Return a digest of modules of gsworkbench ("gsworkbench.simulate") and of all they import from it, at any depth.
 
     `without` names modules and packages that do not count, nor what is reached through them alone. Imports
     inside functions count. What counts of a module is its syntax without comments and docstrings; data files in a
-    package's folder, and C++ of a module's name beside it, count byte for byte.
+    package's folder, and C++ of a module's name beside it, count byte for byte. A process reads them once, as it does
+    the modules that it runs.
     """
     digest = hashlib.sha256()
     for module in sorted(reached(*modules, without=without)):
@@ -69,12 +73,8 @@ def imports(module: str) -> set[str]:
 
 def imports_of(source: str) -> set[str]:
     """Return the modules of gsworkbench that Python source names in import statements."""
-    tree = ast.parse(source)
-    guarded = {n for branch in ast.walk(tree) if _for_types_only(branch) for n in ast.walk(branch)}
     names: set[str] = set()
-    for node in ast.walk(tree):
-        if node in guarded:
-            continue
+    for node in _statements(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -89,13 +89,21 @@ def module_file(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Statements below a node at any depth, but for those for type checking; expressions hold none."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case) and not _for_types_only(child):
+            yield child
+            yield from _statements(child)
+
+
 def _for_types_only(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def _syntax(source: str) -> str:
     tree = ast.parse(source)
-    for node in ast.walk(tree):
+    for node in [tree, *_statements(tree)]:
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         if ast.get_docstring(node, clean=False) is not None:

@@ -36,6 +36,9 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
     raises InputError before it starts; an error in a cell raises papermill's PapermillExecutionError; an executed
     notebook that another process is writing raises BlockingIOError.
     """
+    # jsonschema, by which nbformat checks notebooks, builds a grammar of international addresses with it: seconds at
+    # every start, for a kind of text that notebooks do not have.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import papermill
     from papermill.exceptions import PapermillExecutionError
 

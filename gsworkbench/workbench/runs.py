@@ -21,6 +21,7 @@ from pathlib import Path
 from gsworkbench.config import SimulationConfig, to_mapping
 from gsworkbench.errors import InputError, NotRun
 from gsworkbench.files import write_json, write_text
+from gsworkbench.memory import keep_freed_memory
 from gsworkbench.readers import read_particles
 from gsworkbench.reconstruct import make_maps
 from gsworkbench.simulate import simulate
@@ -31,6 +32,8 @@ from gsworkbench.workbench.store import key_of, made
 # The judge is no part of making a map, but for the methods that filter by it.
 JUDGE = ("gsworkbench.assessment", "gsworkbench.judging", "gsworkbench.plotting")
 NOT_RUN = "not_run.txt"
+# Methods that use an optimiser of torch: the first takes two seconds to import.
+TORCH_OPTIMISED = {"neural-field", "3dgs"}
 
 
 def fits_digest() -> str:
@@ -38,8 +41,13 @@ def fits_digest() -> str:
     return source_digest("gsworkbench.reconstruct", without=JUDGE)
 
 
+def simulation_digest() -> str:
+    """Return the digest of the code that makes datasets."""
+    return source_digest("gsworkbench.simulate")
+
+
 def dataset_key(config: SimulationConfig) -> str:
-    return key_of(repr(to_mapping(config)), source_digest("gsworkbench.simulate"))
+    return key_of(repr(to_mapping(config)), simulation_digest())
 
 
 def run_key(run: Run) -> str:
@@ -52,7 +60,8 @@ def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     For a process that has done nothing else: it forks (see make_runs_apart).
     """
     failed = {}
-    _import_everything()
+    fits_digest(), simulation_digest()  # once, and not in every fork
+    _import_for({run.config.reconstruction.method for run in runs})
     for run in runs:
         dataset = folder / "datasets" / run.dataset
         error = _forked(partial(_dataset, run.config.dataset, dataset))
@@ -83,14 +92,17 @@ def _make_and_send(sender: Connection, runs: Sequence[Run], folder: Path) -> Non
     sender.send(make_runs(runs, folder))
 
 
-def _import_everything() -> None:
-    """Import what is otherwise imported at first use, in every fork anew: seconds for an optimiser of torch."""
+def _import_for(methods: set[str]) -> None:
+    """Import what is otherwise imported at first use, in every fork anew."""
     import finufft  # noqa: F401
     import gemmi  # noqa: F401
+    import pandas  # noqa: F401
     import scipy.spatial.transform  # noqa: F401
-    import torch
 
-    torch.optim.Adam([torch.zeros(1)])
+    if methods & TORCH_OPTIMISED:
+        import torch
+
+        torch.optim.Adam([torch.zeros(1)])
 
 
 def _dataset(config: SimulationConfig, folder: Path) -> None:
@@ -141,6 +153,7 @@ def _forked(work: Callable[[], None]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 1 if a run failed, after all others were made."""
+    keep_freed_memory()
     scale, experiment, folder, stamp = sys.argv[1:] if arguments is None else arguments
     runs = read_registry(scale).owned[experiment]
     failed = make_runs(runs, Path(folder))
