@@ -283,13 +283,13 @@ def _fit(*settings: object) -> tuple[Callable[[Path], int], Callable[[Path, Path
 
 def _begin_workflow(life: Path, shared: Path) -> None:
     life.mkdir(parents=True)
-    for name in ("notebooks", "env", "Snakefile", "paper_figures", "gsworkbench"):
-        if name != "paper_figures":
-            (life / name).symlink_to(ROOT / name)
+    for name in ("notebooks", "env"):  # what the Snakefile names by its place
+        (life / name).symlink_to(ROOT / name)
 
 
 def _workflow(folder: Path) -> int:
-    command = [sys.executable, "-m", "snakemake", EXPERIMENT, "--config", "scale=smoke", "--cores", "2"]
+    command = [sys.executable, "-m", "snakemake", EXPERIMENT, "-s", str(ROOT / "Snakefile")]
+    command += ["--config", "scale=smoke", "--cores", "2"]
     environment = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     environment["SNAKEMAKE_PROFILE"] = str(ROOT / "env/profiles/cpu")
     return subprocess.call(command, cwd=folder, env=os.environ | environment)

@@ -154,7 +154,7 @@ def new_image_stack(path: str | Path, n: int, box_size: int, pixel_size: float) 
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Take the disk space of a file that would be all holes: a full disk under a memory map is a SIGBUS, not an error."""
+    """Take the disk space of a file that would be all holes: a full disk under a memory map is the end (SIGBUS)."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "rb+") as file:
             os.posix_fallocate(file.fileno(), 0, size)
