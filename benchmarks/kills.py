@@ -12,6 +12,7 @@ imported everything, the others are commands.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import json
@@ -165,7 +166,7 @@ def _run(stage: Stage, folder: Path, limit: float | None) -> int:
     if process == 0:
         code = 99
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             os.environ[MARK] = "1"
             log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             for stream in (1, 2):
@@ -178,6 +179,8 @@ def _run(stage: Stage, folder: Path, limit: float | None) -> int:
             traceback.print_exc()
         finally:
             os._exit(code)
+    with contextlib.suppress(OSError):  # whoever comes first, parent or child: the group is there before it is killed
+        os.setpgid(process, process)
     deadline = None if limit is None else time.monotonic() + limit
     while True:
         done, status = os.waitpid(process, os.WNOHANG)
