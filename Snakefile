@@ -7,9 +7,15 @@
 # Results are in results/SCALE, figures, tables and the page in paper_figures/output/SCALE. Two rules for each experiment:
 # one makes the runs that no experiment before it has made, the other judges them and decides. Rules carry a digest of the
 # code they run, so a change of the code re-runs what depends on it and nothing else. Threads are set in env/profiles.
+import atexit
+import contextlib
+from pathlib import Path
+
 import yaml
+from snakemake.exceptions import WorkflowError
 
 from gsworkbench.deposited import is_installed
+from gsworkbench.locks import own_folder
 from gsworkbench.workbench.digest import notebook_digest, source_digest
 from gsworkbench.workbench.registry import EXPERIMENTS_FILE, read_registry
 
@@ -23,6 +29,17 @@ runs_digest = source_digest(
     without=("gsworkbench.assessment", "gsworkbench.judging", "gsworkbench.plotting"),
 )
 claim_digest = notebook_digest(notebook, without=("gsworkbench.workbench.runs", "gsworkbench.gradient_schemes"))
+ours = contextlib.ExitStack()
+atexit.register(ours.close)
+
+
+# In place of Snakemake's own lock, which outlives a process that was killed (env/profiles has nolock).
+onstart:
+    try:
+        ours.enter_context(own_folder(Path(results), "notebooks"))
+        ours.enter_context(own_folder(Path(paper)))
+    except OSError as error:
+        raise WorkflowError(f"{error.filename}: {error.strerror}.")
 
 
 def runs_text(name):
@@ -41,6 +58,7 @@ def figure_files(name, suffix):
 rule all:
     input:
         f"{paper}/report.html",
+        f"{paper}/crate.zip",
 
 
 for name, experiment in registry.experiments.items():
@@ -96,3 +114,17 @@ rule page:
         digest=source_digest("gsworkbench.workbench.page"),
     shell:
         "python -m gsworkbench.workbench.page {registry.scale} {results} {paper}"
+
+
+rule crate:
+    input:
+        f"{paper}/report.html",
+        f"{paper}/report.md",
+        f"{results}/results.csv",
+        [f"{paper}/{name}.json" for name in registry.experiments],
+    output:
+        f"{paper}/crate.zip",
+    params:
+        digest=source_digest("gsworkbench.workbench.crate"),
+    shell:
+        "python -m gsworkbench.workbench.crate {registry.scale} {results} {paper}"

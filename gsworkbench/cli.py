@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 input that cannot be used (one sentence says why, nothing 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -135,7 +136,8 @@ def _backproject(options: argparse.Namespace) -> None:
 def _accumulate(options: argparse.Namespace) -> None:
     import time
 
-    from gsworkbench.files import remove, remove_leftovers
+    from gsworkbench.files import remove
+    from gsworkbench.locks import own_file
     from gsworkbench.noise import chosen_noise
     from gsworkbench.normal_equations import accumulate
 
@@ -144,20 +146,20 @@ def _accumulate(options: argparse.Namespace) -> None:
         stack = stack.with_random_phases(options.noise_substitute_beyond, options.seed)
     checkpoint = options.out.with_name(f".{options.out.name}.unfinished")
     wall, cpu = time.perf_counter(), time.process_time()
-    sums = accumulate(
-        stack,
-        engine=options.engine,
-        noise_spectrum=chosen_noise(options.noise_spectrum, stack),
-        threads=options.threads,
-        checkpoint=checkpoint,
-        checkpoint_seconds=options.checkpoint_every,
-        resume=options.resume,
-    )
-    if not distributed.is_first():
-        return
-    remove_leftovers(options.out)
-    sums.save(options.out)
-    remove(checkpoint)
+    with own_file(options.out) if distributed.is_first() else contextlib.nullcontext():
+        sums = accumulate(
+            stack,
+            engine=options.engine,
+            noise_spectrum=chosen_noise(options.noise_spectrum, stack),
+            threads=options.threads,
+            checkpoint=checkpoint,
+            checkpoint_seconds=options.checkpoint_every,
+            resume=options.resume,
+        )
+        if not distributed.is_first():
+            return
+        sums.save(options.out)
+        remove(checkpoint)
     print(f"{_sums(sums)} in {options.out}")
     print(f"  {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s")
 
@@ -227,6 +229,7 @@ def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -
 
 def _fsc(options: argparse.Namespace) -> None:
     from gsworkbench.judging import write_assessment
+    from gsworkbench.locks import outputs
 
     halves = _found(options)
     assessment = _assessment(options, halves)
@@ -235,7 +238,8 @@ def _fsc(options: argparse.Namespace) -> None:
     sharpened = _sharpened(options, halves, assessment) if hasattr(options, "sharpen") else None
     if options.out is not None:
         names = (halves[0].name, halves[1].name)
-        write_assessment(options.out, assessment, " and ".join(names), names, sharpened)
+        with outputs(options.out):
+            write_assessment(options.out, assessment, " and ".join(names), names, sharpened)
     print("\n".join(assessment.lines()))
     if sharpened is not None:
         print(f"sharpened by a B factor of {sharpened.b_factor:.1f} A^2{'; ' * bool(sharpened.note)}{sharpened.note}")

@@ -1,4 +1,7 @@
-"""Files written whole or not at all, and their fingerprints."""
+"""Files written whole or not at all, alone or together, and their fingerprints.
+
+What is written survives a kill, a full disk and a loss of power: it is complete on the disk before it gets its name.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+_waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("_waiting", default=None)
 
 
 @contextlib.contextmanager
@@ -18,33 +24,101 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, else delete it.
 
     The temporary name keeps the suffix (`.mrc`, `.png`), which many writers use to choose a format, and is
-    hidden, so that a killed run leaves nothing that looks finished.
+    hidden, so that a killed run leaves nothing that looks finished. Inside a block of `together` the file gets its name
+    at the end of that block. A disk that is full or cannot be written raises OSError with a sentence that says so.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=f".part{path.suffix}")
-    os.close(handle)
+    waiting = _waiting.get()
+    with _said_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=f".part{path.suffix}")
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner can read
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _said_of(path, among=(name,)):
+            yield temporary
+        with _said_of(path):
+            _settle(temporary)
+            if waiting is None:
+                _rename({temporary: path})
+            else:
+                waiting.append((temporary, path))
     finally:
-        temporary.unlink(missing_ok=True)
+        if waiting is None or (temporary, path) not in waiting:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def together(*, instead_of: Sequence[Path] = ()) -> Iterator[None]:
+    """What `atomic_path` writes inside the block appears at its end, in the order of writing, or not at all.
+
+    instead_of : files of an earlier state, which are removed in the same moment if they were not written anew. A kill
+    in that moment (a millisecond) leaves what has its name already; so write last what says that all is there, and
+    name it first in `instead_of`. Disk space for both states is needed. Blocks are not nested.
+    """
+    assert _waiting.get() is None
+    waiting: list[tuple[Path, Path]] = []
+    token = _waiting.set(waiting)
+    try:
+        yield
+        for path in instead_of:
+            path.unlink(missing_ok=True)
+        _rename(dict(waiting))
+    finally:
+        _waiting.reset(token)
+        for temporary, _ in waiting:
+            temporary.unlink(missing_ok=True)
+
+
+def _settle(temporary: Path) -> None:
+    """Give a file the rights of a new one (mkstemp's are its owner's alone), and bring it to the disk."""
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    _sync(temporary)
+
+
+def _rename(files: dict[Path, Path]) -> None:
+    for temporary, path in files.items():
+        os.replace(temporary, path)
+    for folder in {path.parent for path in files.values()}:  # else a loss of power may undo the renaming
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _said_of(path: Path, among: tuple[str, ...] = ()) -> Iterator[None]:
+    """Turn an OSError into one that names `path` and what to do. `among` : only if it is about these files, or none."""
+    try:
+        yield
+    except OSError as error:
+        if among and error.filename is not None and str(error.filename) not in among:
+            raise
+        why = error.strerror or f"{error}: is the disk full?"  # NumPy says how much it could write, not why
+        sentence = f"cannot be written ({why}); make room there or choose another folder"
+        raise OSError(error.errno or 0, sentence, str(path)) from error
+
+
+def strays(folder: Path) -> list[Path]:
+    """Return what killed processes left of the files they were writing into a folder; or live ones are writing."""
+    return sorted(folder.glob(".*-????????.part*"))
 
 
 def remove(path: Path) -> None:
-    """Delete a file that may be there, and what killed runs left of it."""
-    remove_leftovers(path)
+    """Delete a file that may be there, and what killed runs left of it under the names of `atomic_path`."""
+    remove_strays_of(path)
     path.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete what killed runs left of a file under the names of `atomic_path`."""
+def remove_strays_of(path: Path) -> None:
+    """Delete what killed runs left of one file under the names of `atomic_path`."""
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}-*.part{path.suffix}"):
         leftover.unlink(missing_ok=True)
 

@@ -32,6 +32,7 @@ from gsworkbench.assessment.model_map import model_map
 from gsworkbench.assessment.sharpening import Sharpened, sharpen
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
+from gsworkbench.locks import outputs
 from gsworkbench.molecules import read_atoms
 from gsworkbench.plotting import directional_figure, fsc_figure, local_resolution_figure, views_figure
 from gsworkbench.readers import map_origin, read_map, write_map
@@ -218,8 +219,20 @@ def judge_substituted(
     user = [] if mask in MASKS else [mask]
     (first, second, third, fourth, *others), voxel_size = read_maps(*halves, *substituted, masks=user)
     chosen, name = choose_mask(mask, others[0] if user else None, (first + second) / 2, voxel_size, "RELION")
+    return assess_substituted((first, second), (third, fourth), voxel_size, beyond, chosen, name)
+
+
+def assess_substituted(
+    halves: tuple[Volume, Volume],
+    substituted: tuple[Volume, Volume],
+    voxel_size: float,
+    beyond: float,
+    chosen: Volume | None = None,
+    name: str = "none",
+) -> Assessment:
+    """`judge_substituted` of maps in memory, inside the mask `chosen`, called `name`."""
     found = noise_substitution(
-        (first, second), (third, fourth), from_angstrom=beyond, voxel_size=voxel_size, mask=chosen, mask_name=name
+        halves, substituted, from_angstrom=beyond, voxel_size=voxel_size, mask=chosen, mask_name=name
     )
     read = tuple(resolution(c) for c in (found.measured, found.substituted, found.corrected))
     raised = tuple(alarms.gather([alarms.fits_noise(found.substituted, found.from_shell)]))
@@ -347,10 +360,13 @@ def write_assessment(
     columns = {f"{name}_error": values for name, values in errors.items()}
     columns |= {f"{name}_bootstrap": values for name, values in (judgement.bootstrap if judgement else {}).items()}
     write_fsc_csv(output_dir / "fsc.csv", assessment.curves, columns)
+    from matplotlib import rc_context  # slow to import, and not needed to judge
+
     remarks = [assessment.remark()] if assessment.remark() else []
     figure = fsc_figure(assessment.curves, assessment.resolutions, title, errors=errors, remarks=remarks)
     for name in ("fsc.png", "fsc.svg"):
-        with atomic_path(output_dir / name) as temporary:
+        salted = rc_context({"svg.hashsalt": name})  # else names inside an .svg are random
+        with salted, atomic_path(output_dir / name) as temporary:
             figure.savefig(temporary, dpi=150, metadata={"Date": None} if name.endswith("svg") else None)
     if sharpened is not None:
         words = f"FSC-weighted, B {sharpened.b_factor:.1f} A^2"
@@ -392,11 +408,12 @@ def localise(
         )
         for file, pair in pairs.items()
     }
-    for file, local in found.items():
-        words = f"A, window {local.window:g} A, step {local.step:g} A"
-        write_map(out / f"{file}.mrc", local.resolution, voxel_size, words)
-        with atomic_path(out / f"{file}.png") as temporary:
-            local_resolution_figure(local, mean).savefig(temporary, dpi=150)
+    with outputs(out):
+        for file, local in found.items():
+            words = f"A, window {local.window:g} A, step {local.step:g} A"
+            write_map(out / f"{file}.mrc", local.resolution, voxel_size, words)
+            with atomic_path(out / f"{file}.png") as temporary:
+                local_resolution_figure(local, mean).savefig(temporary, dpi=150)
     return tuple(found.values())
 
 
@@ -415,11 +432,12 @@ def direct(
         threshold=threshold,
     )
     rows = np.column_stack([found.directions, found.values])
-    with atomic_path(out / "directional.csv") as temporary:
-        header = f"# {found}\nx,y,z,resolution_angstrom"
-        np.savetxt(temporary, rows, fmt="%.5f", delimiter=",", header=header, comments="")
-    with atomic_path(out / "directional.png") as temporary:
-        directional_figure(found).savefig(temporary, dpi=150)
+    with outputs(out):
+        with atomic_path(out / "directional.csv") as temporary:
+            header = f"# {found}\nx,y,z,resolution_angstrom"
+            np.savetxt(temporary, rows, fmt="%.5f", delimiter=",", header=header, comments="")
+        with atomic_path(out / "directional.png") as temporary:
+            directional_figure(found).savefig(temporary, dpi=150)
     return found
 
 

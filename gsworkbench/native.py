@@ -6,6 +6,7 @@ home shared by unlike machines never meets a stale one, and the package stays fr
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -14,11 +15,13 @@ import platform
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from gsworkbench.files import atomic_path
+from gsworkbench.files import atomic_path, remove_strays_of
+from gsworkbench.locks import held
 
 # No -ffast-math: it deletes roundings that are meant and, at link time, flushes denormals in the whole process.
 OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fno-signed-zeros",
@@ -49,7 +52,9 @@ def library(*sources: Path) -> ctypes.CDLL:
         digest.update(file.name.encode() + file.read_bytes())
     path = cache_folder() / f"{sources[0].stem}-{capability()}-{digest.hexdigest()[:16]}.so"
     if not path.exists():
-        _build(sources, path, options)
+        with _only_one(path):
+            if not path.exists():
+                _build(sources, path, options)
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -59,6 +64,17 @@ def library(*sources: Path) -> ctypes.CDLL:
 def cache_folder() -> Path:
     """XDG_CACHE_HOME/gsworkbench, by default ~/.cache/gsworkbench."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsworkbench"
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Wait for whoever builds the same library, and remove what was left by one that was killed."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a folder that cannot be written is told of by the build
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(path.with_suffix(".lock"), path, wait=True))
+            remove_strays_of(path)
+        yield
 
 
 def _build(sources: tuple[Path, ...], path: Path, options: tuple[str, ...]) -> None:

@@ -74,6 +74,7 @@ class ParticleStack:
     source_row : (n,) int, the row in `source`, counted from 0.
     picks : where the particles were picked; None where the file does not say.
     random_phases : how `images` replaces phases beyond a resolution, None to leave them as they are.
+    also_read : files beside `source` that poses, CTF, rows or fields came from.
     """
 
     files: tuple[Path, ...]
@@ -90,6 +91,7 @@ class ParticleStack:
     source_row: NDArray[np.int64]
     picks: Picks | None = None
     random_phases: RandomPhases | None = None
+    also_read: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_index)

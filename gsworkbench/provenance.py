@@ -26,9 +26,10 @@ class RunRecord:
     """The content of run.json; `start` fills it and `finish` writes it.
 
     schema_version, command (argv), config (as `config.to_mapping` gives it), seeds (name -> int),
-    inputs (path -> {"sha256", "bytes"}; files above 1 GB have no hash), n_particles (name -> count),
+    inputs (path -> {"sha256", "bytes"}; files above 1 GB have no hash), n_particles (name -> count), particles (how
+    they were read: data_sign, None if mixed, pixel_size in A, box_size in px; of a reconstruction),
     versions (library -> version, with python, gsworkbench and its git commit), machine, device, threads,
-    started (ISO 8601, UTC), seconds (stage -> wall seconds), cpu_seconds (stage -> user + system seconds),
+    started, ended (ISO 8601, UTC), seconds (stage -> wall seconds), cpu_seconds (stage -> user + system seconds),
     peak_memory_bytes (resident, whole process), results (free: figures that the run prints), warnings (sentences).
     """
 
@@ -37,11 +38,13 @@ class RunRecord:
     seeds: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     n_particles: dict[str, int] = field(default_factory=dict)
+    particles: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     machine: str = ""
     device: str = "cpu"
     threads: int = 0
     started: str = ""
+    ended: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
@@ -64,7 +67,7 @@ class RunRecord:
             versions=_versions(),
             machine=machine(),
             threads=torch.get_num_threads(),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            started=_now(),
         )
 
     def stage(self, name: str) -> _Stage:
@@ -72,7 +75,8 @@ class RunRecord:
         return _Stage(self, name)
 
     def finish(self, path: str | Path) -> None:
-        """Note the peak memory and write run.json, atomically."""
+        """Note the peak memory and the time, and write run.json, atomically."""
+        self.ended = _now()
         self.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
             1 if sys.platform == "darwin" else 1024
         )
@@ -92,6 +96,10 @@ class _Stage:
             (self.record.cpu_seconds, time.process_time() - self.cpu),
         ):
             total[self.name] = round(total.get(self.name, 0.0) + spent, 3)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def machine() -> str:
@@ -114,10 +122,18 @@ def _versions() -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    here = Path(__file__).parent
-    git = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    if git.returncode == 0:
-        versions["git"] = git.stdout.strip()
+    if commit := _commit(Path(__file__).parents[1]):
+        versions["git"] = commit
     return versions
+
+
+def _commit(checkout: Path) -> str | None:
+    """The commit of a checkout of ours, "-dirty" if changed; None of an installed copy, or where there is no git."""
+    if not (checkout / ".git").exists():  # installed into somebody else's repository, git would name theirs
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    try:
+        git = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # it is not installed, or not to be run
+        return None
+    return git.stdout.strip() if git.returncode == 0 else None

@@ -6,6 +6,7 @@ knows nothing of how they were made.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.config import ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
-from gsworkbench.files import atomic_path, remove
+from gsworkbench.files import atomic_path, remove, together
 from gsworkbench.inspection import particle_alarms
-from gsworkbench.judging import FILES, HALF_MAPS, MASKS, assess, judge_substituted, write_assessment
+from gsworkbench.judging import FILES, HALF_MAPS, MASKS, assess, assess_substituted, write_assessment
+from gsworkbench.locks import own_folder
 from gsworkbench.methods import (
     FEW,
     METHODS,
@@ -29,7 +31,6 @@ from gsworkbench.methods import (
     SUMS,
     WEIGHTED,
     Solution,
-    Task,
     fit_device,
     make_task,
     substituted_task,
@@ -44,6 +45,7 @@ from gsworkbench.viewers import write_chimerax_script, write_splats
 Volume = NDArray[np.float32]
 
 MAP = "run_class001.mrc"
+CHECKPOINTS = "checkpoints"
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
 OUTPUTS = (
     *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
@@ -80,39 +82,41 @@ def reconstruct(
     """Reconstruct the map of all particles and, if asked for, of each half set; compare them; write everything.
 
     `truth` is a map to compare with. With `resume`, a run that was interrupted continues from its checkpoints, written
-    every `checkpoint_seconds` or at the ends of epochs. The files of an earlier run in `output_dir` are replaced once
-    the first map of this one is done.
+    every `checkpoint_seconds` or at the ends of epochs. The files appear together, at the end, in place of those of an
+    earlier run in `output_dir`. A folder that another process is writing to raises BlockingIOError.
     """
     output_dir = Path(output_dir)
     truth = None if truth is None else Path(truth)
     _check(config, stack)
     true_map = _matching_map(truth, stack) if truth else None
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
-    solutions, record = make_maps(
-        stack, output_dir, config, truth=truth, resume=resume, checkpoint_seconds=checkpoint_seconds
-    )
-    with record.stage("assess"):
-        volume = solutions["all"].volume
-        halves = (solutions["half 1"].volume, solutions["half 2"].volume) if config.half_maps else None
-        assessment = assess(
-            volume,
-            halves,
-            true_map,
-            voxel_size=stack.pixel_size,
-            mask=config.mask,
-            user_mask=user_mask,
-            seed=config.seed,
-        )
-        write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", HALF_MAPS)
-    curves, resolutions = assessment.curves, assessment.resolutions
-    record.results |= assessment.figures()
-    if config.noise_substitute_beyond is not None:
-        record.results["noise_substitution"] = _judged_substitution(output_dir, config.noise_substitute_beyond, record)
-    if true_map is not None:
-        record.results["agreement"] = asdict(agreement(volume, true_map))
-    record.warnings += [*_saturation(resolutions), *assessment.alarms]
-    record.finish(output_dir / "run.json")
-    return Reconstruction(output_dir, volume, halves, curves, resolutions, record)
+    with own_folder(output_dir, CHECKPOINTS):
+        made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds)
+        record, volume, halves = made.record, made.solutions["all"].volume, made.halves
+        with record.stage("assess"):
+            assessment = assess(
+                volume,
+                halves,
+                true_map,
+                voxel_size=stack.pixel_size,
+                mask=config.mask,
+                user_mask=user_mask,
+                seed=config.seed,
+            )
+            figures = assessment.figures()
+            if made.substituted and halves is not None:
+                figures["noise_substitution"] = _judged_substitution(made, halves)
+        record.results |= figures
+        if true_map is not None:
+            record.results["agreement"] = asdict(agreement(volume, true_map))
+        record.warnings += [*_saturation(assessment.resolutions), *assessment.alarms]
+        with _replacing(output_dir):
+            _write(made, output_dir)
+            with record.stage("assess"):
+                write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", HALF_MAPS)
+            record.finish(output_dir / "run.json")
+        _remove_sums(output_dir / CHECKPOINTS)
+    return Reconstruction(output_dir, volume, halves, assessment.curves, assessment.resolutions, record)
 
 
 def make_maps(
@@ -130,34 +134,79 @@ def make_maps(
     assesses maps apart from their making, so that a new judge fits nothing again.
     """
     output_dir = Path(output_dir)
-    truth = None if truth is None else Path(truth)
     _check(config, stack)
+    with own_folder(output_dir, CHECKPOINTS):
+        made = _make(stack, output_dir, config, None if truth is None else Path(truth), resume, checkpoint_seconds)
+        with _replacing(output_dir):
+            _write(made, output_dir)
+        _remove_sums(output_dir / CHECKPOINTS)
+    return made.solutions, made.record
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What the methods made of a stack, half sets dealt, before any of it is written.
+
+    solutions : by name, "all", "half 1", "half 2". substituted : those of both half sets with random phases, or empty.
+    """
+
+    stack: ParticleStack
+    config: ReconstructionConfig
+    solutions: dict[str, Solution]
+    substituted: dict[str, Solution]
+    phases: str
+    record: RunRecord
+
+    @property
+    def halves(self) -> tuple[Volume, Volume] | None:
+        return (self.solutions["half 1"].volume, self.solutions["half 2"].volume) if self.config.half_maps else None
+
+
+def _make(
+    stack: ParticleStack,
+    output_dir: Path,
+    config: ReconstructionConfig,
+    truth: Path | None,
+    resume: bool,
+    checkpoint_seconds: float,
+) -> _Made:
     if config.half_maps:
         stack = stack.with_half_sets(config.seed)
     shared = particle_alarms(stack, most_images=0) if config.half_maps else []
-    record = RunRecord.start(to_mapping(config), _inputs(stack, truth))
+    record = RunRecord.start(to_mapping(config), _inputs(stack, config, truth))
+    record.particles = _as_read(stack)
     record.warnings += _warnings(stack) + shared
 
     task = replace(
-        make_task(stack, config, record, output_dir / "checkpoints"),
+        make_task(stack, config, record, output_dir / CHECKPOINTS),
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
     )
-    solutions: dict[str, Solution] = {}
-    for name, solution in METHODS[config.method](task):
-        solutions[name] = solution
-        record.results[name] = solution.report
-        if name == "all":
-            _remove_outputs(output_dir)  # not before a map stands ready to take the place of an older one
+    solutions = dict(METHODS[config.method](task))
+    record.results |= {name: solution.report for name, solution in solutions.items()}
+    if config.noise_substitute_beyond is None:
+        return _Made(stack, config, solutions, {}, "", record)
+    again = substituted_task(task, config.noise_substitute_beyond)
+    phases = str(next(iter(again.parts.values())).random_phases)
+    return _Made(stack, config, solutions, dict(METHODS[config.method](again)), phases, record)
+
+
+def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
+    """Have the files of this run appear together, in place of those of an earlier one."""
+    return together(instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *SUBSTITUTED)])
+
+
+def _write(made: _Made, output_dir: Path) -> None:
+    """Write what was made, but for the record."""
+    stack, config, solutions = made.stack, made.config, made.solutions
+    for name, solution in solutions.items():
         _write_solution(output_dir, name, solution, stack, config)
     volumes = {MAP: solutions["all"].volume}
     volumes |= {file: solutions[f"half {k}"].volume for k, file in enumerate(HALF_MAPS, 1) if f"half {k}" in solutions}
     write_chimerax_script(output_dir / "open.cxc", volumes)
-    if config.noise_substitute_beyond is not None:
-        _write_substituted(task, config.noise_substitute_beyond, output_dir)
+    for file, solution in zip(SUBSTITUTED, made.substituted.values(), strict=False):
+        write_map(output_dir / file, solution.volume, stack.pixel_size, f"{config.method}, {made.phases}")
     write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
-    _remove_sums(task.checkpoints)
-    return solutions, record
 
 
 def assist(stack: ParticleStack, output_dir: str | Path, config: ReconstructionConfig, *, resume: bool = False) -> None:
@@ -192,21 +241,14 @@ def _check(config: ReconstructionConfig, stack: ParticleStack) -> None:
             raise InputError("noise substitution is read off half maps", remedy="leave out --no-half-maps")
 
 
-def _write_substituted(task: Task, beyond: float, output_dir: Path) -> None:
-    """Repeat both half maps from particles with random phases beyond `beyond` A."""
-    again = substituted_task(task, beyond)
-    for file, (name, solution) in zip(SUBSTITUTED, METHODS[task.config.method](again), strict=True):
-        stack = again.parts[name]
-        write_map(output_dir / file, solution.volume, stack.pixel_size, f"{task.config.method}, {stack.random_phases}")
-
-
-def _judged_substitution(output_dir: Path, beyond: float, record: RunRecord) -> dict[str, Any]:
+def _judged_substitution(made: _Made, halves: tuple[Volume, Volume]) -> dict[str, Any]:
     """Figures of the substituted half maps beside the half maps: those of the judge, and the mean where phases are
     random."""
-    first, second = (output_dir / name for name in HALF_MAPS)
-    third, fourth = (output_dir / name for name in SUBSTITUTED)
-    found = judge_substituted((first, second), (third, fourth), beyond=beyond)
-    record.warnings += found.alarms
+    third, fourth = (solution.volume for solution in made.substituted.values())
+    beyond = made.config.noise_substitute_beyond
+    assert beyond is not None
+    found = assess_substituted(halves, (third, fourth), made.stack.pixel_size, beyond)
+    made.record.warnings += found.alarms
     noise = next(c for c in found.curves if c.name == "fsc_substituted")
     shell = round(noise.box_size * noise.voxel_size / beyond) + 2
     mean = float(np.nan_to_num(noise.values[shell : noise.box_size // 2]).mean())
@@ -253,13 +295,26 @@ def _matching_map(path: Path, stack: ParticleStack) -> Volume:
     return volume
 
 
-def _inputs(stack: ParticleStack, truth: Path | None) -> list[Path]:
-    return [*([stack.source] if stack.source else []), *stack.files, *([truth] if truth else [])]
+def _inputs(stack: ParticleStack, config: ReconstructionConfig, truth: Path | None) -> list[Path]:
+    """Every file that the run depends on."""
+    named = [path for path in map(Path, (config.mask, config.noise_spectrum)) if path.is_file()]
+    return [
+        *([stack.source] if stack.source else []),
+        *stack.also_read,
+        *stack.files,
+        *named,
+        *([truth] if truth else []),
+    ]
 
 
-def _remove_outputs(output_dir: Path) -> None:
-    for name in (*OUTPUTS, *SUBSTITUTED):
-        (output_dir / name).unlink(missing_ok=True)
+def _as_read(stack: ParticleStack) -> dict[str, Any]:
+    """What the options of reading decide: without them, a run from Python could not be repeated from its record."""
+    signs = np.unique(stack.data_sign)
+    return {
+        "data_sign": int(signs[0]) if len(signs) == 1 else None,
+        "pixel_size": float(stack.pixel_size),
+        "box_size": stack.box_size,
+    }
 
 
 def _warnings(stack: ParticleStack) -> list[str]:

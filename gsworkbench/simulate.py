@@ -24,8 +24,10 @@ from tqdm import tqdm
 from gsworkbench.config import SimulationConfig, to_mapping
 from gsworkbench.deposited import deposited_files, read_deposited
 from gsworkbench.errors import InputError
+from gsworkbench.files import together
 from gsworkbench.geometry import random_rotations
 from gsworkbench.imperfections import preferred_views, random_phases, turned
+from gsworkbench.locks import own_folder
 from gsworkbench.molecules import MOLECULES, Molecule, load_molecule, read_molecule
 from gsworkbench.numpy_files import load_array
 from gsworkbench.particles import CtfParameters, ParticleStack
@@ -70,12 +72,14 @@ OPTICS: dict[str, Optics] = {
 
 DEPOSITED = "deposited"  # poses, shifts and CTF row by row, of real particles
 
+IMAGES, PARTICLES = "particles.mrcs", "particles.star"  # the last one's presence says that all else is there
+
 # Streams of random numbers: one per thing drawn, so that changing one leaves the others as they were.
 POSES, DEFOCUS, SHIFTS, HALF_SETS, NOISE, STATES, VIEWS, POSE_ERRORS, SHIFT_ERRORS, PHASES = range(10)
 
 
 def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int = 2**29) -> ParticleStack:
-    """Write particles.mrcs, truth.mrc, run.json and, last, particles.star; return the particles.
+    """Write images, truths, run.json and particles.star, together and in place of an earlier call's; return the stack.
 
     The noise has standard deviation 1. Signal and truth map carry one factor that makes the SNR the one asked for
     (`SNR_DEFINITION`); snr = 0 writes pure noise, snr = infinity noise-free images, both with the factor 1. Random
@@ -86,10 +90,10 @@ def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int
     """
     _check(config)
     output_dir = Path(output_dir)
-    finished = output_dir / "particles.star"  # written last: its presence says that all else is there
+    finished = output_dir / PARTICLES
     record = RunRecord.start(_plain(config), _input_files(config))
     record.seeds = {"simulation": config.seed}
-    particles = draw_particles(config, output_dir / "particles.mrcs")
+    particles = draw_particles(config, output_dir / IMAGES)
     amplitudes = noise_amplitudes(config.noise, config.box_size)
     with record.stage("truth"):
         molecule = load_molecule(config.molecule) if config.molecule in MOLECULES else read_molecule(config.molecule)
@@ -98,32 +102,37 @@ def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int
             for m in (molecule, *_further_states(molecule, config))
         ]
     state = _draw_states(config)
-    finished.unlink(missing_ok=True)
-    with new_image_stack(output_dir / "particles.mrcs", len(particles), config.box_size, config.pixel_size) as images:
-        with record.stage("images"):
-            variance = _write_signal(images, states, state, particles, max_bytes) if config.snr > 0 else 0.0
-        scale = _signal_scale(config.snr, variance)
-        if math.isfinite(config.snr):
-            with record.stage("noise"):
-                _add_noise(images, scale, amplitudes, config.seed)
-        if config.random_phases_beyond:
-            _randomise_phases(images, config)
-    for number, truth in enumerate(states, 1):
-        name = "truth.mrc" if number == 1 else f"truth_state{number}.mrc"
-        write_map(output_dir / name, (scale * truth).astype(np.float32), config.pixel_size)
-    record.n_particles = {"all": len(particles)}
-    record.results = {
-        "signal_scale": scale,
-        "signal_variance": scale**2 * variance,
-        "snr_definition": SNR_DEFINITION,
-        "truth_definition": TRUTH_DEFINITION,
-        "optics": dataclasses.asdict(OPTICS[config.optics]),
-        "n_of_states": np.bincount(state, minlength=len(states)).tolist(),
-    }
-    record.finish(output_dir / "run.json")
-    particles = _with_errors(particles, config)
-    write_star(finished, particles)
+    with own_folder(output_dir), together(instead_of=[finished, *_earlier(output_dir)]):
+        with new_image_stack(output_dir / IMAGES, len(particles), config.box_size, config.pixel_size) as images:
+            with record.stage("images"):
+                variance = _write_signal(images, states, state, particles, max_bytes) if config.snr > 0 else 0.0
+            scale = _signal_scale(config.snr, variance)
+            if math.isfinite(config.snr):
+                with record.stage("noise"):
+                    _add_noise(images, scale, amplitudes, config.seed)
+            if config.random_phases_beyond:
+                _randomise_phases(images, config)
+        for number, truth in enumerate(states, 1):
+            name = "truth.mrc" if number == 1 else f"truth_state{number}.mrc"
+            write_map(output_dir / name, (scale * truth).astype(np.float32), config.pixel_size)
+        record.n_particles = {"all": len(particles)}
+        record.results = {
+            "signal_scale": scale,
+            "signal_variance": scale**2 * variance,
+            "snr_definition": SNR_DEFINITION,
+            "truth_definition": TRUTH_DEFINITION,
+            "optics": dataclasses.asdict(OPTICS[config.optics]),
+            "n_of_states": np.bincount(state, minlength=len(states)).tolist(),
+        }
+        record.finish(output_dir / "run.json")
+        particles = _with_errors(particles, config)
+        write_star(finished, particles)
     return dataclasses.replace(particles, source=finished)
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """Files of an earlier call, of which there may be more states."""
+    return [*folder.glob("truth*.mrc"), folder / "run.json", folder / IMAGES]
 
 
 # --- the truth ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ come back in A and image units.
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,8 +244,10 @@ def _save(path: Path, optimizer: Descent, progress: dict[str, Any], fingerprint:
         "optimizer": optimizer.state(),
         "fingerprint": fingerprint,
     }
+    content = io.BytesIO()
+    torch.save(state, content)  # to a file on a full disk, it would say no more than that its writer failed
     with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def _restore(

@@ -1,8 +1,7 @@
 """kill -9 at random moments, resume, same bits. GSWORKBENCH_KILLS=50 pytest tests/test_crash.py kills more often."""
 
+import json
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -12,8 +11,10 @@ import pytest
 from gsworkbench.config import SimulationConfig
 from gsworkbench.normal_equations import NormalEquations
 from gsworkbench.simulate import simulate
+from gsworkbench.workbench.registry import ROOT
 
 KILLS = int(os.environ.get("GSWORKBENCH_KILLS", "3"))
+CORE = ("simulate", "accumulate", "one-pass fit", "stochastic fit")
 
 
 @pytest.fixture(scope="module")
@@ -24,56 +25,37 @@ def star(tmp_path_factory):
     return folder / "particles.star"
 
 
+@pytest.fixture(scope="module")
+def core():
+    return killed(*CORE)
+
+
+def killed(*stages):
+    """What benchmarks/kills.py found; it names the stages that did not come through in what it prints."""
+    command = [sys.executable, ROOT / "benchmarks/kills.py", "--json", "--kills", str(KILLS), "--stages", *stages]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.stdout, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("stage", CORE)
+def test_nothing_is_lost(core, stage):
+    _nothing_is_lost(core[stage])
+
+
+@pytest.mark.parametrize("stage", ["notebook", "workflow"])
+def test_nothing_is_lost_of_what_runs_commands(stage):
+    _nothing_is_lost(killed(stage)[stage])
+
+
+def _nothing_is_lost(outcome):
+    assert outcome["survived"] == outcome["kills"] >= KILLS, outcome["problems"]
+    assert outcome["lost"] == outcome["damaged"] == outcome["left"] == 0, outcome
+
+
 def start(command):
     program = [sys.executable, "-m", "gsworkbench", *map(str, command), "--checkpoint-every", "0", "--threads", "1"]
     return subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def finish(command):
-    """Seconds that the whole run takes."""
-    began = time.monotonic()
-    assert start(command).wait() == 0
-    return time.monotonic() - began
-
-
-def kill_now_and_then(command, seconds, after_each):
-    draw = random.Random(1)
-    for _ in range(KILLS):
-        process = start([*command, "--resume"])
-        try:
-            process.wait(draw.uniform(0.2, 1.0) * seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
-        after_each()
-    finish([*command, "--resume"])
-
-
-def test_accumulate(star, tmp_path):
-    seconds = finish(["accumulate", star, "--out", tmp_path / "whole.npz"])
-    out, unfinished = tmp_path / "killed.npz", tmp_path / ".killed.npz.unfinished"
-    reached = [0]
-
-    def checkpoints_are_whole_and_grow():
-        if unfinished.exists():
-            reached.append(NormalEquations.load(unfinished).n_particles)
-            assert reached[-1] >= reached[-2] or out.exists()
-
-    kill_now_and_then(["accumulate", star, "--out", out], seconds, checkpoints_are_whole_and_grow)
-    assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["killed.npz", "whole.npz"]
-
-
-def test_reconstruct(star, tmp_path):
-    settings = ["--n-gaussians", "100", "--mask", "none", "--noise-substitute-beyond", "60"]
-    settings += [f"--set={name}=20" for name in ("n_boosted_steps", "n_steps", "n_final_steps")]
-    seconds = finish(["reconstruct", star, "--out", tmp_path / "whole", *settings])
-    kill_now_and_then(["reconstruct", star, "--out", tmp_path / "killed", *settings], seconds, lambda: None)
-    maps = sorted(p.name for p in (tmp_path / "whole").glob("*.mrc"))
-    assert len(maps) == 6
-    for name in (*maps, "gaussians.npz", "fsc.csv", "held_out.csv"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert not (tmp_path / "killed" / "checkpoints").exists()
 
 
 def test_a_run_killed_while_fitting_has_all_its_sums_on_disk(star, tmp_path):

@@ -87,6 +87,9 @@ def test_parameters_arrive_with_their_types_and_prints_go_to_the_log(toy, tmp_pa
     result = _command(toy, tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "x").read_text() == "2.5"
+    noted = json.loads((tmp_path / "executed.ipynb").read_text())["metadata"]
+    assert noted["gsworkbench"]["parameters"] == {"run": {"x": 4.0}, "output_dir": str(tmp_path)}
+    assert noted["papermill"]["output_path"] == str(tmp_path / "executed.ipynb")
     assert result.stdout == "printed 1\n" and "warned" in result.stderr
 
 

@@ -105,6 +105,8 @@ def particles_of(run: Run) -> tuple[ParticleStack, tuple[str, ...]]:
     if not path.is_file():
         raise InputError("no run_data.star: its particles are not known", file=run.folder)
     options = _reading(run.record["command"])
+    if not options and run.record.get("particles", {}).get("data_sign") == -1:  # a run from Python
+        options = {"--sign": "-1"}
     refused: InputError | None = None
     for attempt in [options, *(options | {"--datadir": str(above)} for above in path.parents)]:
         try:

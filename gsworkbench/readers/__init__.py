@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gsworkbench.errors import InputError
@@ -76,7 +77,7 @@ def read_particles(
             file=path,
             remedy="give a .star, .cs, .mrcs, .mrc or .txt",
         )
-    return to_stack(
+    found = to_stack(
         metadata,
         path,
         stack=stack,
@@ -88,3 +89,4 @@ def read_particles(
         pixel_size=pixel_size,
         strict_paths=strict_paths,
     )
+    return replace(found, also_read=tuple(Path(p) for p in (poses, ctf, indices, *passthrough) if p is not None))

@@ -12,6 +12,7 @@ import bz2
 import contextlib
 import functools
 import gzip
+import os
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -153,12 +154,22 @@ def new_image_stack(path: str | Path, n: int, box_size: int, pixel_size: float) 
     import mrcfile
 
     shape = (n, box_size, box_size)
-    with atomic_path(path) as temporary, mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as mrc:
-        mrc.set_image_stack()
-        mrc.voxel_size = pixel_size
-        yield mrc.data
-        _set_statistics(mrc.header, mrc.data)
-        _set_label(mrc, "particles")
+    with atomic_path(path) as temporary:
+        _reserve(temporary, 1024 + 4 * n * box_size**2)
+        with mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as mrc:
+            _reserve(temporary, temporary.stat().st_size)  # once more: it begins by cutting the file to nothing
+            mrc.set_image_stack()
+            mrc.voxel_size = pixel_size
+            yield mrc.data
+            _set_statistics(mrc.header, mrc.data)
+            _set_label(mrc, "particles")
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Take the disk space of a file that would be all holes: a full disk under a memory map is the end (SIGBUS)."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def read_header(path: str | Path) -> Header:

@@ -203,7 +203,8 @@ def write_docs(registry: Registry, output: Path, docs: Path) -> None:
         ]
         lines += [f"- {_escaped(f['says'])}" for f in outcome["findings"]]
         if outcome["name"] in IN_DOCS and outcome["figure"]:
-            shutil.copy(output / outcome["figure"], docs / outcome["figure"])
+            with atomic_path(docs / outcome["figure"]) as temporary:
+                shutil.copyfile(output / outcome["figure"], temporary)
             lines += ["", f"![{_escaped(outcome['claim'])}]({quote(outcome['figure'])})"]
         lines += ["", _escaped(outcome["notes"])] if outcome["notes"] else []
     write_text(docs / "results.md", "\n".join(lines) + "\n")

@@ -3,13 +3,16 @@
     python -m gsworkbench.workbench.run_notebook notebooks/01_reconstruct.ipynb executed.ipynb \\
         --parameters parameters.yaml --set output_dir=results/mine
 
-The executed notebook is written as it goes, so after an error it shows how far it came. The notebook's own files are
-the notebook's business.
+The executed notebook takes the place of an earlier one when it is done or a cell failed, and then shows how far it
+came; a run that is killed leaves the earlier one. Its metadata hold every parameter, those left as they are too. The
+notebook's own files are the notebook's business.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import json
 import os
 import re
 import sys
@@ -20,26 +23,68 @@ from typing import Any
 
 import yaml
 
+from gsworkbench import __version__
 from gsworkbench.errors import InputError
+from gsworkbench.files import atomic_path
+from gsworkbench.locks import own_file
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping[str, Any]) -> None:
     """Run `notebook` in a fresh kernel with `parameters`, in the current directory, saving it to `executed`.
 
     What its cells print goes to stdout and stderr, without progress bars. A parameter that the notebook does not have
-    raises InputError before it starts; an error in a cell raises papermill's PapermillExecutionError.
+    raises InputError before it starts; an error in a cell raises papermill's PapermillExecutionError; an executed
+    notebook that another process is writing raises BlockingIOError.
     """
     # jsonschema, by which nbformat checks notebooks, builds a grammar of international addresses with it: seconds at
     # every start, for a kind of text that notebooks do not have.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import papermill
-    from traitlets.config import Config
+    from papermill.exceptions import PapermillExecutionError
 
     known = papermill.inspect_notebook(str(notebook))
     if unknown := sorted(set(map(str, parameters)) - set(known)):
         problem = f"the notebook has no parameter {', '.join(map(repr, unknown))}"
         raise InputError(problem, file=notebook, remedy=f"it has {', '.join(known)}")
-    Path(executed).parent.mkdir(parents=True, exist_ok=True)
+    full = _defaults(Path(notebook)) | dict(parameters)
+    executed, failure = Path(executed), None
+    with own_file(executed):
+        with atomic_path(executed) as temporary:
+            try:
+                _execute(Path(notebook), temporary, parameters)
+            except PapermillExecutionError as error:
+                failure = error
+            _note(temporary, executed, full)
+        if failure is not None:
+            raise failure
+
+
+def _defaults(notebook: Path) -> dict[str, Any]:
+    """The values that a notebook's parameters cell assigns; the source of those that are no plain values."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+    found: dict[str, Any] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                found[node.targets[0].id] = ast.unparse(node.value)
+    return found
+
+
+def _note(written: Path, executed: Path, parameters: Mapping[str, Any]) -> None:
+    """Put the name it is to have and all its parameters into an executed notebook."""
+    content = json.loads(written.read_text(encoding="utf-8"))
+    content["metadata"]["papermill"]["output_path"] = str(executed)
+    content["metadata"]["gsworkbench"] = {"parameters": parameters, "version": __version__}
+    written.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any]) -> None:
+    import papermill
+    from traitlets.config import Config
+
     os.environ["TQDM_DISABLE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         # Sockets in files need no open port. Their default place is the working directory, where kernels that run at
@@ -75,8 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parameters = _read_parameters(given.parameters) if given.parameters else {}
         parameters |= dict(_assignment(item) for item in given.set)
         run_notebook(given.notebook, given.executed, parameters)
-    except InputError as error:
-        print(error, file=sys.stderr)
+    except (InputError, OSError) as error:
+        print(f"{error.filename}: {error.strerror}." if isinstance(error, OSError) else error, file=sys.stderr)
         return 2
     except PapermillExecutionError as error:
         print(re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback)), file=sys.stderr)

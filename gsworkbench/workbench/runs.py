@@ -15,8 +15,8 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from gsworkbench.config import SimulationConfig, to_mapping
@@ -78,8 +78,22 @@ def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
 
 def make_runs_apart(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     """make_runs in a new process, for callers that have computed: a fork of one that has used threads can hang."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(make_runs, list(runs), folder).result()
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_make_and_send, args=(sender, list(runs), folder))
+    process.start()
+    sender.close()
+    failed = None
+    with contextlib.suppress(EOFError):  # it ended without a word
+        failed = receiver.recv()
+    process.join()
+    if failed is None:
+        raise RuntimeError(f"the process that makes runs ended with code {process.exitcode}")
+    return failed
+
+
+def _make_and_send(sender: Connection, runs: Sequence[Run], folder: Path) -> None:
+    sender.send(make_runs(runs, folder))
 
 
 def _import_for(methods: set[str]) -> None:
@@ -147,10 +161,10 @@ def _forked(work: Callable[[], None]) -> str:
     return message or ("" if process.exitcode == 0 else f"ended with code {process.exitcode}")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 1 if a run failed, after all others were made."""
     keep_freed_memory()
-    scale, experiment, folder, stamp = sys.argv[1:]
+    scale, experiment, folder, stamp = sys.argv[1:] if arguments is None else arguments
     runs = read_registry(scale).owned[experiment]
     failed = make_runs(runs, Path(folder))
     if failed:

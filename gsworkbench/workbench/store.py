@@ -5,16 +5,15 @@ A folder without its key was not finished. Two processes that want the same one 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gsworkbench.files import write_text
+from gsworkbench.files import strays, write_text
+from gsworkbench.locks import held
 
 KEY = "made_from.txt"
 
@@ -35,7 +34,8 @@ def made(folder: Path, key: str, make: Callable[[Path], None]) -> bool:
 
     What an unfinished attempt from the same key left is kept for `make` to go on from; anything else is removed.
     """
-    with _locked(folder):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with held(folder.parent / f".{folder.name}.lock", folder, wait=True):
         if key_in(folder) == key:
             return False
         started = folder / f".{KEY}"
@@ -43,14 +43,8 @@ def made(folder: Path, key: str, make: Callable[[Path], None]) -> bool:
             shutil.rmtree(folder, ignore_errors=True)
         (folder / KEY).unlink(missing_ok=True)
         write_text(started, key)
+        for stray in (stray for place in (folder, *folder.rglob("*/")) for stray in strays(place)):
+            stray.unlink()
         make(folder)
         write_text(folder / KEY, key + "\n")
     return True
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f".{folder.name}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
