@@ -148,28 +148,29 @@ def projection_table(sizes: list[tuple[int, int]], peak: float, repeats: int, bu
 
 
 # Operations for each Gaussian in each image outside its strips, counted by hand: projection in float64 (76), what the
-# recurrence starts from (52), both ways; sums across lanes, moments and the chain rule (167).
-OTHER_OPERATIONS = 2 * (76 + 52) + 167
+# recurrences start from, six exponentials among it (130), both ways; sums across lanes, moments, chain rule (162).
+OTHER_OPERATIONS = 2 * (76 + 130) + 162
 
 
 def work(inputs: list[Tensor], box_size: int) -> tuple[float, float, float, float]:
     """Samples inside footprints, samples that vectors evaluate; operations of strips, and of everything, both ways.
 
-    A row of a strip takes 4 operations a lane forward and 6 backward; the start of a strip 37 a lane, two exponentials
-    and their arguments, each way.
+    A row of a strip takes 3 operations a lane forward and 6 backward, of which 2 are for the next row; first rows 3 a
+    lane of two vectors, each way, and moments along x 4 a lane of a strip.
     """
     means, cov, _, rotations = inputs
+    lanes = {"AVX512": 16, "AVX2": 8}.get(capability(), 4)
     pixels = evaluated = across = 0.0
     for rotation in rotations:  # one image at a time: a million Gaussians in sixteen images are many numbers
         bounds = footprints.image_footprints(means, cov, rotation[None], box_size, 1.0, CUTOFF)
         columns, rows = (bounds[..., 1] - bounds[..., 0]).double().unbind(-1)
-        lanes = {"AVX512": 16, "AVX2": 8}.get(capability(), 4)
         width = (columns / lanes).ceil() * lanes
         pixels += (columns * rows).sum().item()
         evaluated += (width * rows).sum().item()
         across += width.sum().item()
-    strips = evaluated * (4 + 6) + 2 * 37 * across
-    return pixels, evaluated, strips, strips + OTHER_OPERATIONS * len(means) * len(rotations)
+    count = len(means) * len(rotations)
+    strips = evaluated * (3 + 6) - 2 * 2 * across + 2 * 3 * 2 * lanes * count
+    return pixels, evaluated, strips, strips + 4 * across + OTHER_OPERATIONS * count
 
 
 def draw_roofline(points: list[Point], peak: float, bandwidth: float, path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from gsworkbench import __version__
+from gsworkbench import __version__, distributed
 from gsworkbench.config import (
     PRESETS,
     SETTINGS,
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import torch
 
             torch.set_num_threads(options.threads)
-        options.run(options)
+        with distributed.processes():
+            options.run(options)
     except InputError as error:
         print(f"gsworkbench: {error}", file=sys.stderr)
         return 2
@@ -139,6 +140,8 @@ def _accumulate(options: argparse.Namespace) -> None:
         checkpoint_seconds=options.checkpoint_every,
         resume=options.resume,
     )
+    if not distributed.is_first():
+        return
     sums.save(options.out)
     remove(checkpoint)
     print(f"{_sums(sums)} in {options.out}")
@@ -181,10 +184,12 @@ def _share(stack: Any, options: argparse.Namespace) -> Any:
 
 
 def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -> None:
-    from gsworkbench.reconstruct import reconstruct
+    from gsworkbench.reconstruct import assist, reconstruct
 
     names = ("half_maps", "mask", "seed", "noise_spectrum", "noise_substitute_beyond")
     config = from_mapping(ReconstructionConfig, settings | {name: getattr(options, name) for name in names})
+    if not distributed.is_first():
+        return assist(_stack(options), options.out, config, resume=options.resume)
     result = reconstruct(
         _stack(options),
         options.out,

@@ -20,7 +20,7 @@ from gsworkbench.parameters import Parameters, Rates, adam, from_parameters, set
 from gsworkbench.rendering.kernels import DESCENT
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-15
-_PAD = 16  # rows are filled up to a multiple of the longest vector
+_BLOCK = 16  # Gaussians whose parameters lie together, as descent.cpp has it
 _COLUMNS = {"means": 3, "scales": 3, "quaternions": 4, "weights": 1}
 
 
@@ -106,30 +106,25 @@ class TorchDescent:
 
 
 class FusedDescent:
-    """By descent.cpp: parameters are views of eleven rows of floats, as Adam's moments are."""
+    """By descent.cpp: parameters are kept in its blocks, as Adam's moments are; read, they are copies."""
 
     def __init__(self, parameters: Parameters, rates: Rates, floor: float, minimum_scale: float) -> None:
         self._n = len(parameters["means"])
-        stride = -(-self._n // _PAD) * _PAD
-        self._rows = torch.ones(sum(_COLUMNS.values()), stride)
-        for name, view in self.parameters.items():
-            view.copy_(parameters[name].detach())
-        self._moments = [torch.zeros_like(self._rows) for _ in range(2)]
+        self._parameters = _blocks(torch.cat([parameters[name].detach().reshape(self._n, -1).T for name in _COLUMNS]))
+        self._moments = [torch.zeros_like(self._parameters) for _ in range(2)]
         self._rates = torch.cat([torch.full((c,), getattr(rates, name)) for name, c in _COLUMNS.items()])
         self._floor, self._minimum, self._steps = floor, minimum_scale, 0
 
     @property
     def parameters(self) -> Parameters:
-        parts = self._rows[:, : self._n].split(list(_COLUMNS.values()))
+        parts = self._rows(self._parameters).split(list(_COLUMNS.values()))
         named = dict(zip(_COLUMNS, (part.T for part in parts), strict=True))
         return {**named, "weights": named["weights"][:, 0]}
 
     def mixture(self) -> Mixture:
         made = Mixture(torch.empty(self._n, 3), torch.empty(self._n, 3, 3), torch.empty(self._n))
-        stride, threads = self._rows.shape[1], torch.get_num_threads()
-        _function("mixture")(
-            self._rows.data_ptr(), self._n, stride, self._floor**2, self._minimum, threads, *_pointers(made)
-        )
+        given, threads = self._parameters.data_ptr(), torch.get_num_threads()
+        _function("mixture")(given, self._n, self._floor**2, self._minimum, threads, *_pointers(made))
         return Mixture(*(t.requires_grad_() for t in made))
 
     def step(self, gradients: tuple[Tensor, ...], learning_rate: float) -> None:
@@ -138,15 +133,26 @@ class FusedDescent:
         rates = self._rates * (learning_rate / (1 - beta1**self._steps))
         given = [g.contiguous() for g in gradients]
         _function("adam_step")(
-            *_pointers([self._rows, *self._moments]), self._n, self._rows.shape[1], self._minimum,
-            torch.get_num_threads(), *_pointers([*given, rates]), beta1, beta2, 1 / (1 - beta2**self._steps), _EPSILON,
+            *_pointers([self._parameters, *self._moments]), self._n, self._minimum, torch.get_num_threads(),
+            *_pointers([*given, rates]), beta1, beta2, 1 / (1 - beta2**self._steps), _EPSILON,
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
-        return {"steps": self._steps, "moments": self._moments}
+        return {"steps": self._steps, "moments": [self._rows(m) for m in self._moments]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._steps, self._moments = state["steps"], state["moments"]
+        self._steps = state["steps"]
+        self._moments = [_blocks(m[:, : self._n]) for m in state["moments"]]
+
+    def _rows(self, blocks: Tensor) -> Tensor:
+        return blocks.transpose(0, 1).reshape(len(self._rates), -1)[:, : self._n]
+
+
+def _blocks(rows: Tensor) -> Tensor:
+    """(11, n) to (n / 16, 11, 16), filled up with ones: a quaternion of zeros has no direction."""
+    missing = -rows.shape[1] % _BLOCK
+    filled = torch.nn.functional.pad(rows, (0, missing), value=1.0)
+    return filled.reshape(len(rows), -1, _BLOCK).transpose(0, 1).contiguous()
 
 
 @functools.cache
@@ -163,8 +169,8 @@ def _function(name: str) -> Any:
     function = getattr(_library(), name)
     function.restype = None
     function.argtypes = {
-        "mixture": [pointer, count, count, number, number, integer] + [pointer] * 3,
-        "adam_step": [pointer] * 3 + [count, count, number, integer] + [pointer] * 4 + [number] * 4,
+        "mixture": [pointer, count, number, number, integer] + [pointer] * 3,
+        "adam_step": [pointer] * 3 + [count, number, integer] + [pointer] * 4 + [number] * 4,
     }[name]
     return function
 

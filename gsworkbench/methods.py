@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gsworkbench import distributed
 from gsworkbench.blended import fit_blended
 from gsworkbench.config import ReconstructionConfig
 from gsworkbench.device import find_device
@@ -166,6 +167,8 @@ def _program(task: Task, run: Callable[[ParticleStack, int], ProgramMap]) -> Ite
 def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
     config = task.config.normal_equations
     files = _sums(task, hold_out=config.background or config.n_gaussians == "auto")
+    if not distributed.is_first():
+        return  # the particles have been read; the fit is one process's
     for name in task.parts:
         with task.record.stage(f"{name}: {task.config.method}"):
             fitted, held_out = _loaded(task, files, name)
@@ -192,6 +195,8 @@ def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
 
 def _voxels(task: Task) -> Iterator[tuple[str, Solution]]:
     files = _sums(task, hold_out=True)
+    if not distributed.is_first():
+        return
     for name in task.parts:
         with task.record.stage(f"{name}: {task.config.method}"):
             fitted, held_out = _loaded(task, files, name)
@@ -248,7 +253,8 @@ def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[Path, Path | No
             resume=task.resume,
             label=f"{name}: {what}",
         )
-        found.save(file)
+        if distributed.is_first():
+            found.save(file)
         return file
 
     return pass_over(~held, "sums"), pass_over(held, "held out") if held.any() else None
@@ -262,6 +268,8 @@ def _added(files: list[Path | None]) -> NormalEquations | None:
     return total
 
 
+# Methods that processes of torchrun share.
+SHARED = ("normal-equations", "voxels", "backprojection", "stochastic")
 # Methods that divide the data by the power of their noise.
 WEIGHTED = ("normal-equations", "voxels", "backprojection")
 

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from gsworkbench import distributed
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path, sha256
 from gsworkbench.insertion import PADDING, Direct, Float64, Grid
@@ -234,6 +235,9 @@ def accumulate(
     threads : default: torch's.
     checkpoint : file to write what is summed up so far to, every `checkpoint_seconds`. It stays when all is done.
     resume : go on from `checkpoint` if it is there.
+
+    Processes of torchrun (distributed.py) read a share of the particles each and all return the sums over all of them,
+    the same bits for any number of processes; the checkpoint is of the first one's share.
     """
     if engine not in ENGINES:
         raise InputError(f"there is no engine {engine!r}", remedy=f"use one of {', '.join(ENGINES)}")
@@ -244,23 +248,34 @@ def accumulate(
     if resume and checkpoint is not None and checkpoint.exists():
         done = NormalEquations.load(checkpoint)
         _check_resumable(done, empty, identities, checkpoint)
-    todo = np.flatnonzero(~np.isin(identities, done.particles))
-    if len(done.particles) and not len(todo):
+        distributed.wait()  # the first process must not write it anew before all have read it
+    missing = np.flatnonzero(~np.isin(identities, done.particles))
+    if len(done.particles) and not len(missing):
         return done
+    todo = distributed.share(missing)
     pass_ = _Pass(empty, stack[todo], identities[todo], None if weights is None else weights[todo], threads)
 
     def total() -> NormalEquations:
         return done + pass_.result() if len(done.particles) else pass_.result()
 
     saved = time.monotonic()
-    with tqdm(total=len(stack), initial=len(stack) - len(todo), desc=label, unit="img", mininterval=0.5) as bar:
+    with tqdm(total=len(todo), desc=label, unit="img", mininterval=0.5) as bar:
         for indices, images in pass_.stack.chunks(chunk_bytes):
             pass_.add(indices, images)
             bar.update(len(indices))
-            if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
+            if checkpoint is not None and distributed.is_first() and time.monotonic() - saved > checkpoint_seconds:
                 total().save(checkpoint)
                 saved = time.monotonic()
-    return total()
+    whole = _added_up(pass_.result(), identities[missing])
+    return done + whole if len(done.particles) else whole
+
+
+def _added_up(own: NormalEquations, particles: NDArray[np.uint64]) -> NormalEquations:
+    """The sums over the shares of all processes, of `particles` together; exact, as all sums here."""
+    numbers = torch.tensor([own.energy_sum, own.noise_sum], dtype=torch.float64)
+    distributed.add_up([torch.from_numpy(own.sums), numbers])
+    energy, noise = numbers.tolist()
+    return dataclasses.replace(own, energy_sum=energy, noise_sum=noise, particles=np.sort(particles))._checked()
 
 
 class _Pass:

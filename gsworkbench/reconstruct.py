@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsworkbench import distributed
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.config import ReconstructionConfig, to_mapping
@@ -24,6 +25,7 @@ from gsworkbench.judging import FILES, HALF_MAPS, MASKS, assess, judge_substitut
 from gsworkbench.methods import (
     FEW,
     METHODS,
+    SHARED,
     SUMS,
     WEIGHTED,
     Solution,
@@ -158,8 +160,25 @@ def make_maps(
     return solutions, record
 
 
+def assist(stack: ParticleStack, output_dir: str | Path, config: ReconstructionConfig, *, resume: bool = False) -> None:
+    """What the other processes of torchrun do while the first one calls `reconstruct`: the same passes and fits."""
+    _check(config, stack)
+    stack = stack.with_half_sets(config.seed) if config.half_maps else stack
+    record = RunRecord.start(to_mapping(config), [])
+    task = replace(make_task(stack, config, record, Path(output_dir) / "checkpoints"), resume=resume)
+    tasks = [task]
+    if config.noise_substitute_beyond is not None:
+        tasks.append(substituted_task(task, config.noise_substitute_beyond))
+    for part in tasks:
+        for _ in METHODS[config.method](part):
+            pass
+
+
 def _check(config: ReconstructionConfig, stack: ParticleStack) -> None:
     """Refuse what cannot be done before anything is read."""
+    if distributed.size() > 1 and config.method not in SHARED:
+        remedy = f"start it without torchrun, or use {', '.join(SHARED)}"
+        raise InputError(f"the method {config.method} runs in one process", remedy=remedy)
     if config.method not in METHODS:
         raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
     fit_device(config)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from gsworkbench import distributed
 from gsworkbench.config import StochasticConfig, to_mapping
 from gsworkbench.descent import Descent, Mixture, descent, is_fused
 from gsworkbench.device import to_device
@@ -60,12 +61,16 @@ def fit(
     `checkpoint` names a file written after each epoch. With `resume`, a fit that was interrupted goes on from it and
     ends, on the CPU with the same number of threads, at the same bits; a checkpoint of other settings or other
     particles raises InputError.
+
+    Processes of torchrun (distributed.py) look at a share of every batch each, add up their gradients, and all return
+    the same; the first writes the checkpoint. The last bits depend on their number.
     """
     device = torch.device(device)
     rotations = torch.from_numpy(stack.require_poses()).float()
     shifted = off_the_grid(stack, config.grid_offset)
     term = data_term(shifted, boost=config.boost, band=config.band, device=device)
     state = _restore(checkpoint, stack, config, seed, device) if resume and checkpoint and checkpoint.exists() else None
+    distributed.wait()  # the first process must not write the checkpoint anew before all have read it
     if state is None:
         image_scale = _image_scale(stack)
         state = {
@@ -88,7 +93,7 @@ def fit(
         if epoch + 1 in config.double_after_epochs:
             doubled = split(_gaussians(optimizer.parameters, config, stack.box_size), seed=seed + epoch)
             optimizer = _optimizer(_parameters(doubled, config), config, stack.box_size)
-        if checkpoint:
+        if checkpoint and distributed.is_first():
             done = {"epoch": epoch + 1, "losses": losses, "image_scale": state["image_scale"]}
             _save(checkpoint, optimizer, done, _fingerprint(stack, config, seed, optimizer.parameters))
     edge = stack.box_size * stack.pixel_size
@@ -123,7 +128,7 @@ def _epoch(
         for step in range(math.ceil(len(order) / config.batch_size)):
             indices = order[seen : seen + config.batch_size]
             rate = _learning_rate(config, n, epoch, seen / n)
-            loss, gradients = loss_and_gradients(
+            loss, gradients = _shared_loss_and_gradients(
                 optimizer.mixture(), term, rotations, indices, image_scale, config, backend
             )
             optimizer.step(gradients, rate)
@@ -153,6 +158,24 @@ def loss_and_gradients(
     seen = blurred_in_y(images, config.blur_y)
     loss, gradient = squared_error(seen, kernel, filtered / image_scale, energy / image_scale**2)
     return loss, torch.autograd.grad(images, mixture, gradient)
+
+
+def _shared_loss_and_gradients(
+    mixture: Mixture, term: DataTerm, rotations: Tensor, indices: NDArray[np.integer], *settings: Any
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """loss_and_gradients over the shares of all processes: one vector travels, as long as the mixture's numbers."""
+    if distributed.size() == 1:
+        return loss_and_gradients(mixture, term, rotations, indices, *settings)
+    own = distributed.share(indices)
+    shapes = [torch.Size([]), *(part.shape for part in mixture)]
+    sent = torch.zeros(sum(shape.numel() for shape in shapes), device=mixture.means.device)
+    if len(own):
+        loss, gradients = loss_and_gradients(mixture, term, rotations, own, *settings)
+        sent = torch.cat([part.flatten() for part in (loss, *gradients)]) * (len(own) / len(indices))
+    distributed.add_up([sent])
+    parts = sent.split([shape.numel() for shape in shapes])
+    loss, means, covariances, weights = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+    return loss, (means, covariances, weights)
 
 
 def _parameters(model: Gaussians, config: StochasticConfig) -> Parameters:
@@ -207,6 +230,7 @@ def _fingerprint(stack: ParticleStack, config: StochasticConfig, seed: int, para
         "seed": seed,
         "particles": [len(stack), int(particles.sum()), float(np.abs(stack.shifts_angstrom).sum())],
         "threads": torch.get_num_threads(),
+        "processes": distributed.size(),
         "device": parameters["means"].device.type,
         "optimizer": "fused" if is_fused(parameters) else "torch",
     }

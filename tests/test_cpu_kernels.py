@@ -149,6 +149,25 @@ def test_bits_repeat_and_threads_change_rounding_only(threads):
 
 
 @works
+def test_many_images_are_as_those_of_few():
+    """More than backward lays out at a time."""
+    means, cov, weights, _ = mixture(5, 0.6, 2.0, 6.0)
+    turns = torch.from_numpy(random_rotations(2400, np.random.default_rng(1))).float()
+
+    def images_and_gradients(some):
+        leaves = [t.clone().requires_grad_() for t in (means, cov, weights)]
+        images = project(*leaves, some, box_size=32, pixel_size=1.0, backend="cpu")
+        return images.detach(), torch.autograd.grad(images.square().sum(), leaves)
+
+    images, gradients = images_and_gradients(turns)
+    parts = [images_and_gradients(part) for part in turns.split(600)]
+    assert torch.equal(images, torch.cat([part[0] for part in parts]))
+    for i, gradient in enumerate(gradients):
+        total = sum(part[1][i].double() for part in parts)
+        torch.testing.assert_close(gradient.double(), total, rtol=0, atol=1e-5 * total.abs().max().item())
+
+
+@works
 def test_denormals_are_left_alone_outside_the_kernels():
     values_and_gradients(mixture(50, 0.5, 2.0, 5.0), "cpu")
     assert float(torch.tensor([1e-40]) * 1) > 0 and float(np.float32(1e-40) * np.float32(1)) > 0

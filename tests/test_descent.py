@@ -78,6 +78,17 @@ def test_restored_it_goes_on_to_the_same_bits(kind):
         assert torch.equal(again.parameters[name], expected)
 
 
+@works
+def test_moments_with_filled_up_rows_are_taken_as_well():
+    """Checkpoints of 0.1 hold eleven rows filled up to a multiple of sixteen."""
+    one, other = (FusedDescent(start(21), RATES, FLOOR, 0.0) for _ in range(2))
+    one.step(gradients(21, 0), 1e-3)
+    state = one.state()
+    other.restore({**state, "moments": [torch.nn.functional.pad(m, (0, 11)) for m in state["moments"]]})
+    for kept, given in zip(other.state()["moments"], state["moments"], strict=True):
+        assert torch.equal(kept, given)
+
+
 def test_other_dtypes_go_to_torch():
     parameters = {name: p.detach().double() for name, p in start(3).items()}
     assert isinstance(descent(parameters, RATES, floor=FLOOR), TorchDescent)

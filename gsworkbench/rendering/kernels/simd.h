@@ -100,6 +100,11 @@ template <class V> INLINE V exp2_within(V x) {
 INLINE Vec<float> exp2_below(Vec<float> x) { return exp2_within(larger(x, fill(-126.f))); }
 INLINE Vec<double> exp2_below(Vec<double> x) { return exp2_within(x); }
 
+// The whole number e of 2^e <= |x| < 2^(e + 1); -127 for 0.
+INLINE Vec<float> exponent(Vec<float> x) {
+    return __builtin_convertvector((((Int<float>)x >> 23) & 255) - 127, Vec<float>);
+}
+
 // Two vectors in one: a's lanes added in pairs, then b's. Pairs are neighbours within 16 bytes first (UNIT = 1, 2, ...
 // lanes), then blocks of 16 bytes: such shuffles are single instructions everywhere.
 template <class T, int UNIT, int PARITY, size_t... L> INLINE Vec<T> every_second(Vec<T> a, Vec<T> b, std::index_sequence<L...>) {
@@ -113,6 +118,36 @@ template <class T, int UNIT, int PARITY, size_t... L> INLINE Vec<T> every_second
 template <class T, int UNIT> INLINE Vec<T> fold(Vec<T> a, Vec<T> b) {
     constexpr auto lanes = std::make_index_sequence<Simd<T>::lanes>{};
     return every_second<T, UNIT, 0>(a, b, lanes) + every_second<T, UNIT, 1>(a, b, lanes);
+}
+
+// Units of UNIT lanes of a and b in turns, within 16 bytes where two units fit there, else within the vector: those of
+// the first half of it or, where HIGH, of the second. Single instructions everywhere, as above.
+template <class T, int UNIT, int HIGH, size_t... L> INLINE Vec<T> in_turns(Vec<T> a, Vec<T> b, std::index_sequence<L...>) {
+    constexpr int lanes = Simd<T>::lanes, block = 16 / sizeof(T), span = UNIT < block ? block : lanes;
+    return __builtin_shufflevector(
+        a, b,
+        (int(L) / span * span + HIGH * span / 2 + int(L) % span / (2 * UNIT) * UNIT + int(L) % UNIT +
+         (int(L) / UNIT % 2 ? lanes : 0))...);
+}
+
+// v[i][j] becomes v[j][i]. Each level zips pairs of vectors; those of 16 bytes, and those between, leave their results
+// in bit-reversed order.
+template <class T, int UNIT = 1> INLINE void transpose(Vec<T>* v) {
+    constexpr int lanes = Simd<T>::lanes, block = 16 / sizeof(T);
+    constexpr auto all = std::make_index_sequence<lanes>{};
+    for (int i = 0; i < lanes; i++) {
+        if (i & UNIT) continue;
+        const Vec<T> a = v[i], b = v[i + UNIT];
+        v[i] = in_turns<T, UNIT, 0>(a, b, all), v[i + UNIT] = in_turns<T, UNIT, 1>(a, b, all);
+    }
+    if constexpr (2 * UNIT < lanes) {
+        transpose<T, 2 * UNIT>(v);
+    } else {
+        for (int first : {1, block})  // the two middle ones of four
+            if (4 * first <= (first == 1 ? block : lanes))
+                for (int i = 0; i < lanes; i++)
+                    if ((i & first) && !(i & 2 * first)) std::swap(v[i], v[i + first]);
+    }
 }
 
 // One vector that holds, in lane i, the sum over the lanes of v[i]: a transposition that adds on its way. The units of

@@ -31,20 +31,21 @@ template <class T> struct Strip {
     INLINE Vec<T> masked(Vec<T> v) const { return inside ? v : Vec<T>{}; }
 };
 
-// v and r of N neighbouring strips at some row. Both are zero in lanes outside the footprint, and stay zero.
+// v and r of N strips at some row, side by side: one does not wait for another. Both are zero in lanes outside the
+// footprint, and stay zero.
 template <class T, int N = 1> struct Rows {
     Vec<T> v[N], r[N];
-    T q;
+    T q[N];
 
     INLINE void step() {
-        for (int i = 0; i < N; i++) v[i] *= r[i], r[i] *= q;
+        for (int i = 0; i < N; i++) v[i] *= r[i], r[i] *= q[i];
     }
 };
 
 template <class T> INLINE Rows<T> rows_from(const Strip<T>& s, T y) {
     Vec<T> e[2] = {s.exponent(y), s.linear + s.square * (2 * y + 1)};
     exp2_within(e);
-    return {{s.masked(e[0])}, {s.masked(e[1])}, s.q};
+    return {{s.masked(e[0])}, {s.masked(e[1])}, {s.q}};
 }
 
 // Call row() `rows` times, in pairs: half as many branches to guess.
@@ -64,6 +65,18 @@ INLINE void splat_rows(Rows<T, N> at, int rows, T amplitude, T* samples, int64_t
         at.step();
         samples += stride;
     });
+}
+
+// samples += v, down ROWS rows.
+template <int ROWS, class T, int N> INLINE void add_rows(Rows<T, N> at, T* const (&samples)[N], int64_t stride) {
+#pragma GCC unroll 16
+    for (int row = 0; row < ROWS; row++) {
+        for (int i = 0; i < N; i++) {
+            T* to = samples[i] + row * stride;
+            store(to, load(to) + at.v[i]);
+        }
+        if (row + 1 < ROWS) at.step();
+    }
 }
 
 // samples += amplitude v, any strip.
@@ -99,6 +112,15 @@ INLINE void gather_rows(Rows<T, N> at, int rows, const T* samples, int64_t strid
         at.step();
         samples += stride;
     });
+}
+
+template <int ROWS, class T, int N>
+INLINE void gather_rows(Rows<T, N> at, const T* const (&samples)[N], int64_t stride, Moments<T> (&moments)[N]) {
+#pragma GCC unroll 16
+    for (int row = 0; row < ROWS; row++) {
+        for (int i = 0; i < N; i++) moments[i].append(at.v[i] * load(samples[i] + row * stride));
+        if (row + 1 < ROWS) at.step();
+    }
 }
 
 // Moments of any strip, with t = -y: counted from the last of many rows, the sums would cancel to nothing.

@@ -1,0 +1,201 @@
+"""What size costs: python benchmarks/scale.py costs|hundred-thousand [--folder DIR]
+
+costs: CPU seconds and memory of the pass over the particles and of a step of the fit, at small sizes; constants per
+particle-pixel, per node of the grid, per voxel and per Gaussian; what they predict at three larger sizes beside what
+these took; and what they predict for 10^6 particles of 512^2 and 10^6 Gaussians. hundred-thousand: 100,000 particles of
+256^2 through the command line (500 images, each again and again in other poses, so that no 26 GB are needed), then a
+fit of 30,000 Gaussians to the sums. Prints tables for docs/scale_costs.md. One thread, but for the command line's two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gsworkbench.memory import keep_freed_memory
+from gsworkbench.provenance import machine
+
+IMAGES = 500
+EDGE = 384.0  # A, of every box
+GIB = 2**30
+Measured = tuple[float, float]  # CPU seconds, peak bytes of the process
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    tables: dict[str, Callable[[Path], None]] = {"costs": costs, "hundred-thousand": hundred_thousand}
+    parser.add_argument("table", choices=tables)
+    parser.add_argument("--folder", type=Path, help="where particles are made, or lie from an earlier call")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        tables[options.table](options.folder or Path(scratch))
+
+
+def costs(folder: Path) -> None:
+    """Constants from small sizes, and their predictions."""
+    print(f"\n{machine()}, one thread, user and system seconds.\n")
+    print("| pass over | CPU s | ms per particle | peak memory, GiB |\n|---|---|---|---|")
+    passes = {}
+    for n, box_size in ((500, 64), (4000, 64), (500, 128), (4000, 128)):
+        passes[n, box_size] = _print_pass(folder, n, box_size)
+    print("\n| fit, 40 steps | CPU s | peak memory, GiB |\n|---|---|---|")
+    fits = {}
+    for n_gaussians, box_size in ((2000, 64), (16_000, 64), (2000, 128), (30_000, 128)):
+        fits[n_gaussians, box_size] = _print_fit(folder, n_gaussians, box_size)
+    pixel = (passes[4000, 128][0] - passes[500, 128][0]) / (3500 * 128**2)
+    node = max(0.0, passes[500, 128][0] - 500 * 128**2 * pixel) / 128**3
+    gaussian = (fits[30_000, 128][0] - fits[2000, 128][0]) / (28_000 * 40)
+    voxel = max(0.0, fits[2000, 128][0] / 40 - 2000 * gaussian) / 128**3
+    print(f"\nper particle-pixel {1e9 * pixel:.1f} ns; per voxel of the map, once {1e9 * node:.0f} ns; "
+          f"per Gaussian and step {1e6 * gaussian:.2f} us; per voxel and step {1e9 * voxel:.1f} ns")  # fmt: skip
+    print("\n| | predicted, CPU s | measured, CPU s |\n|---|---|---|")
+    for n, box_size in ((2000, 96), (2000, 192), (1000, 256)):
+        measured, _ = _apart(_pass, folder, n, box_size)
+        predicted = pixel * n * box_size**2 + node * box_size**3
+        print(f"| pass over {n:,} of {box_size}^2 | {predicted:.1f} | {measured:.1f} |")
+    for n_gaussians, box_size in ((8000, 96), (30_000, 192), (30_000, 256)):
+        measured, _ = _apart(_fit, folder, n_gaussians, box_size)
+        predicted = 40 * (gaussian * n_gaussians + voxel * box_size**3)
+        print(f"| 40 steps, {n_gaussians:,} Gaussians, {box_size}^3 | {predicted:.1f} | {measured:.1f} |")
+    print("\n| 10^6 particles of 512^2, 10^6 Gaussians | CPU hours of one core |\n|---|---|")
+    print(f"| pass | {(pixel * 1e6 * 512**2 + node * 512**3) / 3600:.1f} |")
+    print(f"| 400 steps of the fit | {400 * (gaussian * 1e6 + voxel * 512**3) / 3600:.1f} |")
+
+
+def hundred_thousand(folder: Path) -> None:
+    """100,000 x 256^2 by `gsworkbench accumulate`, beside 10,000 x 128^2; then the fit."""
+    print(f"\n{machine()}, two threads, user and system seconds.\n")
+    print("| | wall, s | CPU s | ns per particle-pixel | peak memory, GiB |\n|---|---|---|---|---|")
+    for n, box_size in ((10_000, 128), (100_000, 256)):
+        star = _listed(folder, n, box_size)
+        out = folder / f"sums_{n}_{box_size}.npz"
+        command = [sys.executable, "-m", "gsworkbench", "accumulate", star, "--out", out, "--threads", "2"]
+        wall, cpu, peak = _run(command)
+        each = 1e9 * cpu / (n * box_size**2)
+        print(f"| {n:,} x {box_size}^2 | {wall:.0f} | {cpu:.0f} | {each:.0f} | {peak / GIB:.2f} |", flush=True)
+    spent, used = _apart(_fit_to, folder / "sums_100000_256.npz")
+    print(f"\nFit of 30,000 Gaussians to {256}^3, 400 steps: {spent:.0f} CPU s, {used / GIB:.2f} GiB")
+
+
+def _print_pass(folder: Path, n: int, box_size: int) -> Measured:
+    cpu, peak = _apart(_pass, folder, n, box_size)
+    print(f"| {n:,} of {box_size}^2 | {cpu:.2f} | {1e3 * cpu / n:.3f} | {peak / GIB:.2f} |", flush=True)
+    return cpu, peak
+
+
+def _print_fit(folder: Path, n_gaussians: int, box_size: int) -> Measured:
+    cpu, peak = _apart(_fit, folder, n_gaussians, box_size)
+    print(f"| {n_gaussians:,} Gaussians, {box_size}^3 | {cpu:.2f} | {peak / GIB:.2f} |", flush=True)
+    return cpu, peak
+
+
+def _apart(work: Callable[..., float], *arguments: Any) -> Measured:
+    """CPU seconds that a function returns, and the peak memory of the process of its own that it runs in."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_with_peak, work, *arguments).result()
+
+
+def _with_peak(work: Callable[..., float], *arguments: Any) -> Measured:
+    import torch
+
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    cpu = work(*arguments)
+    return cpu, 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _pass(folder: Path, n: int, box_size: int) -> float:
+    from gsworkbench.normal_equations import accumulate
+
+    stack = _repeated(folder, n, box_size)
+    start = time.process_time()
+    accumulate(stack, threads=1)
+    return time.process_time() - start
+
+
+def _fit(folder: Path, n_gaussians: int, box_size: int) -> float:
+    """40 steps, from sums over all images."""
+    from gsworkbench.config import NormalEquationsConfig
+    from gsworkbench.fit_normal_equations import preview
+    from gsworkbench.normal_equations import accumulate
+
+    sums = accumulate(_repeated(folder, IMAGES, box_size), threads=1)
+    settings = NormalEquationsConfig(n_boosted_steps=20, n_steps=20)
+    start = time.process_time()
+    preview(sums, n_gaussians=n_gaussians, config=settings)
+    return time.process_time() - start
+
+
+def _fit_to(file: Path) -> float:
+    from gsworkbench.config import NormalEquationsConfig
+    from gsworkbench.fit_normal_equations import fit_normal_equations
+    from gsworkbench.normal_equations import NormalEquations
+
+    start = time.process_time()
+    settings = NormalEquationsConfig(n_gaussians=30_000, background=False, n_boosted_steps=200, n_steps=200)
+    fit_normal_equations(NormalEquations.load(file), None, settings)
+    return time.process_time() - start
+
+
+def _repeated(folder: Path, n: int, box_size: int) -> Any:
+    """n particles: the simulated ones, and these again in other poses; wrong, and as much work."""
+    from gsworkbench.geometry import random_rotations
+    from gsworkbench.readers import read_particles
+
+    once = read_particles(_simulated(folder, box_size))
+    rotations = random_rotations(n, np.random.default_rng(0))
+    return dataclasses.replace(once[np.arange(n) % len(once)], rotations=rotations)
+
+
+def _listed(folder: Path, n: int, box_size: int) -> Path:
+    """A STAR file of n particles: rows of the simulated one, again and again, in other orientations."""
+    import starfile
+
+    star = _simulated(folder, box_size)
+    tables = starfile.read(star)
+    rows = tables["particles"].iloc[np.arange(n) % IMAGES].copy()
+    draw = np.random.default_rng(0)
+    rows["rlnAngleRot"], rows["rlnAnglePsi"] = draw.uniform(-180, 180, (2, n))
+    rows["rlnAngleTilt"] = np.degrees(np.arccos(draw.uniform(-1, 1, n)))
+    listed = star.with_name(f"particles_{n}.star")
+    starfile.write({**tables, "particles": rows}, listed, overwrite=True)
+    return listed
+
+
+def _simulated(folder: Path, box_size: int) -> Path:
+    from gsworkbench.config import SimulationConfig
+    from gsworkbench.simulate import simulate
+
+    made = folder / f"box_{box_size}"
+    if not (made / "particles.star").exists():
+        simulate(SimulationConfig(n_particles=IMAGES, box_size=box_size, pixel_size=EDGE / box_size), made)
+    return made / "particles.star"
+
+
+def _run(command: list[Any]) -> tuple[float, float, int]:
+    """Wall and CPU seconds and peak resident bytes of a command."""
+    start = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)), env=os.environ | {"TQDM_DISABLE": "1"})
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command} ended with {process.returncode}")
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss
+
+
+if __name__ == "__main__":
+    main()
