@@ -52,4 +52,4 @@ class Surface(anywidget.AnyWidget):
 def _box(half_edge: float) -> Any:
     """A mesh with nothing to see that spans the box of a map, for k3d to place its near and far planes by."""
     corners = np.array([[-1, -1, -1], [1, 1, 1], [1, 1, 1]], np.float32) * np.float32(half_edge)
-    return k3d.mesh(corners, np.array([[0, 1, 2]], np.uint32), color=0xFFFFFF, flat_shading=False, side="double")
+    return k3d.mesh(corners, np.array([[0, 1, 2]], np.uint32), color=0xFFFFFF, flat_shading=False, side="front")
