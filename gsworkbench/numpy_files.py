@@ -40,7 +40,7 @@ def load_archive(path: str | Path) -> dict[str, NDArray[Any]]:
 
 
 def check_header_length(file: IO[bytes], size: int) -> tuple[int, int]:
-    """Return the version of a .npy file of `size` bytes, at its header; raise ValueError for a header beyond its end."""
+    """Return the version of a .npy file of `size` bytes, or raise ValueError for a header that is longer."""
     version = np.lib.format.read_magic(file)
     start = file.tell()
     length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
