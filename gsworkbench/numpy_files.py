@@ -39,10 +39,21 @@ def load_archive(path: str | Path) -> dict[str, NDArray[Any]]:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
+def check_header_length(file: IO[bytes], size: int) -> tuple[int, int]:
+    """Return the version of a .npy file of `size` bytes, or raise ValueError for a header that is longer."""
+    version = np.lib.format.read_magic(file)
+    start = file.tell()
+    length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+    file.seek(start)
+    if length > size:
+        raise ValueError(f"a header of {length} bytes in a file of {size}")
+    return version
+
+
 def _check_member(file: IO[bytes], size: int) -> None:
     """Compare what a .npy header says with the `size` of all of it."""
     try:
-        version = np.lib.format.read_magic(file)
+        version = check_header_length(file, size)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
     except Exception as error:  # the header is Python text, and fails as such

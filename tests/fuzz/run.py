@@ -2,8 +2,7 @@
 
 Needs atheris (the extra `fuzz`). Starts from corpus/TARGET.zip and goes on after a finding. OUT/TARGET.json counts the
 inputs and what was found; OUT/findings/ holds the inputs of findings, one for each place in the code; the corpus that
-grows is in OUT/corpus/TARGET/. `--keep` puts the inputs that reach what all of these reach, as few and small as can be,
-into OUT/smallest/TARGET/.
+grows is in OUT/corpus/TARGET/. `--keep` adds the findings of OUT to corpus/TARGET.zip, where tests replay them.
 """
 
 from __future__ import annotations
@@ -88,7 +87,9 @@ class Tally:
         self.written = time.monotonic()
         counts = {kind: self.found[kind] for kind in ("crash", "hang", "memory", "executed")}
         record = {"inputs": self.n, "seconds": round(self.written - self.started), **counts, "places": self.places}
-        (self.out / f"{self.target}.json").write_text(json.dumps(record, indent=1) + "\n")
+        partial = self.out / f".{self.target}.json"  # atheris may end the process at any moment
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+        partial.replace(self.out / f"{self.target}.json")
 
 
 def _fuzz(tally: Tally, given: argparse.Namespace) -> None:
@@ -98,12 +99,10 @@ def _fuzz(tally: Tally, given: argparse.Namespace) -> None:
     target = tally.target
     corpus = given.out / "corpus" / target
     unpack(target, corpus)
-    options = [f"-max_len={LONGEST[target]}", f"-seed={given.seed}", "-timeout=0", "-rss_limit_mb=4096", "-verbosity=0"]
+    options = [f"-max_len={LONGEST[target]}", f"-seed={given.seed}", "-rss_limit_mb=4096", "-verbosity=0"]
+    # Hangs are told by processor time (targets.py); atheris would end the run by the clock, and reads 0 as one second.
+    options += ["-timeout=86400", f"-artifact_prefix={given.out}/"]
     options += [f"-dict={HERE / 'words.dict'}", f"-max_total_time={given.seconds}", str(corpus)]
-    if given.keep:
-        smallest = given.out / "smallest" / target
-        smallest.mkdir(parents=True, exist_ok=True)
-        options[-2:] = ["-merge=1", str(smallest), str(corpus)]
     atheris.Setup([sys.argv[0], *options], tally.one_input, enable_python_coverage=True)
     atheris.Fuzz()
 
@@ -114,8 +113,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=15, help="for each target (default 15)")
     parser.add_argument("--out", type=Path, default=Path("build/fuzz"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep", action="store_true", help="minimise the corpus that was reached, instead of fuzzing")
+    parser.add_argument("--keep", action="store_true", help="keep the findings of OUT, once mended, and no more")
     given = parser.parse_args()
+    if given.keep:
+        for target in given.targets:
+            found = sorted((given.out / "findings").glob(f"{target}-????????????"))
+            pack(target, [*kept(target), *(path.read_bytes() for path in found)])
+        return
+    given.out.mkdir(parents=True, exist_ok=True)
 
     import atheris
     import pandas  # noqa: F401  large, not ours, and slow to instrument
@@ -125,6 +130,7 @@ def main() -> None:
         import fuzz.targets  # noqa: F401  imported once, for all children
     for target in given.targets:
         tally = Tally(target, given.out)
+        tally.write()
         child = os.fork()
         if child == 0:
             _fuzz(tally, given)
