@@ -314,7 +314,7 @@ def _notebook(folder: Path) -> int:
     from gsworkbench.workbench.run_notebook import main
 
     os.environ["PYTHONPATH"] = str(ROOT)
-    settings = (f"experiment={EXPERIMENT}", "scale=smoke", f"results_dir={folder / 'results'}", "output_dir=out")
+    settings = (f"experiment={EXPERIMENT}", "scale=smoke", "results_dir=results", "output_dir=out")
     return main([str(ROOT / "notebooks/10_claim.ipynb"), "out/executed.ipynb", "--set", *settings])
 
 

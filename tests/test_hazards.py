@@ -18,6 +18,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+import starfile  # noqa: F401  # else its import would count as memory that the first input took
 import test_readers_cryodrgn as pickles
 import test_readers_cryosparc as cs
 import test_readers_star as star

@@ -29,6 +29,8 @@ from gsworkbench.config import (
 from gsworkbench.errors import InputError
 
 ROOT = Path(__file__).parents[2]
+# In C where PyYAML has it: every job reads experiments.yaml, and in Python that takes half a second.
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 EXPERIMENTS_FILE = ROOT / "paper_figures" / "experiments.yaml"
 _SHORT = {"n_gaussians": "n", "n_particles": "p"}  # in names of runs
 _NOT_FACTORS = ("seed",)
@@ -162,9 +164,7 @@ class Registry:
 def read_registry(scale: str, path: str | Path = EXPERIMENTS_FILE) -> Registry:
     """Read `path` at one of its scales; a name in it that is not known raises InputError."""
     try:
-        # In C where PyYAML has it: every job reads this file, and in Python that takes half a second.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=loader)
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=SafeLoader)
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"not readable as YAML ({' '.join(str(error).split())})", file=path) from error
     try:

@@ -11,7 +11,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -122,7 +121,7 @@ def _dataset(config: SimulationConfig, folder: Path) -> None:
 def _run(run: Run, dataset: Path, folder: Path) -> None:
     def make(out: Path) -> None:
         if (dataset / NOT_RUN).is_file():
-            shutil.copy(dataset / NOT_RUN, out)
+            write_text(out / NOT_RUN, (dataset / NOT_RUN).read_text(encoding="utf-8"))
             return
         try:
             stack = read_particles(dataset / "particles.star")
