@@ -129,8 +129,14 @@ def contents(folder: Path) -> dict[str, bytes]:
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") or part in ("logs", "checkpoints") for part in name.parts)
         if path.is_file() and not hidden and name.name != "log.txt":
-            found[str(name)] = _timeless(path)
+            found[str(name)] = _placeless(_timeless(path), folder)
     return found
+
+
+def _placeless(content: bytes, folder: Path) -> bytes:
+    """Contents without the name of the folder, which differs between lives, and without costs in tables."""
+    text = content.decode("latin-1").replace(str(folder.resolve()), "")
+    return re.sub(r"(?<=\| )[\d.,]+ (ms|s|min|h|MiB|GiB)(?= \|)", "", text).encode("latin-1")
 
 
 def _timeless(path: Path) -> bytes:
