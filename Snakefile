@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
-from gsworkbench.deposited import is_installed
+from gsworkbench.deposited import DEPOSITED, is_installed
 from gsworkbench.locks import own_folder
 from gsworkbench.workbench.digest import notebook_digest, source_digest
 from gsworkbench.workbench.registry import EXPERIMENTS_FILE, read_registry
@@ -46,7 +46,7 @@ def runs_text(name):
     """What an experiment's runs are made from; those of deposited poses, of whether these are installed too."""
     owned = registry.owned[name]
     text = yaml.safe_dump({run.name: registry.parameters("runs", run.name) for run in owned})
-    optional = any(run.config.dataset.poses == "deposited" for run in owned)
+    optional = any(run.config.dataset.poses == DEPOSITED for run in owned)
     return text + f"deposited: {is_installed()}" * optional
 
 
@@ -75,8 +75,8 @@ for name, experiment in registry.experiments.items():
             runs=runs_text(name),
             digest=runs_digest,
         shell:
-            "TQDM_DISABLE=1 NUMPY_MADVISE_HUGEPAGE=0 python -m gsworkbench.workbench.runs {registry.scale} {params.name} {results} {output}"
-            " > {log} 2>&1"
+            "TQDM_DISABLE=1 NUMPY_MADVISE_HUGEPAGE=0 python -m gsworkbench.workbench.runs"
+            " {registry.scale} {params.name} {results} {output} > {log} 2>&1"
 
     rule:
         name:

@@ -18,6 +18,7 @@ from gsworkbench.files import sha256
 from gsworkbench.particles import CtfParameters, Float64
 from gsworkbench.readers.cryodrgn import read_ctf, read_poses
 
+DEPOSITED = "deposited"  # as SimulationConfig.poses: these poses, shifts and CTF, row by row
 PACKAGE = "recovar"
 REMEDY = "pip install --no-deps recovar==1.0.5"
 

@@ -31,6 +31,7 @@ from gsworkbench.methods import (
     SUMS,
     WEIGHTED,
     Solution,
+    Task,
     fit_device,
     make_task,
     substituted_task,
@@ -177,18 +178,31 @@ def _make(
     record.particles = _as_read(stack)
     record.warnings += _warnings(stack) + shared
 
+    task, *again = _tasks(stack, output_dir, config, record, resume, checkpoint_seconds)
+    solutions = dict(METHODS[config.method](task))
+    record.results |= {name: solution.report for name, solution in solutions.items()}
+    if not again:
+        return _Made(stack, config, solutions, {}, "", record)
+    phases = str(next(iter(again[0].parts.values())).random_phases)
+    return _Made(stack, config, solutions, dict(METHODS[config.method](again[0])), phases, record)
+
+
+def _tasks(
+    stack: ParticleStack,
+    output_dir: Path,
+    config: ReconstructionConfig,
+    record: RunRecord,
+    resume: bool,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> list[Task]:
+    """What a method is to solve: the stack and its half sets, and, if asked for, these with random phases."""
     task = replace(
         make_task(stack, config, record, output_dir / CHECKPOINTS),
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
     )
-    solutions = dict(METHODS[config.method](task))
-    record.results |= {name: solution.report for name, solution in solutions.items()}
-    if config.noise_substitute_beyond is None:
-        return _Made(stack, config, solutions, {}, "", record)
-    again = substituted_task(task, config.noise_substitute_beyond)
-    phases = str(next(iter(again.parts.values())).random_phases)
-    return _Made(stack, config, solutions, dict(METHODS[config.method](again)), phases, record)
+    beyond = config.noise_substitute_beyond
+    return [task] if beyond is None else [task, substituted_task(task, beyond)]
 
 
 def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
@@ -213,13 +227,8 @@ def assist(stack: ParticleStack, output_dir: str | Path, config: ReconstructionC
     """What the other processes of torchrun do while the first one calls `reconstruct`: the same passes and fits."""
     _check(config, stack)
     stack = stack.with_half_sets(config.seed) if config.half_maps else stack
-    record = RunRecord.start(to_mapping(config), [])
-    task = replace(make_task(stack, config, record, Path(output_dir) / "checkpoints"), resume=resume)
-    tasks = [task]
-    if config.noise_substitute_beyond is not None:
-        tasks.append(substituted_task(task, config.noise_substitute_beyond))
-    for part in tasks:
-        for _ in METHODS[config.method](part):
+    for task in _tasks(stack, Path(output_dir), config, RunRecord.start(to_mapping(config), []), resume):
+        for _ in METHODS[config.method](task):
             pass
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gsworkbench.config import SimulationConfig, to_mapping
-from gsworkbench.deposited import deposited_files, read_deposited
+from gsworkbench.deposited import DEPOSITED, deposited_files, read_deposited
 from gsworkbench.errors import InputError
 from gsworkbench.files import together
 from gsworkbench.geometry import random_rotations
@@ -69,8 +69,6 @@ OPTICS: dict[str, Optics] = {
     # CryoSplat's synthetic 80S: log-normal defocus is all that is stated; median and width are those of 10028.
     "synthetic_80s": Optics(300, 2.0, 0.10, (1.41, 2.02, 2.90), log_normal=True),
 }
-
-DEPOSITED = "deposited"  # poses, shifts and CTF row by row, of real particles
 
 IMAGES, PARTICLES = "particles.mrcs", "particles.star"  # the last one's presence says that all else is there
 

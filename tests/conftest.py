@@ -48,3 +48,13 @@ def clean_set(tmp_path_factory: pytest.TempPathFactory) -> SimulatedSet:
 def noisy_set(tmp_path_factory: pytest.TempPathFactory) -> SimulatedSet:
     """The same molecule at SNR 0.1, 600 images."""
     return _made(tmp_path_factory, "noisy", n_particles=600, snr=0.1)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """What judges inputs of the fuzzer (fuzz/targets.py)."""
+    from fuzz import targets
+
+    bench = targets.Bench()
+    yield bench
+    bench.remove()

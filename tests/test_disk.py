@@ -86,15 +86,19 @@ def run_all(jobs, folder, how, **more):
     return said, codes
 
 
+def outcomes(folder, data, how, make=lambda out: None, **more):
+    """What every command said, its exit code, and the state of its folder before and after."""
+    jobs = jobs_in(folder, data, make)
+    places = {name: folder / name.replace(" ", "_") for name in jobs}
+    before = {name: state(place) for name, place in places.items()}
+    said, codes = run_all(jobs, folder, how, **more)
+    return said, codes, before, {name: state(place) for name, place in places.items()}
+
+
 @pytest.fixture(scope="module")
 def full(data, tmp_path_factory):
     """Outcomes where no file can grow beyond a few kB, as under a quota."""
-    folder = tmp_path_factory.mktemp("limited")
-    jobs = jobs_in(folder, data, lambda out: None)
-    before = {name: state(folder / name.replace(" ", "_")) for name in jobs}
-    said, codes = run_all(jobs, folder, "limited")
-    after = {name: state(folder / name.replace(" ", "_")) for name in jobs}
-    return said, codes, before, after
+    return outcomes(tmp_path_factory.mktemp("limited"), data, "limited")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -109,13 +113,10 @@ def test_a_disk_that_is_full_leaves_the_previous_state(full, name):
 def read_only(data, tmp_path_factory):
     """Outcomes in folders that may not be written, by a process that root's right to ignore that was taken from."""
     folder = tmp_path_factory.mktemp("locked")
-    jobs = jobs_in(folder, data, lambda out: out.chmod(0o555))
-    before = {name: state(folder / name.replace(" ", "_")) for name in jobs}
-    said, codes = run_all(jobs, folder, "free", preexec_fn=_obeys_modes)
-    after = {name: state(folder / name.replace(" ", "_")) for name in jobs}
-    for name in jobs:
+    found = outcomes(folder, data, "free", lambda out: out.chmod(0o555), preexec_fn=_obeys_modes)
+    for name in COMMANDS:
         (folder / name.replace(" ", "_")).chmod(0o755)
-    return said, codes, before, after
+    return found
 
 
 def _obeys_modes():

@@ -17,13 +17,6 @@ from fuzz import run, targets
 SECONDS = os.environ.get("GSWORKBENCH_FUZZ_SECONDS", "5")
 
 
-@pytest.fixture(scope="module")
-def bench():
-    bench = targets.Bench()
-    yield bench
-    bench.remove()
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("target", targets.TARGETS)
 def test_the_kept_corpus(bench, target):

@@ -81,9 +81,10 @@ def test_a_file_is_held_too(noisy_set, tmp_path, capsys):
 
 def test_who_waits_gets_it_when_the_holder_dies(tmp_path):
     with another_process(tmp_path) as process:
+        assert str(process.pid) in (tmp_path / ".lock").read_text()
         process.kill()
         with held(tmp_path / ".lock", tmp_path, wait=True):
-            pass
+            assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
 
 
 def test_one_that_was_let_go_of_meanwhile_is_not_mistaken_for_the_lock(tmp_path, monkeypatch):

@@ -189,13 +189,6 @@ def test_fsc_tables(folder, values, voxel_size):
     assert again.voxel_size == pytest.approx(voxel_size, rel=1e-4)
 
 
-@pytest.fixture(scope="module")
-def bench():
-    bench = targets.Bench()
-    yield bench
-    bench.remove()
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("target", targets.TARGETS)
 @drawn

@@ -19,13 +19,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from gsworkbench.config import SimulationConfig, to_mapping
-from gsworkbench.deposited import is_installed
+from gsworkbench.deposited import DEPOSITED, is_installed
 from gsworkbench.errors import InputError, NotRun
 from gsworkbench.files import write_json, write_text
 from gsworkbench.memory import keep_freed_memory
 from gsworkbench.readers import read_particles
 from gsworkbench.reconstruct import make_maps
-from gsworkbench.simulate import DEPOSITED, simulate
+from gsworkbench.simulate import simulate
 from gsworkbench.workbench.digest import source_digest
 from gsworkbench.workbench.registry import Run, read_registry
 from gsworkbench.workbench.store import key_of, made
