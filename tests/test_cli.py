@@ -8,7 +8,8 @@ import mrcfile
 import numpy as np
 import pytest
 
-from gsworkbench.cli import main
+from gsworkbench.arguments import parser
+from gsworkbench.cli import COMMANDS, main
 from gsworkbench.judging import FILES as JUDGED
 from gsworkbench.normal_equations import NormalEquations
 from gsworkbench.readers import read_map, write_map
@@ -18,6 +19,11 @@ from gsworkbench.reconstruct import OUTPUTS
 def reconstruct(simulated, out, *more):
     arguments = ["reconstruct", str(simulated.star), "--out", str(out), "--n-gaussians", "64", "--threads", "1", *more]
     return main(arguments)
+
+
+def test_every_command_of_the_parser_runs_something():
+    (commands,) = (action for action in parser()._actions if action.dest == "command")
+    assert list(COMMANDS) == list(commands.choices)
 
 
 @pytest.mark.parametrize(

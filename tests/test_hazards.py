@@ -388,14 +388,22 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_refused(folder, capsys, what):
-    make, message = REFUSED[what]
-    arguments = make(folder)
+def traced(folder, capsys, arguments):
+    """The sentence of a refusal, and the peak of what Python allocated on the way to it in bytes."""
     tracemalloc.start()
     sentence = refused(folder, capsys, *arguments)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    return sentence, peak
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused(folder, capsys, what):
+    make, message = REFUSED[what]
+    arguments = make(folder)
+    sentence, peak = traced(folder, capsys, arguments)
+    if peak >= 2**24:  # a first call also imports: once more, without that
+        _, peak = traced(folder, capsys, arguments)
     assert re.search(message, sentence), sentence
     assert peak < 2**24  # far below what the forged headers ask for
 
