@@ -166,12 +166,7 @@ def _accumulate(options: argparse.Namespace) -> None:
 def _combine(options: argparse.Namespace) -> None:
     from gsworkbench.normal_equations import NormalEquations
 
-    total = NormalEquations.load(options.sums[0])
-    for path in options.sums[1:]:
-        try:
-            total = total + NormalEquations.load(path)
-        except InputError as error:
-            raise error if error.file else InputError(error.problem, file=path, remedy=error.remedy) from error
+    total = NormalEquations.load_all(options.sums)
     total.save(options.out)
     print(f"{_sums(total)} in {options.out}")
 

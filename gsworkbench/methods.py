@@ -230,9 +230,9 @@ def _loaded(
     if task.sums is not None:
         return task.sums[name]
     chosen = [files[name]] if name in files else list(files.values())
-    fitted, held_out = (_added([pair[i] for pair in chosen]) for i in (0, 1))
-    assert fitted is not None
-    return fitted, held_out
+    held = [held_out for _, held_out in chosen if held_out is not None]
+    fitted = NormalEquations.load_all([sums for sums, _ in chosen])
+    return fitted, NormalEquations.load_all(held) if held else None
 
 
 def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[Path, Path | None]:
@@ -258,14 +258,6 @@ def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[Path, Path | No
         return file
 
     return pass_over(~held, "sums"), pass_over(held, "held out") if held.any() else None
-
-
-def _added(files: list[Path | None]) -> NormalEquations | None:
-    total = None
-    for file in filter(None, files):
-        part = NormalEquations.load(file)
-        total = part if total is None else total + part
-    return total
 
 
 # Methods that processes of torchrun share.

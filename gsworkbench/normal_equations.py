@@ -22,6 +22,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,10 @@ class NormalEquations:
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
         """The sums over both. A particle in both, or another box, pixel size, sign or engine, raises InputError."""
+        return self._with(other)
+
+    def _with(self, other: NormalEquations, out: Float64 | None = None) -> NormalEquations:
+        """The sums over both, the array of them in `out` where one is given."""
         for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "phases", "version"):
             if getattr(self, name) != getattr(other, name):
                 raise InputError(
@@ -126,7 +131,7 @@ class NormalEquations:
             raise InputError(f"{len(both):,} particles are in both sums", remedy="add parts that share no particle")
         total = dataclasses.replace(
             self,
-            sums=self.sums + other.sums,
+            sums=np.add(self.sums, other.sums, out=out),
             energy_sum=self.energy_sum + other.energy_sum,
             noise_sum=self.noise_sum + other.noise_sum,
             data_quantum=min(self.data_quantum, other.data_quantum),
@@ -147,6 +152,30 @@ class NormalEquations:
     @staticmethod
     def load(path: str | Path, *, half_set: int | None = None) -> NormalEquations:
         """Read a file of `save`; one that is damaged, of another version or not of `half_set` raises InputError."""
+        result = NormalEquations._read(path)
+        if half_set is not None and result.half_set != half_set:
+            found = f"half set {result.half_set}" if result.half_set else "no single half set"
+            raise InputError(f"the sums are of {found}, not of half set {half_set}", file=path)
+        return result._on_grid()
+
+    @staticmethod
+    def load_all(paths: Sequence[str | Path]) -> NormalEquations:
+        """Read and add up the files of parts; memory is that of two of them, then of the whole.
+
+        What `load` refuses, and parts that do not add up, raise InputError.
+        """
+        total = NormalEquations._read(paths[0])
+        for path in paths[1:]:
+            part = NormalEquations._read(path)
+            try:
+                total = total._with(part, out=total.sums)
+            except InputError as error:
+                raise InputError(error.problem, file=path, remedy=error.remedy) from error
+        return total._on_grid()
+
+    @staticmethod
+    def _read(path: str | Path) -> NormalEquations:
+        """What is in a file: `sums` are of the nodes in the ball alone, (3, m)."""
         try:
             file = load_archive(path)
             header = json.loads(file["header"].tobytes())
@@ -156,10 +185,10 @@ class NormalEquations:
             box_size = int(header["box_size"])
             if not 0 < box_size**3 < file["sums"].size:
                 raise ValueError("fewer sums than a map of this box has")  # before a grid is made for it
-            sums = np.zeros((3, PADDING * box_size, PADDING * box_size, box_size + 1))
-            sums[:, _ball(box_size)] = file["sums"]
+            if file["sums"].shape != (3, np.count_nonzero(_ball(box_size))):
+                raise ValueError("the sums are not those of this box")
             header["sources"] = tuple(header["sources"])
-            result = NormalEquations(sums=sums, particles=file["particles"], **header)
+            return NormalEquations(sums=file["sums"], particles=file["particles"], **header)
         except InputError:
             raise
         except FileNotFoundError as error:
@@ -168,10 +197,13 @@ class NormalEquations:
             raise InputError(
                 "not a file of sums, or a damaged one", file=path, remedy="accumulate them again"
             ) from error
-        if half_set is not None and result.half_set != half_set:
-            found = f"half set {result.half_set}" if result.half_set else "no single half set"
-            raise InputError(f"the sums are of {found}, not of half set {half_set}", file=path)
-        return result
+
+    def _on_grid(self) -> NormalEquations:
+        """The record whose `sums`, so far of the nodes in the ball, lie on the half grid."""
+        edge = PADDING * self.box_size
+        sums = np.zeros((3, edge, edge, self.box_size + 1))
+        sums[:, _ball(self.box_size)] = self.sums
+        return dataclasses.replace(self, sums=sums)
 
     def _voxels(self, parts: Float64, places: Tensor) -> Tensor:
         """Voxels at `places` along each axis, of sums on the padded half grid: real and imaginary part, or a real one.
@@ -444,6 +476,6 @@ def _power_of_two(value: float) -> float:
 def _ball(box_size: int) -> NDArray[np.bool_]:
     """(2 D, 2 D, D + 1) the nodes that a sample inside the disc can reach."""
     edge = PADDING * box_size
-    k2 = np.fft.fftfreq(edge, 1 / edge) ** 2
+    k2 = np.rint(np.fft.fftfreq(edge, 1 / edge) ** 2).astype(np.int32)
     reach = edge // 2 + 2
-    return k2[:, None, None] + k2[:, None] + np.arange(edge // 2 + 1) ** 2 <= reach**2
+    return k2[:, None, None] + k2[:, None] + k2[: edge // 2 + 1] <= reach**2

@@ -118,6 +118,9 @@ def test_outcomes():
     assert outcome(not_run="definition not stated: where?").startswith(verdicts.NOT_STATED)
     missing = rule(of={"method": "backprojection"}, than=B)
     assert outcome(rules=(missing,)) == "not run, because no run of Backprojection has this number"
+    assert outcome(rules=(missing, good), registry=read_registry("smoke")).startswith(verdicts.TOO_SMALL)
+    nothing = verdict(dataclasses.replace(EXPERIMENT, rules=(good,)), table.iloc[:0], read_registry("smoke"))[0]
+    assert nothing.startswith(verdicts.NOT_RUN)
 
 
 def test_a_number_that_cannot_be_ranked_outweighs_what_holds():

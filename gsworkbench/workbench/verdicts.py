@@ -75,10 +75,11 @@ def verdict(experiment: Experiment, rows: pd.DataFrame, registry: Registry) -> t
         try:
             findings.append(decide(rule, rows, registry))
         except NothingMeasured as missing:
-            return f"{NOT_RUN}{missing}", findings
-    if not findings:
+            if registry.decides or rows.empty:
+                return f"{NOT_RUN}{missing}", findings
+    if not experiment.rules:
         return TOO_SMALL, findings
-    if not registry.decides:
+    if not registry.decides:  # nor do toys have every setting that rules name
         return f"{TOO_SMALL} at scale {registry.scale}", findings
     if any(f.holds is None for f in findings):
         return NYQUIST, findings
