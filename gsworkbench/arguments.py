@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     _add_simulate(commands)
     _add_fetch(commands)
     _add_inspect(commands)
+    _add_copy(commands)
     _add_reconstruct(commands)
     _add_backproject(commands)
     _add_accumulate(commands)
@@ -99,6 +100,18 @@ def _add_inspect(commands: Any) -> None:
         description="Read particle metadata, look at the images and make a quick map, without writing anything.",
     )
     _add_particles(command)
+
+
+def _add_copy(commands: Any) -> None:
+    command = commands.add_parser(
+        "copy",
+        help="gather particles in one stack, for example on a fast disk",
+        description="Write the particles as one stack, in the order in which the table lists them, white protein, with "
+        "a RELION 3.1 table beside it: particles.mrcs and particles.star.",
+    )
+    _add_particles(command)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    command.add_argument("--half-precision", action="store_true", help="half the size: MRC mode 12, as of RELION 4")
 
 
 def _add_reconstruct(commands: Any) -> None:

@@ -24,7 +24,12 @@ from gsworkbench.config import (
     to_mapping,
 )
 from gsworkbench.errors import InputError
-from gsworkbench.memory import keep_freed_memory
+from gsworkbench.memory import is_out_of_memory, keep_freed_memory
+
+NOT_ENOUGH = (
+    "bin the images to a smaller box, or go where there is more (docs/scale.md says what a box takes); "
+    "the same command with --resume goes on where it can"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         print(f"gsworkbench: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"gsworkbench: there is not enough memory: {NOT_ENOUGH}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("gsworkbench: interrupted; the same command with --resume goes on where it can.", file=sys.stderr)
@@ -105,6 +115,20 @@ def _inspect(options: argparse.Namespace) -> None:
     for name, value in {"as given": check.as_given, **check.alternatives, "chance": check.chance}.items():
         print(f"               {value:6.3f}  {name}")
     print(f"               {check.verdict()}")
+
+
+def _copy(options: argparse.Namespace) -> None:
+    from gsworkbench.copies import IMAGES, PARTICLES, write_particles
+    from gsworkbench.locks import outputs
+
+    stack, out = _stack(options), options.out
+    for name in (IMAGES, PARTICLES):
+        if (out / name).exists():
+            raise InputError("there is such a file already", file=out / name, remedy="name another folder")
+    with outputs(out):
+        write_particles(stack, out, half_precision=options.half_precision)
+    size = (out / IMAGES).stat().st_size / 1e9
+    print(f"{len(stack):,} particles of {stack.box_size} px, {size:.3g} GB, in {out}")
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
@@ -384,6 +408,7 @@ COMMANDS = {
     "simulate": _simulate,
     "fetch": _fetch,
     "inspect": _inspect,
+    "copy": _copy,
     "reconstruct": _reconstruct,
     "backproject": _backproject,
     "accumulate": _accumulate,

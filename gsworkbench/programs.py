@@ -12,16 +12,17 @@ import resource
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.config import CryodrgnConfig
+from gsworkbench.copies import write_particles
 from gsworkbench.errors import NotRun
 from gsworkbench.particles import ParticleStack
-from gsworkbench.readers import new_image_stack, read_map, write_star
+from gsworkbench.readers import read_map
 
 _COMMANDS = {"relion": "relion_reconstruct", "cryodrgn": "cryodrgn"}
 
@@ -68,25 +69,6 @@ def cryodrgn(stack: ParticleStack, config: CryodrgnConfig, *, seed: int = 0) -> 
     if not np.isfinite(volume).all():  # it writes NaN, and says nothing, where a column of the CTF is missing
         raise NotRun("cryodrgn", "its map holds NaN")
     return ProgramMap(volume / np.float32(stack.pixel_size), seconds, commands)
-
-
-def write_particles(stack: ParticleStack, folder: Path) -> ParticleStack:
-    """Write particles.mrcs and particles.star, in the order of the stack, and return the stack that they are."""
-    n = len(stack)
-    with new_image_stack(folder / "particles.mrcs", n, stack.box_size, stack.pixel_size) as images:
-        for indices, chunk in stack.chunks(2**26):
-            images[indices] = chunk
-    written = replace(
-        stack,
-        files=(folder / "particles.mrcs",),
-        file_index=np.zeros(n, np.int64),
-        image_index=np.arange(n),
-        data_sign=np.ones(n, np.int8),
-        source=folder / "particles.star",
-        source_row=np.arange(n),
-    )
-    write_star(folder / "particles.star", written)
-    return written
 
 
 def require(program: str) -> None:

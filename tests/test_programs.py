@@ -10,9 +10,10 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.backprojection import least_squares
 from gsworkbench.cli import main
 from gsworkbench.config import CryodrgnConfig, ReconstructionConfig
+from gsworkbench.copies import write_particles
 from gsworkbench.errors import NotRun
 from gsworkbench.normal_equations import accumulate
-from gsworkbench.programs import cryodrgn, relion_reconstruct, write_particles
+from gsworkbench.programs import cryodrgn, relion_reconstruct
 from gsworkbench.readers import read_particles
 from gsworkbench.reconstruct import reconstruct
 

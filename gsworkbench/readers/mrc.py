@@ -149,14 +149,20 @@ def write_map(path: str | Path, volume: NDArray[np.floating], voxel_size: float,
 
 
 @contextlib.contextmanager
-def new_image_stack(path: str | Path, n: int, box_size: int, pixel_size: float) -> Iterator[NDArray[np.float32]]:
-    """Yield a writable memory map (n, box_size, box_size) float32; on success it becomes the stack `path`."""
+def new_image_stack(
+    path: str | Path, n: int, box_size: int, pixel_size: float, *, dtype: type[np.floating[Any]] = np.float32
+) -> Iterator[NDArray[Any]]:
+    """Yield a writable memory map (n, box_size, box_size) of `dtype`; on success it becomes the stack `path`.
+
+    float32 is MRC mode 2, float16 mode 12.
+    """
     import mrcfile
 
     shape = (n, box_size, box_size)
     with atomic_path(path) as temporary:
-        _reserve(temporary, 1024 + 4 * n * box_size**2)
-        with mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as mrc:
+        mode = {np.float32: 2, np.float16: 12}[dtype]
+        _reserve(temporary, 1024 + ITEM_BYTES[mode] * n * box_size**2)
+        with mrcfile.new_mmap(temporary, shape, mrc_mode=mode, overwrite=True) as mrc:
             _reserve(temporary, temporary.stat().st_size)  # once more: it begins by cutting the file to nothing
             mrc.set_image_stack()
             mrc.voxel_size = pixel_size

@@ -1,0 +1,60 @@
+"""Memory: what there is, what runs out, and what is said then."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gsworkbench import memory
+from gsworkbench.memory import available_memory, is_out_of_memory
+from gsworkbench.readers import new_image_stack, read_particles, write_star
+
+LIMITED = """
+import resource, sys
+import finufft, starfile, gsworkbench.backprojection, gsworkbench.normal_equations, gsworkbench.cli
+import torch
+torch.ones(8, 8) @ torch.ones(8, 8)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20,) * 2)
+sys.exit(gsworkbench.cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much memory there is")
+def test_available_memory_is_what_is_free_or_what_the_group_may_take(tmp_path, monkeypatch):
+    total = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line)
+    free = available_memory()
+    assert free is not None and 2**26 < free <= 1024 * total
+    for name, text in {"max": "300000000", "current": "250000000", "stat": "anon 5\nfile 20000000\n"}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", tmp_path)
+    groups = Path("/proc/self/cgroup").read_text()
+    assert "0::/" not in groups or available_memory() == 70_000_000
+
+
+def test_which_errors_mean_that_memory_ran_out():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError()) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried"))
+    assert not is_out_of_memory(RuntimeError("another")) and not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of address space as on Linux")
+def test_out_of_memory_gives_advice_and_leaves_nothing(noisy_set, tmp_path):
+    """A grid of sums takes 400 MB at this box, and there are 100 MB left."""
+    file, stack = tmp_path / "particles.mrcs", read_particles(noisy_set.star)[:20]
+    with new_image_stack(file, 20, 128, stack.pixel_size) as images:
+        images[:] = np.random.default_rng(0).normal(size=images.shape)
+    new = {"files": (file,), "file_index": np.zeros(20, int), "image_index": np.arange(20), "box_size": 128}
+    write_star(tmp_path / "particles.star", dataclasses.replace(stack, **new))
+    before = sorted(tmp_path.iterdir())
+    command = ["accumulate", str(tmp_path / "particles.star"), "--out", str(tmp_path / "sums.npz"), "--threads", "1"]
+    ran = subprocess.run([sys.executable, "-c", LIMITED, *command], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2, ran.stderr
+    assert "there is not enough memory: bin the images" in ran.stderr and "Traceback" not in ran.stderr
+    assert sorted(tmp_path.iterdir()) == before
