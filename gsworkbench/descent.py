@@ -21,6 +21,7 @@ from gsworkbench.rendering.kernels import DESCENT
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-15
 _BLOCK = 16  # Gaussians whose parameters lie together, as descent.cpp has it
+_PEAK, _SIGNED, _ISOTROPIC = 1, 2, 4  # its kinds of parameters
 _COLUMNS = {"means": 3, "scales": 3, "quaternions": 4, "weights": 1}
 
 
@@ -58,15 +59,14 @@ def descent(
     signed: bool = False,
 ) -> Descent:
     """Adam from these parameters, of the meaning that from_parameters gives them. Copies them."""
-    if is_fused(parameters) and not peak and not signed:
-        return FusedDescent(parameters, rates, floor, minimum_scale)
-    return TorchDescent(parameters, rates, floor, minimum_scale, peak=peak, signed=signed)
+    kind = FusedDescent if is_fused(parameters) else TorchDescent
+    return kind(parameters, rates, floor, minimum_scale, peak=peak, signed=signed)
 
 
 def is_fused(parameters: Parameters) -> bool:
-    """Whether compiled code serves these parameters: three widths for each Gaussian, float32, on the CPU."""
+    """Whether compiled code serves these parameters: float32, on the CPU."""
     single = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters.values())
-    return single and parameters["scales"].shape[-1] == 3 and _library() is not None
+    return single and _library() is not None
 
 
 class TorchDescent:
@@ -108,23 +108,35 @@ class TorchDescent:
 class FusedDescent:
     """By descent.cpp: parameters are kept in its blocks, as Adam's moments are; read, they are copies."""
 
-    def __init__(self, parameters: Parameters, rates: Rates, floor: float, minimum_scale: float) -> None:
+    def __init__(
+        self,
+        parameters: Parameters,
+        rates: Rates,
+        floor: float,
+        minimum_scale: float,
+        *,
+        peak: bool = False,
+        signed: bool = False,
+    ) -> None:
         self._n = len(parameters["means"])
-        self._parameters = _blocks(torch.cat([parameters[name].detach().reshape(self._n, -1).T for name in _COLUMNS]))
+        self._n_scales = parameters["scales"].shape[1]
+        threefold = {**parameters, "scales": parameters["scales"].expand(-1, 3)}
+        self._parameters = _blocks(torch.cat([threefold[name].detach().reshape(self._n, -1).T for name in _COLUMNS]))
         self._moments = [torch.zeros_like(self._parameters) for _ in range(2)]
         self._rates = torch.cat([torch.full((c,), getattr(rates, name)) for name, c in _COLUMNS.items()])
-        self._floor, self._minimum, self._steps = floor, minimum_scale, 0
+        kind = _PEAK * peak + _SIGNED * signed + _ISOTROPIC * (self._n_scales == 1)
+        self._meaning, self._steps = (floor**2, minimum_scale, kind), 0
 
     @property
     def parameters(self) -> Parameters:
         parts = self._rows(self._parameters).split(list(_COLUMNS.values()))
         named = dict(zip(_COLUMNS, (part.T for part in parts), strict=True))
-        return {**named, "weights": named["weights"][:, 0]}
+        return {**named, "scales": named["scales"][:, : self._n_scales], "weights": named["weights"][:, 0]}
 
     def mixture(self) -> Mixture:
         made = Mixture(torch.empty(self._n, 3), torch.empty(self._n, 3, 3), torch.empty(self._n))
         given, threads = self._parameters.data_ptr(), torch.get_num_threads()
-        _function("mixture")(given, self._n, self._floor**2, self._minimum, threads, *_pointers(made))
+        _function("mixture")(given, self._n, *self._meaning, threads, *_pointers(made))
         return Mixture(*(t.requires_grad_() for t in made))
 
     def step(self, gradients: tuple[Tensor, ...], learning_rate: float) -> None:
@@ -133,7 +145,7 @@ class FusedDescent:
         rates = self._rates * (learning_rate / (1 - beta1**self._steps))
         given = [g.contiguous() for g in gradients]
         _function("adam_step")(
-            *_pointers([self._parameters, *self._moments]), self._n, self._minimum, torch.get_num_threads(),
+            *_pointers([self._parameters, *self._moments]), self._n, *self._meaning, torch.get_num_threads(),
             *_pointers([*given, rates]), beta1, beta2, 1 / (1 - beta2**self._steps), _EPSILON,
         )  # fmt: skip
 
@@ -169,8 +181,8 @@ def _function(name: str) -> Any:
     function = getattr(_library(), name)
     function.restype = None
     function.argtypes = {
-        "mixture": [pointer, count, number, number, integer] + [pointer] * 3,
-        "adam_step": [pointer] * 3 + [count, number, integer] + [pointer] * 4 + [number] * 4,
+        "mixture": [pointer, count, number, number, integer, integer] + [pointer] * 3,
+        "adam_step": [pointer] * 3 + [count, number, number, integer, integer] + [pointer] * 4 + [number] * 4,
     }[name]
     return function
 

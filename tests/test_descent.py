@@ -12,7 +12,7 @@ RATES = Rates(1.0, 5.0, 5.0, 0.5)
 FLOOR = 0.004
 
 
-def start(n: int) -> dict[str, torch.Tensor]:
+def start(n: int, *, isotropic: bool = False) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(n)
     weights = 1e-5 + torch.rand(n, generator=g)
     weights[0] = 30.0  # beyond where softplus is its argument
@@ -23,7 +23,7 @@ def start(n: int) -> dict[str, torch.Tensor]:
         quaternions=3 * torch.randn(n, 4, generator=g),
         weights=weights,
     )
-    return to_parameters(model)
+    return to_parameters(model, isotropic=isotropic)
 
 
 def gradients(n: int, step: int) -> tuple[torch.Tensor, ...]:
@@ -35,19 +35,30 @@ def gradients(n: int, step: int) -> tuple[torch.Tensor, ...]:
     return d_means, (d_covariances + d_covariances.mT) / 2, d_weights
 
 
+KINDS = {
+    "integrals": {}, "heights": {"peak": True}, "signed": {"signed": True}, "spheres": {"isotropic": True},
+    "heights of spheres": {"peak": True, "isotropic": True},
+}  # fmt: skip
+
+
 @works
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("minimum_scale", [0.0, 0.005])
 @pytest.mark.parametrize("n", [1, 5, 16, 203])
-def test_the_fused_step_equals_autograd_and_torch_adam(n, minimum_scale):
-    fused = FusedDescent(start(n), RATES, FLOOR, minimum_scale)
-    plain = TorchDescent(start(n), RATES, FLOOR, minimum_scale)
+def test_the_fused_step_equals_autograd_and_torch_adam(n, minimum_scale, kind):
+    meant = dict(KINDS[kind])
+    first = start(n, isotropic=meant.pop("isotropic", False))
+    fused = FusedDescent(first, RATES, FLOOR, minimum_scale, **meant)
+    plain = TorchDescent(first, RATES, FLOOR, minimum_scale, **meant)
     for step in range(8):
         for a, b in zip(fused.mixture(), plain.mixture(), strict=True):
             torch.testing.assert_close(a, b, rtol=3e-6, atol=1e-5 * float(b.detach().abs().max()))
         for one in (fused, plain):
             one.step(gradients(n, step), 1e-3)
     for name, expected in plain.parameters.items():
-        moved = (expected - start(n)[name]).abs().max()
+        if first["scales"].shape[1] == 1 and name == "quaternions":  # a sphere's mean nothing: Adam follows roundings
+            continue
+        moved = (expected - first[name]).abs().max()
         torch.testing.assert_close(fused.parameters[name], expected, rtol=2e-6, atol=1e-3 * float(moved.detach()))
 
 

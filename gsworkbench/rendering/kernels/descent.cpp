@@ -32,11 +32,19 @@ struct Softplus {
     }
 };
 
-// Some Gaussians as an optimiser sees them: rotation, scales at least `minimum` and their slopes, weight and its slope.
+// What parameters stand for (parameters.py): scales at least `minimum`, floor_squared on the covariances' diagonals, and
+// weights of a kind; ISOTROPIC, the three scales are one parameter, kept three times.
+enum { PEAK = 1, SIGNED = 2, ISOTROPIC = 4 };
+struct Meaning {
+    float floor_squared, minimum, share;  // share: one over the number of Gaussians
+    int kind;
+};
+
+// Some Gaussians as an optimiser sees them: rotation, scales and their slopes, weight (integral) and its slope.
 struct Shape {
     F unit[4], inverse_norm, r[3][3], scale[3], scale_slope[3], weight, weight_slope;
 
-    INLINE Shape(const float* p, float minimum) {
+    INLINE Shape(const float* p, const Meaning& meaning) {
         F q[4], square{};
         for (int i = 0; i < 4; i++) q[i] = load(p + (QUATERNION + i) * BLOCK), square += q[i] * q[i];
         inverse_norm = 1 / root(square);
@@ -47,11 +55,21 @@ struct Shape {
         r[2][0] = 2 * (x * z - w * y), r[2][1] = 2 * (y * z + w * x), r[2][2] = 1 - 2 * (x * x + y * y);
         for (int i = 0; i < 3; i++) {
             const Softplus s(load(p + (SCALE + i) * BLOCK));
-            scale[i] = larger(s.value, fill(minimum));
-            scale_slope[i] = s.value < minimum ? F{} : s.slope;
+            scale[i] = larger(s.value, fill(meaning.minimum));
+            scale_slope[i] = s.value < meaning.minimum ? F{} : s.slope;
         }
-        const Softplus s(load(p + WEIGHT * BLOCK));
-        weight = s.value, weight_slope = s.slope;
+        const F raw = load(p + WEIGHT * BLOCK);
+        if (meaning.kind & SIGNED) {
+            weight = raw * meaning.share, weight_slope = fill(meaning.share);
+        } else {
+            const Softplus s(raw);
+            weight = s.value, weight_slope = s.slope;
+        }
+        if (meaning.kind & PEAK) {  // the parameter is of the height: (2 pi)^(3/2) times the widths is the integral of 1
+            F volume = fill(15.7496099457224f);
+            for (int i = 0; i < 3; i++) volume *= root(scale[i] * scale[i] + meaning.floor_squared);
+            weight *= volume, weight_slope *= volume;
+        }
     }
 };
 
@@ -110,18 +128,34 @@ INLINE void chain(const Shape& shape, const F (&g)[3][3], F* d_scale, F* d_quate
     for (int i = 0; i < 4; i++) d_quaternion[i] = 2 * shape.inverse_norm * (along[i] - radial * shape.unit[i]);
 }
 
+// What the gradient of weights adds to that of scales, where weights are heights.
+INLINE void chain_of_heights(const Shape& shape, const Meaning& meaning, F d_weight, F* d_scale) {
+    for (int c = 0; c < 3; c++) {
+        const F square = larger(shape.scale[c] * shape.scale[c] + meaning.floor_squared, fill(1e-30f));
+        d_scale[c] += d_weight * shape.weight * (shape.scale[c] / square) * shape.scale_slope[c];
+    }
+}
+
+// One parameter kept three times has one gradient, the sum; a sphere can turn as it likes.
+INLINE void tie(F* d_scale, F* d_quaternion) {
+    const F sum = d_scale[0] + d_scale[1] + d_scale[2];
+    for (int c = 0; c < 3; c++) d_scale[c] = sum;
+    for (int i = 0; i < 4; i++) d_quaternion[i] = F{};
+}
+
 }  // namespace
 
 extern "C" {
 
-// means (n, 3), covariances (n, 3, 3) with floor_squared on their diagonals, weights (n).
-void mixture(const float* parameters, int64_t n, float floor_squared, float minimum, int threads, float* means,
+// means (n, 3), covariances (n, 3, 3), weights (n): integrals.
+void mixture(const float* parameters, int64_t n, float floor_squared, float minimum, int kind, int threads, float* means,
              float* covariances, float* weights) {
+    const Meaning meaning{floor_squared, minimum, 1.f / n, kind};
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t k = 0; k < n; k += LANES) {
         const float* p = parameters + place(k);
         const int64_t m = n - k;
-        const Shape shape(p, minimum);
+        const Shape shape(p, meaning);
         F mean[3], covariance[9], half[3][3], weight[1] = {shape.weight};
         for (int i = 0; i < 3; i++) {
             mean[i] = load(p + (MEAN + i) * BLOCK);
@@ -140,16 +174,17 @@ void mixture(const float* parameters, int64_t n, float floor_squared, float mini
 
 // One step of Adam: first and second are its moments, rates those of the eleven rows with the correction of the first
 // moment's bias worked in, bias that of the second.
-void adam_step(float* parameters, float* first, float* second, int64_t n, float minimum, int threads,
-               const float* d_means, const float* d_covariances, const float* d_weights, const float* rates, float beta1,
-               float beta2, float bias, float epsilon) {
+void adam_step(float* parameters, float* first, float* second, int64_t n, float floor_squared, float minimum, int kind,
+               int threads, const float* d_means, const float* d_covariances, const float* d_weights, const float* rates,
+               float beta1, float beta2, float bias, float epsilon) {
+    const Meaning meaning{floor_squared, minimum, 1.f / n, kind};
 #pragma omp parallel num_threads(threads)
     {
     const FlushToZero mode;
 #pragma omp for schedule(static)
     for (int64_t k = 0; k < n; k += LANES) {
         const int64_t m = n - k;
-        const Shape shape(parameters + place(k), minimum);
+        const Shape shape(parameters + place(k), meaning);
         F gradient[ROWS], given[9], g[3][3];
         get_columns<3>(d_means + 3 * k, m, gradient + MEAN);
         get_columns<9>(d_covariances + 9 * k, m, given);
@@ -157,6 +192,8 @@ void adam_step(float* parameters, float* first, float* second, int64_t n, float 
         for (int i = 0; i < 3; i++)
             for (int j = 0; j <= i; j++) g[i][j] = g[j][i] = (given[3 * i + j] + given[3 * j + i]) / 2;
         chain(shape, g, gradient + SCALE, gradient + QUATERNION);
+        if (kind & PEAK) chain_of_heights(shape, meaning, gradient[WEIGHT], gradient + SCALE);
+        if (kind & ISOTROPIC) tie(gradient + SCALE, gradient + QUATERNION);
         gradient[WEIGHT] *= shape.weight_slope;
         for (int row = 0; row < ROWS; row++) {
             const int64_t at = place(k) + row * BLOCK;
