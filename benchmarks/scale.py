@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def costs(folder: Path) -> None:
-    """Constants from small sizes, and their predictions."""
+    """Constants from small sizes, what they predict at larger ones, and what follows for 10^6 particles."""
     print(f"\n{machine()}, one thread, user and system seconds.\n")
     print("| pass over | CPU s | ms per particle | peak memory, GiB |\n|---|---|---|---|")
     passes = {}
@@ -56,23 +57,80 @@ def costs(folder: Path) -> None:
     for n_gaussians, box_size in ((2000, 64), (16_000, 64), (2000, 128), (30_000, 128)):
         fits[n_gaussians, box_size] = _print_fit(folder, n_gaussians, box_size)
     pixel = (passes[4000, 128][0] - passes[500, 128][0]) / (3500 * 128**2)
-    node = max(0.0, passes[500, 128][0] - 500 * 128**2 * pixel) / 128**3
-    gaussian = (fits[30_000, 128][0] - fits[2000, 128][0]) / (28_000 * 40)
-    voxel = max(0.0, fits[2000, 128][0] / 40 - 2000 * gaussian) / 128**3
-    print(f"\nper particle-pixel {1e9 * pixel:.1f} ns; per voxel of the map, once {1e9 * node:.0f} ns; "
-          f"per Gaussian and step {1e6 * gaussian:.2f} us; per voxel and step {1e9 * voxel:.1f} ns")  # fmt: skip
-    print("\n| | predicted, CPU s | measured, CPU s |\n|---|---|---|")
+    voxel = (fits[2000, 128][0] - fits[2000, 64][0]) / (40 * (128**3 - 64**3))
+    cost = Cost(
+        pixel=pixel,
+        node=max(0.0, passes[500, 128][0] - 500 * 128**2 * pixel) / 128**3,
+        gaussian=(fits[30_000, 128][0] - fits[2000, 128][0]) / (28_000 * 40),
+        voxel=voxel,
+        start=max(0.0, fits[2000, 64][0] - 40 * voxel * 64**3),
+        pass_bytes=(passes[500, 128][1] - passes[500, 64][1]) / (128**3 - 64**3),
+        fit_bytes=(fits[2000, 128][1] - fits[2000, 64][1]) / (128**3 - 64**3),
+    )
+    print(f"\nper particle-pixel {1e9 * cost.pixel:.1f} ns; per voxel of the map, once {1e9 * cost.node:.0f} ns; per "
+          f"Gaussian and step {1e6 * cost.gaussian:.2f} us; per voxel and step {1e9 * cost.voxel:.1f} ns; memory per "
+          f"voxel {cost.pass_bytes:.0f} bytes for the pass, {cost.fit_bytes:.0f} for the fit")  # fmt: skip
+    print("\n| | predicted, CPU s | measured, CPU s | predicted, GiB | measured, GiB |\n|---|---|---|---|---|")
     for n, box_size in ((2000, 96), (2000, 192), (1000, 256)):
-        measured, _ = _apart(_pass, folder, n, box_size)
-        predicted = pixel * n * box_size**2 + node * box_size**3
-        print(f"| pass over {n:,} of {box_size}^2 | {predicted:.1f} | {measured:.1f} |")
+        measured, used = _apart(_pass, folder, n, box_size)
+        memory = passes[500, 64][1] + cost.pass_bytes * (box_size**3 - 64**3)
+        _print_check(f"pass over {n:,} of {box_size}^2", cost.of_pass(n, box_size), measured, memory, used)
     for n_gaussians, box_size in ((8000, 96), (30_000, 192), (30_000, 256)):
-        measured, _ = _apart(_fit, folder, n_gaussians, box_size)
-        predicted = 40 * (gaussian * n_gaussians + voxel * box_size**3)
-        print(f"| 40 steps, {n_gaussians:,} Gaussians, {box_size}^3 | {predicted:.1f} | {measured:.1f} |")
-    print("\n| 10^6 particles of 512^2, 10^6 Gaussians | CPU hours of one core |\n|---|---|")
-    print(f"| pass | {(pixel * 1e6 * 512**2 + node * 512**3) / 3600:.1f} |")
-    print(f"| 400 steps of the fit | {400 * (gaussian * 1e6 + voxel * 512**3) / 3600:.1f} |")
+        measured, used = _apart(_fit, folder, n_gaussians, box_size)
+        memory = fits[2000, 64][1] + cost.fit_bytes * (box_size**3 - 64**3)
+        label = f"40 steps, {n_gaussians:,} Gaussians, {box_size}^3"
+        _print_check(label, cost.of_fit(40, n_gaussians, box_size), measured, memory, used)
+    _print_extrapolation(cost)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU seconds of one core per particle-pixel, per voxel of the map (node), per Gaussian and step, per voxel and step,
+    and once a fit. Bytes of memory per voxel."""
+
+    pixel: float
+    node: float
+    gaussian: float
+    voxel: float
+    start: float
+    pass_bytes: float
+    fit_bytes: float
+
+    def of_pass(self, n: int, box_size: int) -> float:
+        return self.pixel * n * box_size**2 + self.node * box_size**3
+
+    def of_fit(self, steps: int, n_gaussians: int, box_size: int) -> float:
+        return self.start + steps * (self.gaussian * n_gaussians + self.voxel * box_size**3)
+
+
+# Name, cores, chunks that the particles are read in at a time, what a disk gives them together in bytes/s.
+MACHINES = (
+    ("laptop", 2, 1, 2e9), ("workstation", 32, 8, 5e9), ("100 nodes of 32 cores, shared disk", 3200, 400, 20e9),
+)  # fmt: skip
+HBM, PCIE = 4.8e12, 50e9  # bytes/s of an H200: its own memory and the bus, from its data sheet
+GPU_BYTES = 100  # that a pass moves per particle-pixel at the least: a transform each way, and 8 nodes of 12 bytes
+
+
+def _print_extrapolation(cost: Cost) -> None:
+    """10^6 particles of 512^2, and a fit of 10^6 Gaussians by 400 steps."""
+    n, box_size, n_gaussians, steps = 10**6, 512, 10**6, 400
+    stack, voxels = 4 * n * box_size**2, box_size**3
+    sums = 52 * voxels
+    compute, fit = cost.of_pass(n, box_size), cost.of_fit(steps, n_gaussians, box_size)
+    print("\n| 10^6 particles of 512^2, 10^6 Gaussians | pass: computing, h | reading, h | memory of the pass, GiB | "
+          "files of sums, GiB | fit of 400 steps, h | its memory, GiB |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    for name, cores, chunks, disk in MACHINES:
+        at_once = min(cores, 32)  # threads of one process share a fit
+        print(f"| {name} | {compute / cores / 3600:.2g} | {stack / disk / 3600:.2g} | "
+              f"{chunks} x {cost.pass_bytes * voxels / GIB:.0f} | {chunks * sums / GIB:.0f} | "
+              f"{fit / at_once / 3600:.2g} | {cost.fit_bytes * voxels / GIB:.0f} |")  # fmt: skip
+    for name, gpus in (("one H200, not measured: at the least", 1), ("8 H200, likewise", 8)):
+        moved = GPU_BYTES * n * box_size**2 / HBM / gpus
+        evaluated = steps * 2 * (n_gaussians * 44 + 64 * voxels) / HBM
+        print(f"| {name} | {moved / 3600:.2g} | {stack / PCIE / gpus / 3600:.2g} | {gpus} x "
+              f"{cost.pass_bytes * voxels / GIB:.0f} | {gpus * sums / GIB:.0f} | {evaluated / 3600:.2g} | "
+              f"{cost.fit_bytes * voxels / GIB:.0f} |")  # fmt: skip
+    print(f"\nImages: {stack / 1e12:.2f} TB, half of that in half precision; read once.")
 
 
 def hundred_thousand(folder: Path) -> None:
@@ -94,6 +152,10 @@ def _print_pass(folder: Path, n: int, box_size: int) -> Measured:
     cpu, peak = _apart(_pass, folder, n, box_size)
     print(f"| {n:,} of {box_size}^2 | {cpu:.2f} | {1e3 * cpu / n:.3f} | {peak / GIB:.2f} |", flush=True)
     return cpu, peak
+
+
+def _print_check(label: str, predicted: float, measured: float, memory: float, used: float) -> None:
+    print(f"| {label} | {predicted:.1f} | {measured:.1f} | {memory / GIB:.1f} | {used / GIB:.1f} |", flush=True)
 
 
 def _print_fit(folder: Path, n_gaussians: int, box_size: int) -> Measured:

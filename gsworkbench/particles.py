@@ -133,14 +133,23 @@ class ParticleStack:
     def chunks(self, max_bytes: int = 2**28) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Yield (indices, images) over all particles once, at most `max_bytes` of images at a time.
 
-        Particles come sorted by file and by place in the file, so that disks read forwards; `indices` are their rows
-        in this stack.
+        Particles come sorted by file and by place in the file, so that disks read forwards, and the system reads the
+        next ones while these are worked on; `indices` are their rows in this stack.
         """
         order = np.lexsort((self.image_index, self.file_index))
         step = max(1, max_bytes // (4 * self.box_size**2))
         for start in range(0, len(order), step):
             indices = order[start : start + step]
-            yield indices, self.images(indices)
+            images = self.images(indices)
+            self._announce(order[start + step : start + 2 * step])
+            yield indices, images
+
+    def _announce(self, rows: NDArray[np.int64]) -> None:
+        """Say that the images of these rows will be read next."""
+        from gsworkbench.readers.mrc import announce_images
+
+        for file in np.unique(self.file_index[rows]):
+            announce_images(self.files[file], self.image_index[rows[self.file_index[rows] == file]])
 
     def with_random_phases(self, beyond_angstrom: float, seed: int) -> ParticleStack:
         """Return the stack whose images have random phases beyond a resolution: noise substitution."""

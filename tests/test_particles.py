@@ -7,6 +7,7 @@ import pytest
 from particle_files import make_stack, write_images
 
 from gsworkbench.errors import InputError
+from gsworkbench.readers import read_particles
 
 
 @pytest.fixture
@@ -82,3 +83,12 @@ def test_poses_are_required_by_name(stack):
     assert stack.require_poses() is stack.rotations
     with pytest.raises(InputError, match="no orientations"):
         dataclasses.replace(stack, rotations=None).require_poses()
+
+
+def test_the_system_is_told_what_will_be_read_next(noisy_set, monkeypatch):
+    told = []
+    monkeypatch.setattr("gsworkbench.readers.mrc.announce_images", lambda path, rows: told.append((path, list(rows))))
+    stack = read_particles(noisy_set.star)
+    read = [list(stack.image_index[rows]) for rows, _ in stack.chunks(250 * 4 * stack.box_size**2)]
+    assert [len(rows) for rows in read] == [250, 250, 100]
+    assert told == [(stack.files[0], rows) for rows in read[1:]]

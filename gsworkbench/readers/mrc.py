@@ -63,6 +63,21 @@ def read_images(path: str | Path, indices: NDArray[np.integer]) -> NDArray[np.fl
     return images
 
 
+def announce_images(path: str | Path, indices: NDArray[np.integer]) -> None:
+    """Have the system begin to read what lies between the first and the last of these images, and return at once.
+
+    Does nothing for compressed files, which are read whole, and on systems other than Unix.
+    """
+    if len(indices) == 0 or not hasattr(os, "posix_fadvise") or not Path(path).exists() or _opener(path) is not open:
+        return
+    images = _open(path)
+    size, first, last = images[0].nbytes, int(indices.min()), int(indices.max())
+    if isinstance(images, np.memmap):
+        start, length = images.offset + first * size, (last + 1 - first) * size
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)
+
+
 def _warn_of_blank(images: NDArray[np.float32], indices: NDArray[np.integer], path: str | Path) -> None:
     """Extraction at the edge of a micrograph leaves such images, and a copy that was cut off leaves many."""
     uniform = (images[:, 0] == images[:, :1, 0]).all(axis=1)  # the first row alone: few images need a second look
