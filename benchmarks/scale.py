@@ -85,8 +85,8 @@ def costs(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU seconds of one core per particle-pixel, per voxel of the map (node), per Gaussian and step, per voxel and step,
-    and once a fit. Bytes of memory per voxel."""
+    """CPU seconds of one core per particle-pixel, per voxel of the map (node), per Gaussian and step, per voxel and
+    step, and once a fit. Bytes of memory per voxel."""
 
     pixel: float
     node: float

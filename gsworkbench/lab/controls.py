@@ -18,7 +18,7 @@ METHODS = {
     "backprojection": "backprojection",
 }
 NUMBERS = (50, 100, 200, 500, 1000, 2000, 3000, 5000, 10_000, 20_000)
-_WIDE = {"style": {"description_width": "130px"}, "layout": {"width": "360px"}}
+_WIDE = {"style": {"description_width": "130px"}, "layout": {"width": "410px"}}
 
 
 class Controls:

@@ -179,9 +179,10 @@ class Page:
                 self.command,
                 widgets.Accordion(children=[self.rows], titles=["the same in experiments.yaml"]),
             ],
-            layout={"width": "400px"},
+            layout={"width": "430px", "min_width": "430px"},
         )
         curves = widgets.VBox([self.source, self.chart, self.numbers, self.save], layout={"width": "600px"})
+        both = widgets.HBox([live, curves], layout={"flex_flow": "row wrap"})
         tabs = {
             "Map": widgets.VBox([map_controls, self.colour, self.legend, self.density.plot]),
             "Sections": widgets.VBox([self.section, self.sections, widgets.HTML("Across z, y and x.")]),
@@ -194,7 +195,7 @@ class Page:
         self.tab = widgets.Tab(children=list(tabs.values()), titles=list(tabs))
         self.tab.observe(self._opened, names="selected_index")
         title = widgets.HTML(f"<h3>{html.escape(self.run.name)}</h3>{html.escape(str(self.run.folder))}")
-        return widgets.VBox([title, widgets.HBox([live, curves]), self.tab])
+        return widgets.VBox([title, both, self.tab])
 
     @cached_property
     def _particles(self) -> Any:
