@@ -10,6 +10,7 @@ from gsworkbench.assessment.definitions import judge
 from gsworkbench.assessment.exports import STAR_COLUMNS, write_fsc_xml, write_postprocess_star
 from gsworkbench.assessment.fsc import FscCurve, read_fsc_csv, resolution, write_fsc_csv
 from gsworkbench.assessment.masks import spherical_mask
+from gsworkbench.errors import InputError
 
 BOX, VOXEL = 24, 2.5
 
@@ -76,3 +77,13 @@ def test_csv_comes_back_with_definition_and_masks(judgement, tmp_path):
     for ours, read in zip(judgement.curves, read_fsc_csv(tmp_path / "fsc.csv"), strict=True):
         assert (read.name, read.mask, read.definition) == (ours.name, ours.mask, "RELION")
         np.testing.assert_allclose(read.values, ours.values, atol=1e-6)
+
+
+@pytest.mark.parametrize("damage", [("masks: fsc_", "masks: of_"), ("box_size 24", "box_size 2.4"), (",0.", ",zero.")])
+def test_a_damaged_csv_is_refused(judgement, tmp_path, damage):
+    write_fsc_csv(tmp_path / "fsc.csv", judgement.curves)
+    text = (tmp_path / "fsc.csv").read_text()
+    assert damage[0] in text
+    (tmp_path / "fsc.csv").write_text(text.replace(*damage))
+    with pytest.raises(InputError, match="fsc.csv"):
+        read_fsc_csv(tmp_path / "fsc.csv")

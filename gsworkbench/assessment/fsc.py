@@ -246,7 +246,10 @@ def read_fsc_csv(path: str | Path) -> list[FscCurve]:
         if header is None:
             raise InputError("not an fsc.csv", file=path, remedy="give one that this program wrote")
         rows = list(csv.DictReader(file))
-    masks = dict(item.split(": ", 1) for item in re.split("; (?=fsc_)", header[4]))
-    box_size, voxel_size, definition = int(header[1]), float(header[2]), header[3]
-    values = {name: np.array([float(row[name] or "nan") for row in rows]) for name in masks}
+    try:
+        masks = dict(item.split(": ", 1) for item in re.split("; (?=fsc_)", header[4]))
+        box_size, voxel_size, definition = int(header[1]), float(header[2]), header[3]
+        values = {name: np.array([float(row[name] or "nan") for row in rows]) for name in masks}
+    except (KeyError, TypeError, ValueError) as error:  # a column, a cell or a number is missing
+        raise InputError("a damaged fsc.csv", file=path, remedy="judge the maps again") from error
     return [FscCurve(name, values[name], box_size, voxel_size, mask, definition) for name, mask in masks.items()]
