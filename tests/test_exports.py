@@ -85,5 +85,5 @@ def test_a_damaged_csv_is_refused(judgement, tmp_path, damage):
     text = (tmp_path / "fsc.csv").read_text()
     assert damage[0] in text
     (tmp_path / "fsc.csv").write_text(text.replace(*damage))
-    with pytest.raises(InputError, match="fsc.csv"):
+    with pytest.raises(InputError, match=r"fsc\.csv"):
         read_fsc_csv(tmp_path / "fsc.csv")
