@@ -15,6 +15,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 from gsworkbench.deposited import DEPOSITED, is_installed
+from gsworkbench.empiar import ARCHIVE, read_cards
 from gsworkbench.locks import own_folder
 from gsworkbench.workbench.digest import notebook_digest, source_digest
 from gsworkbench.workbench.registry import EXPERIMENTS_FILE, read_registry
@@ -128,3 +129,19 @@ rule crate:
         digest=source_digest("gsworkbench.workbench.crate"),
     shell:
         "python -m gsworkbench.workbench.crate {registry.scale} {results} {paper}"
+
+
+# Particles that the papers used, by the name of their entry: env/run snakemake empiar_10180. A transfer that was broken
+# off goes on; `archive` may name a mirror.
+for entry in read_cards():
+
+    rule:
+        name:
+            f"empiar_{entry}"
+        output:
+            touch(f"results/empiar/{entry}/complete"),
+        params:
+            entry=entry,
+            archive=config.get("archive", ARCHIVE),
+        shell:
+            "python -m gsworkbench fetch {params.entry} --out results/empiar/{params.entry} --archive {params.archive}"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +19,7 @@ import pytest
 from gsworkbench import cli, empiar
 from gsworkbench.empiar import LOCK, Card, fetch, find_card, read_cards
 from gsworkbench.errors import InputError
+from gsworkbench.workbench.registry import ROOT
 
 pytest.importorskip("pooch", reason="downloads need pooch, of the extra `data`")
 
@@ -264,3 +268,20 @@ def test_the_command_that_follows_reads_the_pickles_and_knows_the_sign():
     stack = "in/data/L17Combine_weight_local.mrcs"
     expected = f"{stack} --poses in/poses.pkl --ctf in/ctf.pkl --sign -1"
     assert find_card("10076").options(Path("in")) == expected
+
+
+def test_the_workflow_fetches_an_entry_by_name_and_goes_on_after_a_failure(archive, tmp_path):
+    """EMPIAR-10180's table names a stack that is not there at the first call, and is at the second."""
+    archive.files["/10180/data/Example/consensus_data.star"] = TABLE
+    for name in ("env", "notebooks"):  # the Snakefile names them by their place
+        (tmp_path / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-m", "snakemake", "empiar_10180", "-s", ROOT / "Snakefile", "-d", tmp_path]
+    command += ["--cores", "1", "--config", "scale=smoke", f"archive={archive.url}"]
+    here = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    run = functools.partial(subprocess.run, [*map(str, command)], capture_output=True, text=True, check=False, env=here)
+    failed, done = run(), tmp_path / "results/empiar/10180/complete"
+    assert failed.returncode != 0 and "a.mrcs cannot be had (404 Not Found)" in failed.stderr and not done.exists()
+    archive.files["/10180/data/Particles/a.mrcs"] = STACK
+    assert run().returncode == 0 and done.exists()
+    assert (done.parent / "data/Particles/a.mrcs").read_bytes() == STACK
+    assert archive.sent["/10180/data/Example/consensus_data.star"] == len(TABLE)
