@@ -30,6 +30,7 @@ runs_digest = source_digest(
     without=("gsworkbench.assessment", "gsworkbench.judging", "gsworkbench.plotting"),
 )
 claim_digest = notebook_digest(notebook, without=("gsworkbench.workbench.runs", "gsworkbench.gradient_schemes"))
+ITERATED = ("stochastic", "neural-field", "3dgs")
 ours = contextlib.ExitStack()
 atexit.register(ours.close)
 
@@ -49,6 +50,11 @@ def runs_text(name):
     text = yaml.safe_dump({run.name: registry.parameters("runs", run.name) for run in owned})
     optional = any(run.config.dataset.poses == DEPOSITED for run in owned)
     return text + f"deposited: {is_installed()}" * optional
+
+
+def slow_runs(name):
+    """How many of an experiment's own runs see every particle again and again: these begin first."""
+    return sum(run.config.reconstruction.method in ITERATED for run in registry.owned[name])
 
 
 def figure_files(name, suffix):
@@ -71,6 +77,7 @@ for name, experiment in registry.experiments.items():
             f"{results}/made/{name}.json",
         log:
             f"{results}/logs/runs_{name}.log",
+        priority: slow_runs(name)
         params:
             name=name,
             runs=runs_text(name),

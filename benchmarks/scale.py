@@ -1,10 +1,11 @@
-"""What size costs: python benchmarks/scale.py costs|hundred-thousand [--folder DIR]
+"""What size costs: python benchmarks/scale.py costs|memory|hundred-thousand [--folder DIR]
 
 costs: CPU seconds and memory of the pass over the particles and of a step of the fit, at small sizes; constants per
 particle-pixel, per node of the grid, per voxel and per Gaussian; what they predict at three larger sizes beside what
-these took; and what they predict for 10^6 particles of 512^2 and 10^6 Gaussians. hundred-thousand: 100,000 particles of
-256^2 through the command line (500 images, each again and again in other poses, so that no 26 GB are needed), then a
-fit of 30,000 Gaussians to the sums. Prints tables for docs/scale.md. One thread, but for the command line's two.
+these took; and what they predict for 10^6 particles of 512^2 and 10^6 Gaussians. memory: what commands say that they
+will take (footprint.py) beside what they take. hundred-thousand: 100,000 particles of 256^2 through the command line
+(500 images, each again and again in other poses, so that no 26 GB are needed), then a fit of 30,000 Gaussians to the
+sums. Prints tables for docs/scale.md. One thread, but for the command line's two.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ Measured = tuple[float, float]  # CPU seconds, peak bytes of the process
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    tables: dict[str, Callable[[Path], None]] = {"costs": costs, "hundred-thousand": hundred_thousand}
+    tables: dict[str, Callable[[Path], None]] = {
+        "costs": costs, "memory": memory, "hundred-thousand": hundred_thousand,
+    }  # fmt: skip
     parser.add_argument("table", choices=tables)
     parser.add_argument("--folder", type=Path, help="where particles are made, or lie from an earlier call")
     options = parser.parse_args()
@@ -131,6 +134,34 @@ def _print_extrapolation(cost: Cost) -> None:
               f"{cost.pass_bytes * voxels / GIB:.0f} | {gpus * sums / GIB:.0f} | {evaluated / 3600:.2g} | "
               f"{cost.fit_bytes * voxels / GIB:.0f} |")  # fmt: skip
     print(f"\nImages: {stack / 1e12:.2f} TB, half of that in half precision; read once.")
+
+
+def memory(folder: Path) -> None:
+    """Peaks of `gsworkbench accumulate` and `reconstruct`, as said and as measured."""
+    from gsworkbench.config import PRESETS, ReconstructionConfig
+    from gsworkbench.footprint import accumulate_bytes, reconstruct_bytes
+    from gsworkbench.readers import read_particles
+
+    few_steps = {
+        "normal-equations": ["--n-gaussians", "16000", "--set", "n_steps=5", "--set", "n_boosted_steps=5"],
+        "stochastic": ["--n-gaussians", "16000", "--set", "n_epochs=1"],
+        "voxels": ["--set", "n_steps=3"],
+        "backprojection": [],
+    }
+    print(f"\n{machine()}, two threads.\n\n| box, px | command | said, GB | taken, GB |\n|---|---|---|---|")
+    for box_size in (64, 128, 192, 256):
+        star, out = _simulated(folder, box_size), folder / "out"
+        command: list[Any] = [sys.executable, "-m", "gsworkbench", "accumulate", star, "--out", folder / "sums.npz"]
+        _, _, peak = _run([*command, "--threads", "2"])
+        print(f"| {box_size} | accumulate | {accumulate_bytes(box_size) / 1e9:.2f} | {peak / 1e9:.2f} |", flush=True)
+        for method, settings in few_steps.items():
+            stochastic = dataclasses.replace(PRESETS["tuned"], n_gaussians=16_000)
+            said = reconstruct_bytes(read_particles(star), ReconstructionConfig(method, stochastic)) or 0
+            command = [sys.executable, "-m", "gsworkbench", "reconstruct", star, "--out", out, "--method", method]
+            if method == "backprojection":
+                command = [sys.executable, "-m", "gsworkbench", "backproject", star, "--out", out]
+            _, _, peak = _run([*command, *settings, "--threads", "2"])
+            print(f"| {box_size} | {method} | {said / 1e9:.2f} | {peak / 1e9:.2f} |", flush=True)
 
 
 def hundred_thousand(folder: Path) -> None:

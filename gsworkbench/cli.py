@@ -85,7 +85,8 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from gsworkbench.inspection import COMPARED, check_poses, contrast, memory_estimate, particle_alarms
+    from gsworkbench.footprint import beside_what_is_free, reconstruct_bytes
+    from gsworkbench.inspection import COMPARED, check_poses, contrast, particle_alarms
 
     stack = _stack(options)
     for line in _description(stack):
@@ -99,8 +100,9 @@ def _inspect(options: argparse.Namespace) -> None:
         print("               protein is white, as it should be")
     else:
         print(f"               protein is dark: use --sign {-int(stack.data_sign[0])}")
-    sizes = ", ".join(f"{name} {size / 2**20:,.0f} MB" for name, size in memory_estimate(stack).items())
-    print(f"memory         {sizes}")
+    for method in ("normal-equations", "stochastic"):
+        needed = reconstruct_bytes(stack, ReconstructionConfig(method=method, stochastic=PRESETS["tuned"]))
+        print(f"memory         reconstruct --method {method}: {beside_what_is_free(needed)}")
     shared = particle_alarms(stack, most_images=COMPARED)
     where = "entries, places on micrographs" if stack.picks is not None else "entries (the file has no coordinates)"
     compared = f"copies among {min(len(stack), COMPARED):,} images" if len(stack) > 1 else "no copies"
@@ -160,6 +162,7 @@ def _accumulate(options: argparse.Namespace) -> None:
     import time
 
     from gsworkbench.files import remove
+    from gsworkbench.footprint import accumulate_bytes, beside_what_is_free
     from gsworkbench.locks import own_file
     from gsworkbench.noise import chosen_noise
     from gsworkbench.normal_equations import accumulate
@@ -167,6 +170,8 @@ def _accumulate(options: argparse.Namespace) -> None:
     stack = _share(_stack(options), options)
     if options.noise_substitute_beyond is not None:
         stack = stack.with_random_phases(options.noise_substitute_beyond, options.seed)
+    if distributed.is_first():
+        print(f"memory: {beside_what_is_free(accumulate_bytes(stack.box_size))}", flush=True)
     checkpoint = options.out.with_name(f".{options.out.name}.unfinished")
     wall, cpu = time.perf_counter(), time.process_time()
     with own_file(options.out) if distributed.is_first() else contextlib.nullcontext():
@@ -218,14 +223,17 @@ def _share(stack: Any, options: argparse.Namespace) -> Any:
 
 
 def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -> None:
+    from gsworkbench.footprint import beside_what_is_free, reconstruct_bytes
     from gsworkbench.reconstruct import assist, reconstruct
 
     names = ("half_maps", "mask", "seed", "noise_spectrum", "noise_substitute_beyond")
     config = from_mapping(ReconstructionConfig, settings | {name: getattr(options, name) for name in names})
     if not distributed.is_first():
         return assist(_stack(options), options.out, config, resume=options.resume)
+    stack = _stack(options)
+    print(f"memory: {beside_what_is_free(reconstruct_bytes(stack, config))}", flush=True)
     result = reconstruct(
-        _stack(options),
+        stack,
         options.out,
         config,
         truth=options.truth,

@@ -325,21 +325,20 @@ void insert_images(void* inserter, const float* transforms, int64_t n, int image
     }
 }
 
-// Lay the grid's sums out as an FFT wants them, in units of the quanta: (3, 2 box, 2 box, box + 1), origin at 0.
-void unfold(const double* grid, int box, double data_quantum, double ctf_quantum, double* sums) {
-    const int edge = 2 * box, side = edge + 1, width = box + 2, columns = box + 1;
-    const int64_t part = int64_t(edge) * edge * columns;
-    for (int z = 0; z < side; z++)
+// One of the grid's sums (0 real, 1 imaginary, 2 CTF^2) times its quantum in plane z of an array as an FFT wants it,
+// (2 box, 2 box, box + 1), origin at 0.
+void unfold(const double* grid, int box, int part, double quantum, int z, double* plane) {
+    const int edge = 2 * box, side = edge + 1, width = box + 2, columns = box + 1, reach = box + 2;
+    std::fill_n(plane, int64_t(edge) * columns, 0.0);
+    for (int from_z = (z + box) % edge; from_z < side; from_z += edge) {  // the first and the last are one plane
+        const int kz = from_z - box;
         for (int y = 0; y < side; y++) {
-            const int kz = z - box, ky = y - box, reach = box + 2;
+            const int ky = y - box;
             if (kz * kz + ky * ky > reach * reach) continue;  // nothing was inserted there
-            const double* from = grid + 4 * int64_t(width) * (int64_t(z) * side + y);
-            double* to = sums + columns * (int64_t((kz + edge) % edge) * edge + (ky + edge) % edge);
-            for (int x = 0; x < columns; x++) {
-                to[x] += data_quantum * from[4 * x];
-                to[part + x] += data_quantum * from[4 * x + 1];
-                to[2 * part + x] += ctf_quantum * from[4 * x + 2];
-            }
+            const double* from = grid + 4 * int64_t(width) * (int64_t(from_z) * side + y) + part;
+            double* to = plane + columns * int64_t((ky + edge) % edge);
+            for (int x = 0; x < columns; x++) to[x] += quantum * from[4 * x];
         }
+    }
 }
 }

@@ -78,21 +78,32 @@ class Grid:
             energies[rows] = insert(images[rows], part[rows], None if weights is None else weights[rows])
         return energies
 
-    def sums(self) -> Float64:
-        """(3, edge, edge, edge / 2 + 1): real, imaginary, CTF^2 on the periodic half grid of an rfftn, as inserted."""
-        edge = PADDING * self.box_size
-        result = np.zeros((3, edge, edge, edge // 2 + 1))
-        quanta = (self.data_quantum, self.data_quantum, self.ctf_quantum)
+    def sums(self, nodes: NDArray[np.bool_]) -> Float64:
+        """(3, m) real part, imaginary part and CTF^2 at `nodes` of (edge, edge, edge / 2 + 1), an rfftn's half grid."""
         if self.library is not None:
             self.library.inserter_flush(self.inserter)
-            self.library.unfold(
-                _pointer(self.cells), self.box_size, *map(ctypes.c_double, quanta[1:]), _pointer(result)
-            )
-            return result
-        nodes = (np.arange(edge + 1) - edge // 2) % edge
-        for part, quantum in enumerate(quanta):
-            np.add.at(result[part], np.ix_(nodes, nodes), quantum * self.cells[:, :, : edge // 2 + 1, part])
+        result = np.empty((3, np.count_nonzero(nodes)))
+        plane = np.empty(nodes.shape[1:])
+        for row, quantum in enumerate((self.data_quantum, self.data_quantum, self.ctf_quantum)):
+            start = 0
+            for z, chosen in enumerate(nodes):
+                end = start + int(np.count_nonzero(chosen))
+                self._unfold(row, quantum, z, plane)
+                result[row, start:end] = plane[chosen]
+                start = end
         return result
+
+    def _unfold(self, part: int, quantum: float, z: int, plane: Float64) -> None:
+        """Fill a plane (edge, edge / 2 + 1) of the half grid; the first and the last of our nodes are one of its."""
+        if self.library is not None:
+            factor = ctypes.c_double(quantum)
+            self.library.unfold(_pointer(self.cells), self.box_size, part, factor, z, _pointer(plane))
+            return
+        edge = len(plane)
+        rows = (np.arange(edge + 1) - edge // 2) % edge
+        plane[:] = 0
+        for cells in self.cells[rows == z]:
+            np.add.at(plane, rows, quantum * cells[:, : edge // 2 + 1, part])
 
     def _insert_compiled(self, images: NDArray[np.float32], part: ParticleStack, weights: Weights) -> Float64:
         assert self.library is not None
@@ -160,17 +171,16 @@ class Direct:
             total += 2 * finufft.nufft3d1(z, y, x, values, total.shape, eps=DIRECT_TOLERANCE, isign=1).real
         return energies.numpy()
 
-    def sums(self) -> Float64:
+    def sums(self, nodes: NDArray[np.bool_]) -> Float64:
         """The sums that a `Grid` would have to hold for `NormalEquations` to come to these b and K."""
         edge = PADDING * self.box_size
         inner = slice(edge // 2 - self.box_size // 2, edge // 2 + self.box_size // 2)
         padded = np.zeros_like(self.kernel)
         padded[inner, inner, inner] = self.data
-        result = np.empty((3, edge, edge, edge // 2 + 1))
         data, kernel = (_untapered(volume) for volume in (padded, self.kernel))
-        result[0], result[1], result[2] = data.real, data.imag, kernel.real
+        result = np.stack([data.real, data.imag, kernel.real])
         result[..., [0, -1]] /= 2  # where a component and its mate both stand on the half grid
-        return result
+        return np.stack([part[nodes] for part in result])
 
 
 def samples(

@@ -22,7 +22,6 @@ from gsworkbench.assessment.alarms import (
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.backprojection import solve
-from gsworkbench.insertion import PADDING
 from gsworkbench.normal_equations import accumulate
 from gsworkbench.particles import ParticleStack
 
@@ -126,12 +125,6 @@ def particle_alarms(stack: ParticleStack, *, most_images: int | None = None, see
         rows, components = zip(*((rows, fingerprints(images)) for rows, images in part.chunks()), strict=True)
         found.append(identical_images(np.concatenate(components), part.half_set[np.concatenate(rows)]))
     return gather(found)
-
-
-def memory_estimate(stack: ParticleStack) -> dict[str, int]:
-    """Bytes that the images in memory and the backprojection's grids will take; more than this is not needed."""
-    n, d = len(stack), stack.box_size
-    return {"images": 4 * n * d**2, "backprojection": (2 * 4 * 8 + 2 * 3 * 8) * (PADDING * d) ** 3 // 2}
 
 
 def _half_map_fsc(stack: ParticleStack) -> float:

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 # From malloc.h of the GNU C library.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE = 2**25  # bytes, the most that the C library takes; larger arrays go back to the system when they are freed
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
@@ -25,7 +26,7 @@ def keep_freed_memory() -> None:
     os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -18,6 +18,7 @@ them off, to the padded one, unless sums were made by finufft.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -54,8 +55,9 @@ _ARRAYS = ("sums", "particles")
 class NormalEquations:
     """Sums over n particles, from which b, K and the energy follow.
 
-    sums : (3, 2 D, 2 D, D + 1) float64 on the half grid of the padded box, origin at node 0: real and imaginary part of
-        the sum of CTF times centred transform, and the sum of CTF^2. A Friedel pair stands at x >= 0 only, once.
+    sums : (3, m) float64: real and imaginary part of the sum of CTF times centred transform, and the sum of CTF^2, at
+        m nodes (`_nodes`) of the half grid (2 D, 2 D, D + 1) of the padded box, origin at node 0. A Friedel pair
+        stands at x >= 0 only, once.
     box_size, pixel_size : D and A of the map.
     energy_sum, noise_sum : sums over particles of the power inside the disc, and of the noise power of one component.
     data_quantum, ctf_quantum : powers of two that the sums are multiples of.
@@ -147,35 +149,11 @@ class NormalEquations:
         header = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _ARRAYS}
         text = np.frombuffer(json.dumps(header).encode(), np.uint8)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, header=text, particles=self.particles, sums=self.sums[:, _ball(self.box_size)])
+            np.savez(file, header=text, particles=self.particles, sums=self.sums)
 
     @staticmethod
     def load(path: str | Path, *, half_set: int | None = None) -> NormalEquations:
         """Read a file of `save`; one that is damaged, of another version or not of `half_set` raises InputError."""
-        result = NormalEquations._read(path)
-        if half_set is not None and result.half_set != half_set:
-            found = f"half set {result.half_set}" if result.half_set else "no single half set"
-            raise InputError(f"the sums are of {found}, not of half set {half_set}", file=path)
-        return result._on_grid()
-
-    @staticmethod
-    def load_all(paths: Sequence[str | Path]) -> NormalEquations:
-        """Read and add up the files of parts; memory is that of two of them, then of the whole.
-
-        What `load` refuses, and parts that do not add up, raise InputError.
-        """
-        total = NormalEquations._read(paths[0])
-        for path in paths[1:]:
-            part = NormalEquations._read(path)
-            try:
-                total = total._with(part, out=total.sums)
-            except InputError as error:
-                raise InputError(error.problem, file=path, remedy=error.remedy) from error
-        return total._on_grid()
-
-    @staticmethod
-    def _read(path: str | Path) -> NormalEquations:
-        """What is in a file: `sums` are of the nodes in the ball alone, (3, m)."""
         try:
             file = load_archive(path)
             header = json.loads(file["header"].tobytes())
@@ -185,10 +163,10 @@ class NormalEquations:
             box_size = int(header["box_size"])
             if not 0 < box_size**3 < file["sums"].size:
                 raise ValueError("fewer sums than a map of this box has")  # before a grid is made for it
-            if file["sums"].shape != (3, np.count_nonzero(_ball(box_size))):
+            if file["sums"].shape != (3, np.count_nonzero(_nodes(box_size, header["engine"]))):
                 raise ValueError("the sums are not those of this box")
             header["sources"] = tuple(header["sources"])
-            return NormalEquations(sums=file["sums"], particles=file["particles"], **header)
+            result = NormalEquations(sums=file["sums"], particles=file["particles"], **header)
         except InputError:
             raise
         except FileNotFoundError as error:
@@ -197,13 +175,25 @@ class NormalEquations:
             raise InputError(
                 "not a file of sums, or a damaged one", file=path, remedy="accumulate them again"
             ) from error
+        if half_set is not None and result.half_set != half_set:
+            found = f"half set {result.half_set}" if result.half_set else "no single half set"
+            raise InputError(f"the sums are of {found}, not of half set {half_set}", file=path)
+        return result
 
-    def _on_grid(self) -> NormalEquations:
-        """The record whose `sums`, so far of the nodes in the ball, lie on the half grid."""
-        edge = PADDING * self.box_size
-        sums = np.zeros((3, edge, edge, self.box_size + 1))
-        sums[:, _ball(self.box_size)] = self.sums
-        return dataclasses.replace(self, sums=sums)
+    @staticmethod
+    def load_all(paths: Sequence[str | Path]) -> NormalEquations:
+        """Read and add up the files of parts, in the memory of two of them.
+
+        What `load` refuses, and parts that do not add up, raise InputError.
+        """
+        total = NormalEquations.load(paths[0])
+        for path in paths[1:]:
+            part = NormalEquations.load(path)
+            try:
+                total = total._with(part, out=total.sums)
+            except InputError as error:
+                raise InputError(error.problem, file=path, remedy=error.remedy) from error
+        return total
 
     def _voxels(self, parts: Float64, places: Tensor) -> Tensor:
         """Voxels at `places` along each axis, of sums on the padded half grid: real and imaginary part, or a real one.
@@ -214,10 +204,14 @@ class NormalEquations:
         """
         edge = PADDING * self.box_size
         mate = (-torch.arange(edge)) % edge
+        nodes = _nodes(self.box_size, self.engine)
+        grids = np.zeros((len(parts), *nodes.shape))
+        for grid_part, part in zip(grids, parts, strict=True):
+            grid_part[nodes] = part
         volume = torch.empty(len(places), len(places), self.box_size + 1, dtype=torch.complex128)
         for start in range(0, self.box_size + 1, COLUMNS):
             columns = range(self.box_size + 1)[start : start + COLUMNS]
-            block = torch.from_numpy(parts[..., columns.start : columns.stop]).movedim(3, 1)
+            block = torch.from_numpy(grids[..., columns.start : columns.stop]).movedim(3, 1)
             grid = torch.complex(block[0], block[1] if len(block) == 2 else torch.zeros_like(block[0]))
             for x in {0, self.box_size}.intersection(columns):
                 grid[x - start] += grid[x - start, mate][:, mate].conj()
@@ -350,7 +344,7 @@ class _Pass:
         indices = np.concatenate([np.empty(0, np.int64), *self.summed])
         return dataclasses.replace(
             self.empty,
-            sums=self.engine.sums(),
+            sums=self.engine.sums(_nodes(self.empty.box_size, self.empty.engine)),
             energy_sum=self.energy_sum,
             noise_sum=self.noise_sum,
             particles=np.sort(self.identities[indices]),
@@ -379,7 +373,7 @@ def _empty(
     signs = np.unique(stack.data_sign)
     halves = np.unique(stack.half_set)
     return NormalEquations(
-        sums=np.zeros((3, 0, 0, 0)),
+        sums=np.zeros((3, 0)),
         box_size=box_size,
         pixel_size=stack.pixel_size * stack.box_size / box_size,
         energy_sum=0.0,
@@ -473,9 +467,12 @@ def _power_of_two(value: float) -> float:
     return 2.0 ** math.ceil(math.log2(value)) if 0 < value < math.inf else 1.0
 
 
-def _ball(box_size: int) -> NDArray[np.bool_]:
-    """(2 D, 2 D, D + 1) the nodes that a sample inside the disc can reach."""
+@functools.lru_cache(maxsize=2)
+def _nodes(box_size: int, engine: str) -> NDArray[np.bool_]:
+    """(2 D, 2 D, D + 1) the nodes that sums are kept of: what a sample inside the disc can reach; by finufft, all."""
     edge = PADDING * box_size
+    if engine == "finufft":
+        return np.ones((edge, edge, edge // 2 + 1), bool)
     k2 = np.rint(np.fft.fftfreq(edge, 1 / edge) ** 2).astype(np.int32)
     reach = edge // 2 + 2
     return k2[:, None, None] + k2[:, None] + k2[: edge // 2 + 1] <= reach**2

@@ -1,6 +1,8 @@
 """Memory: what there is, what runs out, and what is said then."""
 
 import dataclasses
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,9 @@ import pytest
 import torch
 
 from gsworkbench import memory
+from gsworkbench.cli import main
+from gsworkbench.config import ReconstructionConfig, from_mapping
+from gsworkbench.footprint import reconstruct_bytes
 from gsworkbench.memory import available_memory, is_out_of_memory
 from gsworkbench.readers import new_image_stack, read_particles, write_star
 
@@ -58,3 +63,27 @@ def test_out_of_memory_gives_advice_and_leaves_nothing(noisy_set, tmp_path):
     assert ran.returncode == 2, ran.stderr
     assert "there is not enough memory: bin the images" in ran.stderr and "Traceback" not in ran.stderr
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_a_run_needs_is_said_beside_what_there_is(noisy_set, tmp_path, capsys, monkeypatch):
+    command = ["reconstruct", str(noisy_set.star), "--out", str(tmp_path / "a"), "--n-gaussians", "64"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^memory: up to 0\.\d+ GB, of [\d.]+ GB free$", said, re.M), said
+    monkeypatch.setattr("gsworkbench.footprint.available_memory", lambda: 10**8)
+    assert main(["accumulate", str(noisy_set.star), "--out", str(tmp_path / "sums.npz")]) == 0
+    assert "of 0.1 GB free; it may run out: bin the images" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory as Linux counts it")
+@pytest.mark.parametrize("method", ["normal-equations", "voxels", "backprojection", "stochastic"])
+def test_what_is_said_is_kept_to(noisy_set, tmp_path, method):
+    """In a process of its own: a peak is one of a whole process."""
+    out = tmp_path / "map"
+    words = ["backproject"] if method == "backprojection" else ["reconstruct", "--method", method]
+    words += ["--set", "n_epochs=1"] if method == "stochastic" else []
+    command = [sys.executable, "-m", "gsworkbench", words[0], str(noisy_set.star), "--out", str(out), *words[1:]]
+    subprocess.run(command, check=True, capture_output=True)
+    record = json.loads((out / "run.json").read_text())
+    needed = reconstruct_bytes(read_particles(noisy_set.star), from_mapping(ReconstructionConfig, record["config"]))
+    assert record["peak_memory_bytes"] < needed < 2 * record["peak_memory_bytes"]

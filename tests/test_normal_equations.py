@@ -10,6 +10,7 @@ import torch
 from gsworkbench import insertion, normal_equations
 from gsworkbench.errors import InputError
 from gsworkbench.normal_equations import NormalEquations, accumulate
+from gsworkbench.readers import read_particles
 from gsworkbench.simulate import form_images
 
 
@@ -193,3 +194,13 @@ def test_images_in_other_units_have_other_quanta(stack):
     assert normal_equations._empty(stack, 32, "gridding").data_quantum in (2.0**-15, 2.0**-14)  # 2^-20 of 32 sd
     assert normal_equations._power_of_two(1e-3) == 2.0**-9
     assert normal_equations._power_of_two(0.0) == 1.0
+
+
+@pytest.mark.parametrize("engine", ["gridding", "finufft"])
+def test_a_file_holds_all_that_b_and_k_are_made_of(noisy_set, tmp_path, engine):
+    sums = accumulate(read_particles(noisy_set.star)[:40], engine=engine)
+    sums.save(tmp_path / "sums.npz")
+    again = NormalEquations.load(tmp_path / "sums.npz")
+    assert torch.equal(sums.b(), again.b())
+    for circular in (True, False):
+        assert torch.equal(sums.kernel(circular=circular), again.kernel(circular=circular))
