@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import os
 
 import mrcfile
 import numpy as np
@@ -11,7 +12,7 @@ from particle_files import BOX, PIXEL_SIZE, SEVEN, TRPV1, needs_data, write_imag
 
 from gsworkbench import __version__
 from gsworkbench.errors import InputError
-from gsworkbench.readers.mrc import new_image_stack, read_images, read_map, stack_shape, write_map
+from gsworkbench.readers.mrc import announce_images, new_image_stack, read_images, read_map, stack_shape, write_map
 
 HEADER = {"nx": 0, "ny": 4, "nz": 8, "mode": 12, "mx": 28, "mz": 36, "cella": 40, "mapc": 64, "ispg": 88, "nsymbt": 92}
 
@@ -285,3 +286,18 @@ def test_real_files():
     assert stack_shape(SEVEN.with_suffix(".mrc")) == (7, 320, None)  # deposited without a cell
     volume, voxel_size = read_map(TRPV1.with_name("trpv1_volume.mrc"))
     assert volume.shape == (48, 48, 48) and voxel_size == pytest.approx(4.88)
+
+
+def test_what_is_announced_is_what_will_be_read(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("os.posix_fadvise", lambda _, start, length, advice: asked.append((start, length, advice)))
+    with new_image_stack(tmp_path / "x.mrcs", 100, BOX, 1.0) as images:
+        images[:] = np.random.default_rng(0).normal(size=images.shape)
+    announce_images(tmp_path / "x.mrcs", np.array([7, 3, 5]))
+    size = 4 * BOX**2
+    assert asked == [(1024 + 3 * size, 5 * size, os.POSIX_FADV_WILLNEED)]
+    with gzip.open(tmp_path / "x.mrcs.gz", "wb") as file:
+        file.write((tmp_path / "x.mrcs").read_bytes())
+    for path, rows in (("x.mrcs", []), ("x.mrcs", [0, 99]), ("x.mrcs.gz", [1, 2]), ("none.mrcs", [1])):
+        announce_images(tmp_path / path, np.array(rows, int))
+    assert len(asked) == 1

@@ -66,14 +66,15 @@ def read_images(path: str | Path, indices: NDArray[np.integer]) -> NDArray[np.fl
 def announce_images(path: str | Path, indices: NDArray[np.integer]) -> None:
     """Have the system begin to read what lies between the first and the last of these images, and return at once.
 
-    Does nothing for compressed files, which are read whole, and on systems other than Unix.
+    Does nothing for compressed files, which are read whole, where few of the images in between are wanted, and on
+    systems other than Unix.
     """
     if len(indices) == 0 or not hasattr(os, "posix_fadvise") or not Path(path).exists() or _opener(path) is not open:
         return
     images = _open(path)
-    size, first, last = images[0].nbytes, int(indices.min()), int(indices.max())
-    if isinstance(images, np.memmap):
-        start, length = images.offset + first * size, (last + 1 - first) * size
+    size, first, count = images[0].nbytes, int(indices.min()), int(np.ptp(indices)) + 1
+    if isinstance(images, np.memmap) and count <= 4 * len(indices):
+        start, length = images.offset + first * size, count * size
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)
 
