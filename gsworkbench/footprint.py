@@ -11,9 +11,9 @@ from gsworkbench.memory import available_memory
 from gsworkbench.particles import ParticleStack
 
 START = 0.6e9  # bytes of Python, torch and the rest
-ACCUMULATE = 260  # bytes per voxel of the map: the grid, what waits to be added to it, the sums
+ACCUMULATE = 280  # bytes per voxel of the map: the grid, what waits to be added to it, the sums
 # Bytes per voxel of the map: of making it, of the half maps and their assessment, whichever is more.
-METHODS = {"normal-equations": 420, "voxels": 420, "backprojection": 360, "stochastic": 200}
+METHODS = {"normal-equations": 600, "voxels": 600, "backprojection": 420, "stochastic": 200}
 GAUSSIAN = 600  # bytes for each Gaussian: parameters, moments, gradients
 CACHE = 2**32  # images that a stochastic fit keeps, at most (imaging.data_term)
 

@@ -1,7 +1,8 @@
 """Memory: how much there is, how it looks when there is no more, and keeping what was freed for the next array.
 
 A fit makes and drops arrays of megabytes at every step; with the C library's and NumPy's defaults, clearing their pages
-took a fifth of the processor time of a reconstruction. Only for programs of our own (cli.py): a notebook keeps its own.
+took a fifth of the processor time of a reconstruction (at 256^3, where arrays are of 64 MB and more, a third; keeping
+these too costs a fifth more memory). Only for programs of our own (cli.py): a notebook keeps its own.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import sys
 from pathlib import Path
 
 # From malloc.h of the GNU C library.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGE = 2**25  # bytes, the most that the C library takes; larger arrays go back to the system when they are freed
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
     os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
