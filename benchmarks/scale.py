@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import multiprocessing
 import os
 import resource
@@ -53,34 +54,38 @@ def costs(folder: Path) -> None:
     print(f"\n{machine()}, one thread, user and system seconds.\n")
     print("| pass over | CPU s | ms per particle | peak memory, GiB |\n|---|---|---|---|")
     passes = {}
-    for n, box_size in ((500, 64), (4000, 64), (500, 128), (4000, 128)):
+    for n, box_size in ((500, 128), (3000, 128), (250, 256), (1500, 256)):
         passes[n, box_size] = _print_pass(folder, n, box_size)
     print("\n| fit, 40 steps | CPU s | peak memory, GiB |\n|---|---|---|")
     fits = {}
-    for n_gaussians, box_size in ((2000, 64), (16_000, 64), (2000, 128), (30_000, 128)):
+    for n_gaussians, box_size in ((2000, 128), (30_000, 128), (2000, 256)):
         fits[n_gaussians, box_size] = _print_fit(folder, n_gaussians, box_size)
-    pixel = (passes[4000, 128][0] - passes[500, 128][0]) / (3500 * 128**2)
-    voxel = (fits[2000, 128][0] - fits[2000, 64][0]) / (40 * (128**3 - 64**3))
+    small = (passes[3000, 128][0] - passes[500, 128][0]) / (2500 * 128**2)
+    large = (passes[1500, 256][0] - passes[250, 256][0]) / (1250 * 256**2)
+    more = 256**3 - 128**3
+    voxel = (fits[2000, 256][0] - fits[2000, 128][0]) / (40 * more)
     cost = Cost(
-        pixel=pixel,
-        node=max(0.0, passes[500, 128][0] - 500 * 128**2 * pixel) / 128**3,
+        pixel=large,
+        growth=max(0.0, math.log2(large / small)),
+        node=max(0.0, passes[250, 256][0] - 250 * 256**2 * large) / 256**3,
         gaussian=(fits[30_000, 128][0] - fits[2000, 128][0]) / (28_000 * 40),
         voxel=voxel,
-        start=max(0.0, fits[2000, 64][0] - 40 * voxel * 64**3),
-        pass_bytes=(passes[500, 128][1] - passes[500, 64][1]) / (128**3 - 64**3),
-        fit_bytes=(fits[2000, 128][1] - fits[2000, 64][1]) / (128**3 - 64**3),
+        start=max(0.0, fits[2000, 128][0] - 40 * voxel * 128**3),
+        pass_bytes=(passes[250, 256][1] - passes[500, 128][1]) / more,
+        fit_bytes=(fits[2000, 256][1] - fits[2000, 128][1]) / more,
     )
-    print(f"\nper particle-pixel {1e9 * cost.pixel:.1f} ns; per voxel of the map, once {1e9 * cost.node:.0f} ns; per "
-          f"Gaussian and step {1e6 * cost.gaussian:.2f} us; per voxel and step {1e9 * cost.voxel:.1f} ns; memory per "
-          f"voxel {cost.pass_bytes:.0f} bytes for the pass, {cost.fit_bytes:.0f} for the fit")  # fmt: skip
+    print(f"\nper particle-pixel at 256 px {1e9 * cost.pixel:.1f} ns, growing with box^{cost.growth:.2f}; per voxel of "
+          f"the map, once {1e9 * cost.node:.0f} ns; per Gaussian and step {1e6 * cost.gaussian:.2f} us; per voxel and step "
+          f"{1e9 * cost.voxel:.1f} ns; memory per voxel {cost.pass_bytes:.0f} bytes for the pass, "
+          f"{cost.fit_bytes:.0f} for the fit")  # fmt: skip
     print("\n| | predicted, CPU s | measured, CPU s | predicted, GiB | measured, GiB |\n|---|---|---|---|---|")
-    for n, box_size in ((2000, 96), (2000, 192), (1000, 256)):
+    for n, box_size in ((2000, 96), (2000, 192), (1000, 320)):
         measured, used = _apart(_pass, folder, n, box_size)
-        memory = passes[500, 64][1] + cost.pass_bytes * (box_size**3 - 64**3)
+        memory = passes[500, 128][1] + cost.pass_bytes * (box_size**3 - 128**3)
         _print_check(f"pass over {n:,} of {box_size}^2", cost.of_pass(n, box_size), measured, memory, used)
     for n_gaussians, box_size in ((8000, 96), (30_000, 192), (30_000, 256)):
         measured, used = _apart(_fit, folder, n_gaussians, box_size)
-        memory = fits[2000, 64][1] + cost.fit_bytes * (box_size**3 - 64**3)
+        memory = fits[2000, 128][1] + cost.fit_bytes * (box_size**3 - 128**3)
         label = f"40 steps, {n_gaussians:,} Gaussians, {box_size}^3"
         _print_check(label, cost.of_fit(40, n_gaussians, box_size), measured, memory, used)
     _print_extrapolation(cost)
@@ -88,10 +93,12 @@ def costs(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU seconds of one core per particle-pixel, per voxel of the map (node), per Gaussian and step, per voxel and
+    """CPU seconds of one core per particle-pixel (at 256 px, and the exponent of its growth with the box, as the grid
+    leaves the caches), per voxel of the map (node), per Gaussian and step, per voxel and
     step, and once a fit. Bytes of memory per voxel."""
 
     pixel: float
+    growth: float
     node: float
     gaussian: float
     voxel: float
@@ -100,7 +107,7 @@ class Cost:
     fit_bytes: float
 
     def of_pass(self, n: int, box_size: int) -> float:
-        return self.pixel * n * box_size**2 + self.node * box_size**3
+        return self.pixel * (box_size / 256) ** self.growth * n * box_size**2 + self.node * box_size**3
 
     def of_fit(self, steps: int, n_gaussians: int, box_size: int) -> float:
         return self.start + steps * (self.gaussian * n_gaussians + self.voxel * box_size**3)

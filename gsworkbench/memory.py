@@ -46,6 +46,21 @@ def available_memory() -> int | None:
     return min([free, *(left for folder in folders if (left := _left_in(folder)) is not None)])
 
 
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes.
+
+    On Linux that of the program alone: getrusage counts what the process had before it became this program, which is
+    what the process that started it had.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: Python's and NumPy's, or PyTorch's on a CPU or GPU."""
     words = str(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 from gsworkbench import __version__
 from gsworkbench.files import sha256, write_json
+from gsworkbench.memory import peak_memory
 
 SCHEMA_VERSION = 1
 LIBRARIES = ("torch", "numpy", "scipy", "mrcfile", "starfile", "finufft", "gemmi")
@@ -77,9 +77,7 @@ class RunRecord:
     def finish(self, path: str | Path) -> None:
         """Note the peak memory and the time, and write run.json, atomically."""
         self.ended = _now()
-        self.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
+        self.peak_memory_bytes = peak_memory()
         write_json(path, asdict(self))
 
 

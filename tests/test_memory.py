@@ -41,6 +41,17 @@ def test_available_memory_is_what_is_free_or_what_the_group_may_take(tmp_path, m
     assert "0::/" not in groups or available_memory() == 70_000_000
 
 
+def test_the_peak_is_this_programs_and_not_that_of_who_started_it():
+    """Started by a process of 600 MB, or by one that has just imported Python."""
+    say = "from gsworkbench.memory import peak_memory; print(peak_memory())"
+    start = f"import subprocess, sys; {{}}; subprocess.run([sys.executable, '-c', {say!r}])"
+    peaks = []
+    for first in ("held = bytearray(600_000_000); held[::4096] = b'x' * len(held[::4096])", "pass"):
+        ran = subprocess.run([sys.executable, "-c", start.format(first)], capture_output=True, text=True, check=True)
+        peaks.append(int(ran.stdout))
+    assert min(peaks) > 2**22 and max(peaks) < 2**28
+
+
 def test_which_errors_mean_that_memory_ran_out():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gsworkbench.files import write_json, write_text
+from gsworkbench.files import remove_strays_of, write_json, write_text
+from gsworkbench.locks import held
 from gsworkbench.workbench import plots, tables
 from gsworkbench.workbench.assessments import assess_run, why_not_run
 from gsworkbench.workbench.registry import EXPERIMENTS_FILE, Experiment, Registry, read_registry
@@ -80,12 +81,17 @@ def write_claim(claim: Claim, output: str | Path) -> None:
     """Write NAME.png, .svg, .csv, .md and, last, NAME.json to the folder `output`."""
     output, name = Path(output), claim.experiment.name
     figure = claim.figure()
-    if figure is not None:
-        for suffix in plots.FORMATS:
-            plots.save(figure, output / f"{name}.{suffix}")
-    write_results(output / f"{name}.csv", claim.results)
-    write_text(output / f"{name}.md", f"# {name}\n\n{claim.report()}\n{claim.table()}")
-    write_json(output / f"{name}.json", outcome_of(claim, figure is not None))
+    output.mkdir(parents=True, exist_ok=True)
+    # A kernel outlives the program that was killed for a moment: what it was writing, it may still be.
+    with held(output / f".{name}.lock", output / name, wait=True):
+        for suffix in (*plots.FORMATS, "csv", "md", "json"):
+            remove_strays_of(output / f"{name}.{suffix}")
+        if figure is not None:
+            for suffix in plots.FORMATS:
+                plots.save(figure, output / f"{name}.{suffix}")
+        write_results(output / f"{name}.csv", claim.results)
+        write_text(output / f"{name}.md", f"# {name}\n\n{claim.report()}\n{claim.table()}")
+        write_json(output / f"{name}.json", outcome_of(claim, figure is not None))
 
 
 def outcome_of(claim: Claim, has_figure: bool) -> dict[str, Any]:
