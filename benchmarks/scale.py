@@ -75,8 +75,8 @@ def costs(folder: Path) -> None:
         fit_bytes=(fits[2000, 256][1] - fits[2000, 128][1]) / more,
     )
     print(f"\nper particle-pixel at 256 px {1e9 * cost.pixel:.1f} ns, growing with box^{cost.growth:.2f}; per voxel of "
-          f"the map, once {1e9 * cost.node:.0f} ns; per Gaussian and step {1e6 * cost.gaussian:.2f} us; per voxel and step "
-          f"{1e9 * cost.voxel:.1f} ns; memory per voxel {cost.pass_bytes:.0f} bytes for the pass, "
+          f"the map, once {1e9 * cost.node:.0f} ns; per Gaussian and step {1e6 * cost.gaussian:.2f} us; per voxel and "
+          f"step {1e9 * cost.voxel:.1f} ns; memory per voxel {cost.pass_bytes:.0f} bytes for the pass, "
           f"{cost.fit_bytes:.0f} for the fit")  # fmt: skip
     print("\n| | predicted, CPU s | measured, CPU s | predicted, GiB | measured, GiB |\n|---|---|---|---|---|")
     for n, box_size in ((2000, 96), (2000, 192), (1000, 320)):
