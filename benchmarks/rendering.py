@@ -23,7 +23,7 @@ from gsworkbench.descent import FusedDescent, TorchDescent, descent
 from gsworkbench.gaussians import Gaussians, covariances, random_gaussians
 from gsworkbench.geometry import random_rotations
 from gsworkbench.native import capability, library
-from gsworkbench.parameters import Rates, to_parameters
+from gsworkbench.parameters import Meaning, Rates, to_parameters
 from gsworkbench.provenance import machine
 from gsworkbench.rendering import available_backends, footprints, project, voxelize
 
@@ -223,7 +223,7 @@ def _step(n: int, box_size: int, batch: int) -> Callable[[], Any]:
     means, _, weights, rotations = scene(n, box_size, batch)
     g = torch.Generator().manual_seed(1)
     scales, quaternions = 0.7 + 0.8 * torch.rand(n, 3, generator=g), torch.randn(n, 4, generator=g)
-    optimizer = descent(to_parameters(Gaussians(means, scales, quaternions, weights)), Rates(), floor=0.5)
+    optimizer = descent(to_parameters(Gaussians(means, scales, quaternions, weights)), Rates(), Meaning(0.5))
     kernel = torch.rand(box_size, box_size // 2 + 1)
 
     def step() -> None:

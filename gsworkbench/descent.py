@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gsworkbench.gaussians import Gaussians
 from gsworkbench.native import BuildError, library
-from gsworkbench.parameters import Parameters, Rates, adam, from_parameters, set_learning_rate
+from gsworkbench.parameters import Meaning, Parameters, Rates, adam, from_parameters, set_learning_rate
 from gsworkbench.rendering.kernels import DESCENT
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-15
@@ -49,18 +49,9 @@ def mixture_of(model: Gaussians) -> Mixture:
     return Mixture(model.means, model.covariances(), model.weights)
 
 
-def descent(
-    parameters: Parameters,
-    rates: Rates,
-    *,
-    floor: float,
-    minimum_scale: float = 0.0,
-    peak: bool = False,
-    signed: bool = False,
-) -> Descent:
-    """Adam from these parameters, of the meaning that from_parameters gives them. Copies them."""
-    kind = FusedDescent if is_fused(parameters) else TorchDescent
-    return kind(parameters, rates, floor, minimum_scale, peak=peak, signed=signed)
+def descent(parameters: Parameters, rates: Rates, meaning: Meaning) -> Descent:
+    """Adam from these parameters. Copies them."""
+    return (FusedDescent if is_fused(parameters) else TorchDescent)(parameters, rates, meaning)
 
 
 def is_fused(parameters: Parameters) -> bool:
@@ -72,24 +63,13 @@ def is_fused(parameters: Parameters) -> bool:
 class TorchDescent:
     """By torch's autograd and torch's Adam."""
 
-    def __init__(
-        self,
-        parameters: Parameters,
-        rates: Rates,
-        floor: float,
-        minimum_scale: float,
-        *,
-        peak: bool = False,
-        signed: bool = False,
-    ) -> None:
+    def __init__(self, parameters: Parameters, rates: Rates, meaning: Meaning) -> None:
         self.parameters = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
-        self._meaning: dict[str, Any] = {
-            "floor": floor, "minimum_scale": minimum_scale, "peak": peak, "signed": signed,
-        }  # fmt: skip
+        self._meaning = meaning
         self._adam = adam(self.parameters, rates)
 
     def mixture(self) -> Mixture:
-        self._made = mixture_of(from_parameters(self.parameters, **self._meaning))
+        self._made = mixture_of(from_parameters(self.parameters, self._meaning))
         return Mixture(*(t.detach().requires_grad_() for t in self._made))
 
     def step(self, gradients: tuple[Tensor, ...], learning_rate: float) -> None:
@@ -108,24 +88,15 @@ class TorchDescent:
 class FusedDescent:
     """By descent.cpp: parameters are kept in its blocks, as Adam's moments are; read, they are copies."""
 
-    def __init__(
-        self,
-        parameters: Parameters,
-        rates: Rates,
-        floor: float,
-        minimum_scale: float,
-        *,
-        peak: bool = False,
-        signed: bool = False,
-    ) -> None:
+    def __init__(self, parameters: Parameters, rates: Rates, meaning: Meaning) -> None:
         self._n = len(parameters["means"])
         self._n_scales = parameters["scales"].shape[1]
         threefold = {**parameters, "scales": parameters["scales"].expand(-1, 3)}
         self._parameters = _blocks(torch.cat([threefold[name].detach().reshape(self._n, -1).T for name in _COLUMNS]))
         self._moments = [torch.zeros_like(self._parameters) for _ in range(2)]
         self._rates = torch.cat([torch.full((c,), getattr(rates, name)) for name, c in _COLUMNS.items()])
-        kind = _PEAK * peak + _SIGNED * signed + _ISOTROPIC * (self._n_scales == 1)
-        self._meaning, self._steps = (floor**2, minimum_scale, kind), 0
+        kind = _PEAK * meaning.peak + _SIGNED * meaning.signed + _ISOTROPIC * (self._n_scales == 1)
+        self._meaning, self._steps = (meaning.floor**2, meaning.minimum_scale, kind), 0
 
     @property
     def parameters(self) -> Parameters:

@@ -35,7 +35,7 @@ from gsworkbench.descent import Mixture, descent
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians import Gaussians, random_gaussians
 from gsworkbench.normal_equations import NormalEquations
-from gsworkbench.parameters import Rates, cosine, from_parameters, in_angstrom, to_parameters
+from gsworkbench.parameters import Meaning, Rates, cosine, from_parameters, in_angstrom, to_parameters
 from gsworkbench.problem import (
     Problem,
     as_problem,
@@ -334,7 +334,8 @@ def _descend(
     problem = problem.to(device)
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
     parameters = to_parameters(begin.to(device), signed=signed)
-    optimizer = descent(parameters, rates, floor=config.floor_pixels / box_size, signed=signed)
+    meaning = Meaning(config.floor_pixels / box_size, signed=signed)
+    optimizer = descent(parameters, rates, meaning)
     unit = _best_scale(problem, _sampled(optimizer.mixture(), config, box_size, backend).detach())
     steps = config.n_boosted_steps + config.n_steps
     aims = {True: objective(problem, config.boost), False: objective(problem)}
@@ -352,7 +353,7 @@ def _descend(
         if watch is not None and watch(step + 1, steps) is True:
             break
     # voxelize in box edges gives weight / edge^3 of what it gives in A.
-    fitted = from_parameters(optimizer.parameters, floor=config.floor_pixels / box_size, signed=signed)
+    fitted = from_parameters(optimizer.parameters, meaning)
     model = in_angstrom(fitted, edge=edge, weight_unit=unit * edge**3)
     return model.to("cpu"), tuple(curve)
 

@@ -29,6 +29,20 @@ class Rates:
     weights: float = 1.0
 
 
+@dataclass(frozen=True)
+class Meaning:
+    """What parameters stand for. Lengths in box edges.
+
+    floor : added to scales in squares. minimum_scale : below it scales are clamped; 0 for none. peak : weights are of
+    heights, not integrals. signed : weights may be negative.
+    """
+
+    floor: float = 0.0
+    minimum_scale: float = 0.0
+    peak: bool = False
+    signed: bool = False
+
+
 def to_parameters(model: Gaussians, *, isotropic: bool = False, peak: bool = False, signed: bool = False) -> Parameters:
     """Parameters of a mixture in box edges, ready to be optimised. `from_parameters` inverts it up to the floor.
 
@@ -46,23 +60,16 @@ def to_parameters(model: Gaussians, *, isotropic: bool = False, peak: bool = Fal
     return {name: p.detach().clone().requires_grad_() for name, p in raw.items()}
 
 
-def from_parameters(
-    parameters: Parameters,
-    *,
-    floor: float = 0.0,
-    minimum_scale: float = 0.0,
-    peak: bool = False,
-    signed: bool = False,
-) -> Gaussians:
-    """The mixture in box edges that parameters stand for; an additive floor and, if not 0, a clamp of its scales."""
+def from_parameters(parameters: Parameters, meaning: Meaning = Meaning()) -> Gaussians:
+    """The mixture in box edges that parameters stand for."""
     scales = softplus(parameters["scales"])
-    if minimum_scale:
-        scales = scales.clamp_min(minimum_scale)
+    if meaning.minimum_scale:
+        scales = scales.clamp_min(meaning.minimum_scale)
     scales, weights = scales.expand(-1, 3), parameters["weights"]
-    weights = weights / len(weights) if signed else softplus(weights)
-    if peak:
-        weights = weights * volumes(scales, floor)
-    return Gaussians(parameters["means"], scales, parameters["quaternions"], weights, floor)
+    weights = weights / len(weights) if meaning.signed else softplus(weights)
+    if meaning.peak:
+        weights = weights * volumes(scales, meaning.floor)
+    return Gaussians(parameters["means"], scales, parameters["quaternions"], weights, meaning.floor)
 
 
 def volumes(scales: Tensor, floor: float) -> Tensor:

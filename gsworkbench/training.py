@@ -28,7 +28,7 @@ from gsworkbench.files import atomic_path
 from gsworkbench.forward_model import blurred_in_y, off_the_grid, projections
 from gsworkbench.gaussians import Gaussians, split
 from gsworkbench.imaging import DataTerm, data_term, squared_error, total_weight
-from gsworkbench.parameters import Parameters, Rates, cosine, from_parameters, in_angstrom, to_parameters
+from gsworkbench.parameters import Meaning, Parameters, Rates, cosine, from_parameters, in_angstrom, to_parameters
 from gsworkbench.particles import ParticleStack
 from gsworkbench.rendering import require_finite
 from gsworkbench.starts import start
@@ -184,9 +184,11 @@ def _parameters(model: Gaussians, config: StochasticConfig) -> Parameters:
 
 
 def _gaussians(parameters: Parameters, config: StochasticConfig, box_size: int) -> Gaussians:
-    floor = config.floor_pixels / box_size
-    peak = config.amplitude == "peak"
-    return from_parameters(parameters, floor=floor, minimum_scale=config.minimum_scale, peak=peak)
+    return from_parameters(parameters, _meaning(config, box_size))
+
+
+def _meaning(config: StochasticConfig, box_size: int) -> Meaning:
+    return Meaning(config.floor_pixels / box_size, config.minimum_scale, peak=config.amplitude == "peak")
 
 
 def _image_scale(stack: ParticleStack) -> float:
@@ -204,8 +206,7 @@ def _image_scale(stack: ParticleStack) -> float:
 
 def _optimizer(parameters: Parameters, config: StochasticConfig, box_size: int) -> Descent:
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
-    floor, peak = config.floor_pixels / box_size, config.amplitude == "peak"
-    return descent(parameters, rates, floor=floor, minimum_scale=config.minimum_scale, peak=peak)
+    return descent(parameters, rates, _meaning(config, box_size))
 
 
 def _epochs(config: StochasticConfig, n: int) -> float:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gsworkbench.gaussians import random_gaussians
 from gsworkbench.imaging import squared_error
-from gsworkbench.parameters import from_parameters, to_parameters
+from gsworkbench.parameters import Meaning, from_parameters, to_parameters
 from gsworkbench.rendering import footprints, gpu, project, require_finite, voxelize
 
 ROOT = Path(__file__).parent.parent
@@ -408,7 +408,7 @@ def test_a_training_step_of_the_papers_size_takes_less_than_48_mib(launches):
     turns, image = torch.empty(1, 3, 3, device="meta"), torch.empty(1, box_size, box_size, device="meta")
     kernel = torch.empty(1, box_size, box_size // 2 + 1, device="meta")
     with LiveBytes([*parameters.values(), turns, image, kernel]) as live:
-        mixture = from_parameters(parameters, floor=0.5 / box_size)
+        mixture = from_parameters(parameters, Meaning(0.5 / box_size))
         projections = gpu.project(
             mixture.means,
             mixture.covariances(),

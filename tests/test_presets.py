@@ -14,7 +14,7 @@ from gsworkbench.forward_model import blurred_in_y, off_the_grid, projections
 from gsworkbench.gaussians import Gaussians, random_gaussians
 from gsworkbench.geometry import random_rotations
 from gsworkbench.imaging import data_term, squared_error
-from gsworkbench.parameters import from_parameters, to_parameters
+from gsworkbench.parameters import Meaning, from_parameters, to_parameters
 from gsworkbench.rendering import voxelize
 from gsworkbench.starts import nearest_distances, start
 from gsworkbench.training import _gaussians, _learning_rate, _parameters, fit, loss_and_gradients
@@ -139,7 +139,7 @@ def test_parameters_come_back(peak, isotropic):
     model = random_gaussians(9, spread=0.1, scale=0.03, total_weight=0.5, seed=0)
     parameters = to_parameters(model, isotropic=isotropic, peak=peak)
     assert parameters["scales"].shape == (9, 1 if isotropic else 3)
-    back = from_parameters(parameters, peak=peak)
+    back = from_parameters(parameters, Meaning(peak=peak))
     torch.testing.assert_close(back.weights, model.weights)
     torch.testing.assert_close(back.scales, model.scales)
 
@@ -151,7 +151,7 @@ def test_a_peak_is_the_height_of_the_map_whatever_the_width():
         parameters = to_parameters(one, peak=True)
         with torch.no_grad():
             parameters["weights"].fill_(2.0)
-            model = from_parameters(parameters, peak=True)
+            model = from_parameters(parameters, Meaning(peak=True))
             volume = voxelize(model.means, model.covariances(), model.weights, box_size=32, voxel_size=1 / 32)
         heights.append(float(volume.max()))
     assert heights[0] == pytest.approx(math.log1p(math.exp(2.0)), rel=1e-5) == heights[1]
