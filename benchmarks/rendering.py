@@ -245,7 +245,7 @@ def descent_table(repeats: int) -> None:
         gradients = torch.randn(n, 3), torch.randn(n, 3, 3), torch.randn(n)
         times = []
         for kind in (FusedDescent, TorchDescent):
-            one = kind(to_parameters(model), Rates(), 0.004, 0.0)
+            one = kind(to_parameters(model), Rates(), Meaning(0.004))
 
             times.append(seconds(one.mixture, repeats))
             times.append(seconds(lambda one=one, given=gradients: (one.mixture(), one.step(given, 1e-5)), repeats))
