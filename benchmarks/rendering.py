@@ -25,10 +25,10 @@ from gsworkbench.geometry import random_rotations
 from gsworkbench.native import capability, library
 from gsworkbench.parameters import Meaning, Rates, to_parameters
 from gsworkbench.provenance import machine
-from gsworkbench.rendering import available_backends, footprints, project, voxelize
+from gsworkbench.rendering import available_backends, cpu, footprints, project, voxelize
 
 CUTOFF = 3.5
-BATCH = 4  # a call then fits between two interruptions of a busy machine
+BATCH = 8  # that of the preset `tuned`
 INITIAL_SCALE = 0.0075  # of the box edge, as the papers start
 
 
@@ -55,6 +55,7 @@ def main() -> None:
     step_table([(2048, 64), (8192, 128)], options.repeats)
     descent_table(options.repeats)
     voxel_table([(8192, 128), (32768, 128), (32768, 256)], options.repeats)
+    thread_table([(8192, 128), (32768, 128)], options.repeats)
     backend_table(options.repeats)
     cutoff_table()
 
@@ -71,14 +72,22 @@ def scene(n: int, box_size: int, batch: int, *, initial: bool = False) -> list[T
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:
     """Smallest time of `repeats` calls, after one that is not counted: of CPU with one thread, else of the wall."""
+    return seconds_in_turns([call], repeats)[0]
+
+
+def seconds_in_turns(calls: list[Callable[[], Any]], repeats: int) -> list[float]:
+    """The same of several, each five times and then the next, and all again: what else the machine does meets them all,
+    and the first of five finds caches as the others left them."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    call()
-    times = []
-    for _ in range(repeats):
-        start = clock()
-        call()
-        times.append(clock() - start)
-    return min(times)
+    times = [float("inf")] * len(calls)
+    for turn in range(max(1, repeats // 5)):
+        for i, call in enumerate(calls):
+            for again in range(5):
+                start = clock()
+                call()
+                if turn + again:
+                    times[i] = min(times[i], clock() - start)
+    return times
 
 
 def fma_peak() -> float:
@@ -191,8 +200,8 @@ def draw_roofline(points: list[Point], peak: float, bandwidth: float, path: Path
     figure.savefig(path, dpi=120)
 
 
-def forward_backward(inputs: list[Tensor], box_size: int, backend: str | None, repeats: int) -> tuple[float, float]:
-    """Seconds of project() with graph, and of its backward, by three tensors (rotations are given)."""
+def projection_calls(inputs: list[Tensor], box_size: int, backend: str | None) -> list[Callable[[], Any]]:
+    """project() with graph, and its backward, by three tensors (rotations are given)."""
     leaves = [t.clone().requires_grad_() for t in inputs[:3]]
     gradient = torch.randn(len(inputs[3]), box_size, box_size)
 
@@ -203,7 +212,11 @@ def forward_backward(inputs: list[Tensor], box_size: int, backend: str | None, r
         )
 
     images = render()
-    return seconds(render, repeats), seconds(lambda: torch.autograd.grad(images, leaves, gradient, True), repeats)
+    return [render, lambda: torch.autograd.grad(images, leaves, gradient, True)]
+
+
+def forward_backward(inputs: list[Tensor], box_size: int, backend: str | None, repeats: int) -> list[float]:
+    return seconds_in_turns(projection_calls(inputs, box_size, backend), repeats)
 
 
 def step_table(sizes: list[tuple[int, int]], repeats: int) -> None:
@@ -273,33 +286,119 @@ def _voxel_times(n: int, box_size: int, repeats: int) -> tuple[float, float]:
     return seconds(render, repeats), seconds(lambda: torch.autograd.grad(volume, leaves, gradient, True), repeats)
 
 
-def backend_table(repeats: int) -> None:
-    """Every backend on the same Gaussians in the same run; the reference is dense, hence few of them."""
-    print("backends, microseconds an image (batch 2), forward + backward\n\n| N | D | backend | time | ratio |")
-    print("|---|---|---|---|---|")
-    for n, d, names in ((8192, 128, ["cpu", "windowed"]), (256, 64, ["cpu", "windowed", "reference"])):
-        times = {}
-        for name in (name for name in names if available_backends()[name] is None):
-            times[name] = sum(forward_backward(scene(n, d, 2), d, name, 3 if name == "reference" else repeats))
-        if n == 8192 and (spent := numba_times(n, d, repeats)):
-            times["numba"] = spent
-        for name, spent in times.items():
-            print(f"| {n} | {d} | {name} | {spent / 2 * 1e6:.0f} | {spent / min(times.values()):.0f} |")
+def thread_table(sizes: list[tuple[int, int]], repeats: int) -> None:
+    """One thread and two in turns, forward and backward through project(): wall time, smallest of each, and the median
+    of the ratios of neighbours, which tells what other work on the machine took."""
+    threads = torch.get_num_threads()
+    print(
+        "two threads, microseconds an image\n\n| N | D | batch | one | two | smallest by smallest | median of pairs |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for n, d in sizes:
+        for batch in (1, BATCH):
+            inputs, gradient = scene(n, d, batch), torch.randn(batch, d, d)
+            leaves = [t.requires_grad_() for t in inputs[:3]]
+            times: dict[int, list[float]] = {1: [], 2: []}
+            for _ in range(4 * repeats):
+                for count, spent in times.items():
+                    torch.set_num_threads(count)
+                    start = time.perf_counter()
+                    images = project(*leaves, inputs[3], box_size=d, pixel_size=1.0, cutoff=CUTOFF)
+                    torch.autograd.grad(images, leaves, gradient)
+                    spent.append((time.perf_counter() - start) / batch * 1e6)
+            one, two = (np.array(spent[1:]) for spent in times.values())
+            print(
+                f"| {n} | {d} | {batch} | {one.min():.0f} | {two.min():.0f} | {one.min() / two.min():.2f} "
+                f"| {np.median(one / two):.2f} |"
+            )
+    torch.set_num_threads(threads)
     print()
 
 
-def numba_times(n: int, box_size: int, repeats: int) -> float | None:
-    """Seconds of the same images, forward and backward, by numba_splat.py; None where numba is not installed."""
+def backend_table(repeats: int) -> None:
+    """Every backend, and others' programs where they are installed, on the same Gaussians in turns.
+
+    Kernels alone are called as numba's are, into arrays that are there already; gsplat projects centres and covariances
+    only, without an image, in torch. The dense reference is for few Gaussians.
+    """
+    print("backends, microseconds an image, forward + backward\n")
+    print("| N | D | batch | backend | time | ratio |")
+    print("|---|---|---|---|---|---|")
+    for n, d, batch, names in ((8192, 128, BATCH, ["cpu", "windowed"]), (256, 64, 2, ["cpu", "windowed", "reference"])):
+        calls = {
+            f"{name}, through project()": projection_calls(scene(n, d, batch), d, name)
+            for name in names
+            if available_backends()[name] is None
+        }
+        if n == 8192:
+            others = {
+                "cpu, kernels alone": kernel_calls,
+                "numba": numba_calls,
+                "gsplat, projection alone": gsplat_calls,
+            }
+            calls |= {name: make(n, d, batch) for name, make in others.items()}
+        pairs = [pair for pair in calls.values() if pair]
+        flat = seconds_in_turns([call for pair in pairs for call in pair], repeats if n == 8192 else 5)
+        times = iter(np.reshape(flat, (-1, 2)).sum(1) / batch)
+        least = min(np.reshape(flat, (-1, 2)).sum(1) / batch)
+        for name, pair in calls.items():
+            spent = next(times) if pair else None
+            said = f"{spent * 1e6:.0f} | {spent / least:.1f} |" if spent else "not measured: not installed | |"
+            print(f"| {n} | {d} | {batch} | {name} | {said}")
+    print()
+
+
+Calls = list[Callable[[], Any]]
+
+
+def kernel_calls(n: int, box_size: int, batch: int) -> Calls:
+    inputs = [t.contiguous() for t in scene(n, box_size, batch)]
+    images, gradient = torch.empty(batch, box_size, box_size), torch.randn(batch, box_size, box_size)
+    outputs = [torch.empty_like(t) for t in inputs[:3]]
+    shape = n, batch, cpu._grid(box_size, 1.0, CUTOFF), torch.get_num_threads()
+    return [
+        lambda: cpu._call("project_forward", inputs, *shape, images),
+        lambda: cpu._call("project_backward", inputs, *shape, gradient, *outputs, None),
+    ]
+
+
+def gsplat_calls(n: int, box_size: int, batch: int) -> Calls:
+    """Centres and conics of the same Gaussians by gsplat's torch projection, and gradients of them."""
+    try:
+        from gsplat.cuda._torch_impl import _fully_fused_projection
+    except ImportError:
+        return []
+    means, cov, _, rotations = scene(n, box_size, batch)
+    means.requires_grad_(), cov.requires_grad_()
+    views = torch.eye(4).repeat(batch, 1, 1)
+    views[:, :3, :3] = rotations
+    middle = box_size / 2
+    camera = torch.tensor([[1, 0, middle], [0, 1, middle], [0, 0, 1]]).repeat(batch, 1, 1)
+
+    def render() -> tuple[Tensor, Tensor]:
+        _, centres, _, conics, _ = _fully_fused_projection(
+            means, cov, views, camera, box_size, box_size, eps2d=0.0, near_plane=-1e10, camera_model="ortho"
+        )
+        return centres, conics
+
+    projected = render()
+    given = [torch.randn_like(t) for t in projected]
+    return [render, lambda: torch.autograd.grad(projected, [means, cov], given, True)]
+
+
+def numba_calls(n: int, box_size: int, batch: int) -> Calls:
+    """The same images, and the same gradients, by numba_splat.py."""
     try:
         import numba_splat
     except ImportError:
-        print("| 8192 | 128 | numba | not measured: not installed | |")
-        return None
-    inputs = [t.numpy() for t in scene(n, box_size, 2)]
-    images = np.random.default_rng(0).standard_normal((2, box_size, box_size)).astype(np.float32)
+        return []
+    inputs = [t.numpy() for t in scene(n, box_size, batch)]
+    images = np.random.default_rng(0).standard_normal((batch, box_size, box_size)).astype(np.float32)
     outputs = [np.empty_like(t) for t in inputs[:3]]
-    forward = seconds(lambda: numba_splat.forward(*inputs, box_size, CUTOFF, np.empty_like(images)), repeats)
-    return forward + seconds(lambda: numba_splat.backward(*inputs, box_size, CUTOFF, images, *outputs), repeats)
+    return [
+        lambda: numba_splat.forward(*inputs, box_size, CUTOFF, np.empty_like(images)),
+        lambda: numba_splat.backward(*inputs, box_size, CUTOFF, images, *outputs),
+    ]
 
 
 def cutoff_table() -> None:

@@ -27,11 +27,13 @@ template <class T> struct World {
     int64_t n, packs;
     T* data;
 
-    World(const T* means, const T* covariances, const T* weights, int64_t n)
+    World(const T* means, const T* covariances, const T* weights, int64_t n, int threads)
         : n(n), packs((n + PACK - 1) / PACK), data(scratch<T>(GAUSSIANS, packs * PACK_SIZE)) {
         if (n) std::fill_n(data + (packs - 1) * PACK_SIZE, PACK_SIZE, T(0));
-        for (int64_t i = 0; i < packs; i++, means += 3 * PACK, covariances += 9 * PACK, weights += PACK)
-            fill_pack(data + i * PACK_SIZE, means, covariances, weights, std::min<int64_t>(PACK, n - i * PACK));
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int64_t i = 0; i < packs; i++)
+            fill_pack(data + i * PACK_SIZE, means + 3 * PACK * i, covariances + 9 * PACK * i, weights + PACK * i,
+                      std::min<int64_t>(PACK, n - i * PACK));
     }
     const T* pack(int64_t i) const { return data + i * PACK_SIZE; }
     // Gaussians of a pack, filled up to whole vectors.

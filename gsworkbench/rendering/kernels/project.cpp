@@ -366,7 +366,7 @@ void bounds_of(const World<T>& world, const T* rotations, int64_t batch, const G
     int project_forward_##SUFFIX(const T* means, const T* covariances, const T* weights, const T* rotations,           \
                                  int64_t n, int64_t batch, int box, double spacing, double squared_cutoff,             \
                                  int threads, T* images) try {                                                         \
-        const World<T> world(means, covariances, weights, n);                                                          \
+        const World<T> world(means, covariances, weights, n, threads);                                                 \
         forward(world, rotations, batch, {box, spacing, squared_cutoff}, threads, images);                             \
         return 0;                                                                                                      \
     } catch (const std::bad_alloc&) {                                                                                  \
@@ -377,7 +377,7 @@ void bounds_of(const World<T>& world, const T* rotations, int64_t batch, const G
                                   int64_t n, int64_t batch, int box, double spacing, double squared_cutoff,            \
                                   int threads, const T* images, T* d_means, T* d_covariances, T* d_weights,            \
                                   T* d_rotations) try {                                                                \
-        const World<T> world(means, covariances, weights, n);                                                          \
+        const World<T> world(means, covariances, weights, n, threads);                                                 \
         backward(world, rotations, batch, {box, spacing, squared_cutoff}, threads, images, d_means, d_covariances,     \
                  d_weights, d_rotations);                                                                              \
         return 0;                                                                                                      \
@@ -388,7 +388,8 @@ void bounds_of(const World<T>& world, const T* rotations, int64_t batch, const G
     void project_bounds_##SUFFIX(const T* means, const T* covariances, const T* weights, const T* rotations,           \
                                  int64_t n, int64_t batch, int box, double spacing, double squared_cutoff,             \
                                  int32_t* bounds) {                                                                    \
-        bounds_of(World<T>(means, covariances, weights, n), rotations, batch, {box, spacing, squared_cutoff}, bounds); \
+        bounds_of(World<T>(means, covariances, weights, n, 1), rotations, batch, {box, spacing, squared_cutoff},       \
+                  bounds);                                                                                             \
     }
 
 extern "C" {
