@@ -42,7 +42,7 @@ rule accumulate:
         options=config.get("options", ""),
     retries: 2
     resources:
-        mem_mb=asked("mem_mb", 4000),
+        mem_mb=asked("mem_mb", 5500),
         runtime=asked("runtime", 60),
     shell:
         "TQDM_DISABLE=1 python -m gsworkbench accumulate {input} {params.options} --half-set {wildcards.half}"
@@ -58,7 +58,7 @@ rule combine:
         f"{out}/logs/half{{half}}.log",
     retries: 2
     resources:
-        mem_mb=asked("mem_mb", 4000),
+        mem_mb=asked("mem_mb", 5500),
         runtime=asked("runtime", 60),
     shell:
         "python -m gsworkbench combine {input} --out {output} > {log} 2>&1"
