@@ -6,6 +6,7 @@ import os
 import pickle
 import pickletools
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -308,6 +309,18 @@ class TestPickles:
         (tmp_path / "x.pkl").write_bytes(data)
         with pytest.raises(InputError):
             load_arrays(tmp_path / "x.pkl")
+
+    def test_overlapping_frames_hide_nothing(self, tmp_path):
+        """The C unpickler drops the rest of the outer frame, and would ask for a memo of 2**24 places."""
+        hidden = b"r" + struct.pack("<I", 2**24) + b"."
+        inner = b"\x95" + struct.pack("<Q", len(hidden)) + b"C" + bytes([len(hidden)])
+        (tmp_path / "x.pkl").write_bytes(b"\x80\x04N\x95" + struct.pack("<Q", len(inner)) + inner + hidden + b".")
+        tracemalloc.start()
+        with pytest.raises(InputError, match="holds a bytes where an array belongs"):
+            load_arrays(tmp_path / "x.pkl")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**20
 
     @pytest.mark.parametrize("shape", [(10**12,), (10**6, 10**6), (-1, -6), (5,), (2.5,), "ab"])
     def test_shape_that_the_bytes_do_not_fill(self, tmp_path, shape):

@@ -14,7 +14,7 @@ import pickle
 import pickletools
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,7 @@ def load_arrays(path: str | Path) -> Any:
     except OSError as error:
         raise InputError(f"the file cannot be read ({error.strerror})", file=path) from error
     try:
-        _check_program(data)
-        value = _NumbersOnly(io.BytesIO(data), encoding="latin1").load()
+        value = _NumbersOnly(io.BytesIO(_checked(data)), encoding="latin1").load()
         return type(value)(map(_unwrap, value)) if type(value) in (tuple, list) else _unwrap(value)
     except _Refused as error:
         problem = f"the pickle {error}, and only plain NumPy arrays are read; nothing in it was run"
@@ -42,15 +41,27 @@ def load_arrays(path: str | Path) -> Any:
         raise InputError(f"not a readable pickle ({type(error).__name__}: {error})", file=path) from error
 
 
+_FRAME_BYTES = 9  # the opcode and the eight bytes of its length
+
+
 class _Refused(Exception):
     """What the pickle does that we do not admit."""
 
 
-def _check_program(data: bytes) -> None:
-    """Read the opcodes without running them: lengths and memo places must lie within the file."""
-    for opcode, argument, _ in pickletools.genops(data):
+def _checked(data: bytes) -> bytes:
+    """Return the program without its frames, its opcodes read but not run: lengths and memo places must lie within it.
+
+    Frames only group reads. Where they overlap, the C unpickler drops what is left of the outer one and runs other
+    opcodes than those read here; without frames it runs these.
+    """
+    program, start = bytearray(), 0
+    for opcode, argument, place in pickletools.genops(data):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
             raise _Refused("asks for more memory than its size explains")
+        if opcode.name == "FRAME":
+            program += data[start : cast(int, place)]
+            start = cast(int, place) + _FRAME_BYTES
+    return bytes(program + data[start:])
 
 
 class _Dtype:
