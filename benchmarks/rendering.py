@@ -50,6 +50,8 @@ def main() -> None:
     if options.full:
         sizes = [(n, d) for d in (64, 128, 256, 512) for n in (2048, 8192, 32768, 131072, 1048576)]
     points = projection_table(sizes, peak * options.threads, options.repeats, options.budget)
+    if options.full:
+        size_table(points)
     if options.roofline:
         draw_roofline(points, peak * options.threads, bandwidth, options.roofline)
     step_table([(2048, 64), (8192, 128)], options.repeats)
@@ -112,7 +114,10 @@ def memory_bandwidth() -> float:
 class Point(NamedTuple):
     """A row of the first table: operations done a second, and operations for each byte that must come from memory."""
 
-    name: str
+    n: int
+    box_size: int
+    initial: bool
+    images: float  # a second
     intensity: float
     rate: float
 
@@ -149,11 +154,21 @@ def projection_table(sizes: list[tuple[int, int]], peak: float, repeats: int, bu
             )
             # Gaussians (13 floats) come twice and their gradients go once; images are written once and read once.
             moved = 4 * (3 * 13 * n + 2 * BATCH * d * d)
-            points.append(
-                Point(f"{n:,} at {d}{' (initial)' if initial else ''}", everything / moved, everything / spent)
-            )
+            points.append(Point(n, d, initial, BATCH / spent, everything / moved, everything / spent))
     print()
     return points
+
+
+def size_table(points: list[Point]) -> None:
+    """The images/s of the first table again, small enough to be seen at once."""
+    boxes = sorted({p.box_size for p in points})
+    images = {(p.n, p.box_size, p.initial): f"{p.images:.0f}" for p in points}
+    print("images/s at converged / initial scales\n")
+    print("| N | " + " | ".join(f"D = {d}" for d in boxes) + " |\n" + "|---" * (len(boxes) + 1) + "|")
+    for n in sorted({p.n for p in points}):
+        cells = [" / ".join(images.get((n, d, initial), "-") for initial in (False, True)) for d in boxes]
+        print(f"| {n:,} | " + " | ".join(cells) + " |")
+    print()
 
 
 # Operations for each Gaussian in each image outside its strips, counted by hand: projection in float64 (76), what the
@@ -194,7 +209,8 @@ def draw_roofline(points: list[Point], peak: float, bandwidth: float, path: Path
     axes.loglog(intensity, np.minimum(peak, bandwidth * intensity) / 1e9, color="black", label="measured roof")
     axes.axhline(peak / 2e9, color="grey", linestyle=":", label="half: multiplications and additions apart")
     for point in points:
-        axes.plot(point.intensity, point.rate / 1e9, "o", markersize=4, label=point.name)
+        axes.plot(point.intensity, point.rate / 1e9, "o", markersize=4,
+                  label=f"{point.n:,} at {point.box_size}{' (initial)' if point.initial else ''}")  # fmt: skip
     axes.set(xlabel="operations for each byte from memory", ylabel="GFLOP/s", title="project(), forward and backward")
     axes.legend(fontsize=6)
     figure.savefig(path, dpi=120)
