@@ -22,6 +22,7 @@ from torch import Tensor
 from gsworkbench.descent import FusedDescent, TorchDescent, descent
 from gsworkbench.gaussians import Gaussians, covariances, random_gaussians
 from gsworkbench.geometry import random_rotations
+from gsworkbench.memory import keep_freed_memory
 from gsworkbench.native import capability, library
 from gsworkbench.parameters import Meaning, Rates, to_parameters
 from gsworkbench.provenance import machine
@@ -29,6 +30,7 @@ from gsworkbench.rendering import available_backends, cpu, footprints, project, 
 
 CUTOFF = 3.5
 BATCH = 8  # that of the preset `tuned`
+THREAD_TURNS = 9
 INITIAL_SCALE = 0.0075  # of the box edge, as the papers start
 
 
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=20.0, help="seconds a row of the first table may take")
     parser.add_argument("--roofline", type=Path, help="draw the rows of the first table into this file")
     options = parser.parse_args()
+    keep_freed_memory()  # as the commands do
     torch.set_num_threads(options.threads)
     peak, bandwidth = fma_peak(), memory_bandwidth()
     print(
@@ -303,30 +306,31 @@ def _voxel_times(n: int, box_size: int, repeats: int) -> tuple[float, float]:
 
 
 def thread_table(sizes: list[tuple[int, int]], repeats: int) -> None:
-    """One thread and two in turns, forward and backward through project(): wall time, smallest of each, and the median
-    of the ratios of neighbours, which tells what other work on the machine took."""
+    """One thread and two, forward and backward through project(): wall time, smallest of each, and median of ratios.
+
+    In turns of many calls: a core that was idle is slow for the first few. A ratio is that of the medians of two turns.
+    """
     threads = torch.get_num_threads()
     print(
-        "two threads, microseconds an image\n\n| N | D | batch | one | two | smallest by smallest | median of pairs |"
+        "two threads, microseconds an image\n\n| N | D | batch | one | two | smallest by smallest | median of turns |"
     )
     print("|---|---|---|---|---|---|---|")
     for n, d in sizes:
         for batch in (1, BATCH):
             inputs, gradient = scene(n, d, batch), torch.randn(batch, d, d)
             leaves = [t.requires_grad_() for t in inputs[:3]]
-            times: dict[int, list[float]] = {1: [], 2: []}
-            for _ in range(4 * repeats):
-                for count, spent in times.items():
+            times = np.empty((2, THREAD_TURNS, repeats))
+            for turn in range(THREAD_TURNS):
+                for count in (1, 2):
                     torch.set_num_threads(count)
-                    start = time.perf_counter()
-                    images = project(*leaves, inputs[3], box_size=d, pixel_size=1.0, cutoff=CUTOFF)
-                    torch.autograd.grad(images, leaves, gradient)
-                    spent.append((time.perf_counter() - start) / batch * 1e6)
-            one, two = (np.array(spent[1:]) for spent in times.values())
-            print(
-                f"| {n} | {d} | {batch} | {one.min():.0f} | {two.min():.0f} | {one.min() / two.min():.2f} "
-                f"| {np.median(one / two):.2f} |"
-            )
+                    for again in range(repeats):
+                        start = time.perf_counter()
+                        images = project(*leaves, inputs[3], box_size=d, pixel_size=1.0, cutoff=CUTOFF)
+                        torch.autograd.grad(images, leaves, gradient)
+                        times[count - 1, turn, again] = (time.perf_counter() - start) / batch * 1e6
+            one, two = times.min((1, 2))
+            ratios = np.divide(*np.median(times, axis=2))
+            print(f"| {n} | {d} | {batch} | {one:.0f} | {two:.0f} | {one / two:.2f} | {np.median(ratios):.2f} |")
     torch.set_num_threads(threads)
     print()
 
