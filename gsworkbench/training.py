@@ -30,7 +30,7 @@ from gsworkbench.gaussians import Gaussians, split
 from gsworkbench.imaging import DataTerm, data_term, squared_error, total_weight
 from gsworkbench.parameters import Meaning, Parameters, Rates, cosine, from_parameters, in_angstrom, to_parameters
 from gsworkbench.particles import ParticleStack
-from gsworkbench.rendering import require_finite
+from gsworkbench.rendering.finite import require_finite
 from gsworkbench.starts import start
 
 

@@ -197,6 +197,24 @@ def test_not_finite_is_named_among_huge_ones():
 
 
 @works
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_kernels_find_what_is_not_finite_wherever_it_lies(dtype, value):
+    names = "means", "covariances", "weights", "rotations"
+    sound = [t.to(dtype) for t in mixture(70, 0.6, 2.0, 4.0)]  # two packs, the second not full
+    largest = [sound[0], sound[1] * 0 + torch.finfo(dtype).max, *sound[2:]]
+    project(*largest, box_size=4, pixel_size=1.0, backend="cpu")  # halves of sums do not overflow
+    for i, (name, given) in enumerate(zip(names, sound, strict=True)):
+        for row in {0, 63, 64, len(given) - 1} & set(range(len(given))):
+            for place in range(given[0].numel()):
+                spoilt = [t.clone() for t in sound]
+                spoilt[i][row].view(-1)[place] = value
+                kind = "rotation" if name == "rotations" else "Gaussian"
+                with pytest.raises(ValueError, match=f"{kind} {row} is not finite: its {name}"):
+                    project(*spoilt, box_size=4, pixel_size=1.0, backend="cpu")
+
+
+@works
 def test_one_gaussian_and_none():
     for n in (0, 1):
         inputs = [t[:n] for t in mixture(1, 1.0, 2.0, 3.0)[:3]] + [mixture(1, 1.0, 2.0, 3.0)[3]]

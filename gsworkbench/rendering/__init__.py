@@ -17,13 +17,12 @@ make the host wait for the device, and what is not finite makes images NaN inste
 
 from __future__ import annotations
 
-import math
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
 from gsworkbench.rendering import cpu, gpu, reference, windowed
+from gsworkbench.rendering.finite import require_finite
 
 # Fastest first. A backend is a module with project(), voxelize(), unavailable_because() and supports(tensor).
 _BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "gpu": gpu, "windowed": windowed, "reference": reference}
@@ -66,8 +65,11 @@ def project(
     if rotations.shape[-2:] != (3, 3):
         raise ValueError(f"rotations must be (..., 3, 3), not {tuple(rotations.shape)}")
     flat = rotations.reshape(-1, 3, 3)
-    _check(means, covariances, weights, flat)
-    images = _backend(backend, means).project(
+    _check_agreement(means=means, covariances=covariances, weights=weights, rotations=flat)
+    renderer = _backend(backend, means)
+    if means.device.type == "cpu" and renderer is not cpu:  # whose kernels look while they lay Gaussians out
+        require_finite(means=means, covariances=covariances, weights=weights, rotations=flat)
+    images = renderer.project(
         means, covariances, weights, flat, box_size=box_size, pixel_size=pixel_size, cutoff=cutoff
     )
     return images.reshape(*rotations.shape[:-2], box_size, box_size)
@@ -89,7 +91,9 @@ def voxelize(
     -------
     (box_size, box_size, box_size) = (z, y, x), in weight / A^3: sum(volume) voxel_size^3 = sum(weights).
     """
-    _check(means, covariances, weights)
+    _check_agreement(means=means, covariances=covariances, weights=weights)
+    if means.device.type == "cpu":
+        require_finite(means=means, covariances=covariances, weights=weights)
     return _backend(backend, means).voxelize(
         means, covariances, weights, box_size=box_size, voxel_size=voxel_size, cutoff=cutoff
     )
@@ -108,31 +112,16 @@ def _backend(name: str | None, tensor: Tensor) -> ModuleType:
     return backend
 
 
-def require_finite(**tensors: Tensor) -> None:
-    """Raise ValueError naming the first row of a tensor that holds NaN or infinity; row means Gaussian or rotation."""
-    for name, tensor in tensors.items():
-        if not math.isfinite(tensor.detach().sum()):  # or a sum of large numbers overflowed: look at each
-            finite = torch.isfinite(tensor.detach()).reshape(len(tensor), -1).all(1)
-            if not finite.all():
-                kind = "rotation" if name == "rotations" else "Gaussian"
-                raise ValueError(f"{kind} {int((~finite).nonzero()[0])} is not finite: its {name} hold NaN or infinity")
-
-
-def _check(means: Tensor, covariances: Tensor, weights: Tensor, rotations: Tensor | None = None) -> None:
-    """Shapes, one dtype and device, and on the CPU finite numbers; `rotations` are (b, 3, 3)."""
+def _check_agreement(means: Tensor, covariances: Tensor, weights: Tensor, **more: Tensor) -> None:
+    """Shapes, and one dtype and device."""
     n = len(means)
     if means.shape != (n, 3) or covariances.shape != (n, 3, 3) or weights.shape != (n,):
         raise ValueError(
             "means, covariances and weights must be (n, 3), (n, 3, 3) and (n,), not "
             f"{tuple(means.shape)}, {tuple(covariances.shape)} and {tuple(weights.shape)}"
         )
-    given = {"means": means, "covariances": covariances, "weights": weights}
-    if rotations is not None:
-        given["rotations"] = rotations
-    for name, tensor in given.items():
+    for name, tensor in {"covariances": covariances, "weights": weights, **more}.items():
         if tensor.dtype != means.dtype or tensor.device != means.device:
             raise ValueError(
                 f"{name} are {tensor.dtype} on {tensor.device}, means {means.dtype} on {means.device}: they must agree"
             )
-    if means.device.type == "cpu":
-        require_finite(**given)

@@ -17,7 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gsworkbench.native import BuildError, library
+from gsworkbench.rendering.finite import require_finite
 from gsworkbench.rendering.kernels import SOURCES
+
+_NOT_FINITE = 2  # what kernels return
 
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
 _POINTER, _INT64, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
@@ -60,7 +63,7 @@ def project(
     pixel_size: float,
     cutoff: float | None,
 ) -> Tensor:
-    """(b, box_size, box_size); `rotations` are (b, 3, 3)."""
+    """(b, box_size, box_size); `rotations` are (b, 3, 3). Raises ValueError where an input is not finite."""
     return _Project.apply(means, covariances, weights, rotations, _grid(box_size, pixel_size, cutoff))
 
 
@@ -164,5 +167,8 @@ def _call(name: str, inputs: Any, *arguments: Any) -> None:
             values.extend(argument)
         else:
             values.append(argument)
-    if _function(name, inputs[0].dtype)(*values):
+    outcome = _function(name, inputs[0].dtype)(*values)
+    if outcome == _NOT_FINITE:
+        require_finite(**dict(zip(("means", "covariances", "weights", "rotations"), inputs, strict=True)))
+    if outcome:
         raise MemoryError(f"not enough memory for {name}")

@@ -4,6 +4,7 @@
 // Work on a pack goes step by step, each step over all its Gaussians: what one of them waits for, the next ones fill.
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "footprint.h"
@@ -23,17 +24,32 @@ template <class T> T* scratch(int use, int64_t size) {
     return kept[use].data();
 }
 
+// Whether none of some whole vectors is NaN or infinite.
+template <class T> INLINE bool all_finite(const T* values, int64_t count) {
+    Int<T> good = Vec<T>{} == Vec<T>{};
+    for (int64_t i = 0; i < count; i += Simd<T>::lanes)
+        good &= magnitude(load(values + i)) <= std::numeric_limits<T>::max();  // NaN is not
+    bool all = true;
+    for (int i = 0; i < Simd<T>::lanes; i++) all = all && good[i];
+    return all;
+}
+
 template <class T> struct World {
     int64_t n, packs;
     T* data;
+    bool finite;  // all of them
 
     World(const T* means, const T* covariances, const T* weights, int64_t n, int threads)
         : n(n), packs((n + PACK - 1) / PACK), data(scratch<T>(GAUSSIANS, packs * PACK_SIZE)) {
         if (n) std::fill_n(data + (packs - 1) * PACK_SIZE, PACK_SIZE, T(0));
-#pragma omp parallel for num_threads(threads) schedule(static)
-        for (int64_t i = 0; i < packs; i++)
+        bool good = true;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : good)
+        for (int64_t i = 0; i < packs; i++) {
             fill_pack(data + i * PACK_SIZE, means + 3 * PACK * i, covariances + 9 * PACK * i, weights + PACK * i,
                       std::min<int64_t>(PACK, n - i * PACK));
+            good = all_finite(data + i * PACK_SIZE, PACK_SIZE) && good;
+        }
+        finite = good;
     }
     const T* pack(int64_t i) const { return data + i * PACK_SIZE; }
     // Gaussians of a pack, filled up to whole vectors.
@@ -44,7 +60,8 @@ private:
         for (int64_t i = 0; i < count; i++, m += 3, s += 9, pack++) {
             pack[X * PACK] = m[0], pack[Y * PACK] = m[1], pack[Z * PACK] = m[2];
             pack[XX * PACK] = s[0], pack[YY * PACK] = s[4], pack[ZZ * PACK] = s[8];
-            pack[XY * PACK] = (s[1] + s[3]) / 2, pack[XZ * PACK] = (s[2] + s[6]) / 2, pack[YZ * PACK] = (s[5] + s[7]) / 2;
+            pack[XY * PACK] = s[1] / 2 + s[3] / 2, pack[XZ * PACK] = s[2] / 2 + s[6] / 2;  // no sum that overflows
+            pack[YZ * PACK] = s[5] / 2 + s[7] / 2;
             pack[W * PACK] = weights[i];
         }
     }

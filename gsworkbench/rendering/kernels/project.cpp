@@ -361,12 +361,14 @@ void bounds_of(const World<T>& world, const T* rotations, int64_t batch, const G
 }  // namespace
 
 // Arrays are C-contiguous, shapes and units those of rendering/__init__.py; `squared_cutoff` is DBL_MAX for none.
-// Returns 0, or 1 where memory ran out.
+// Returns 0, or 1 where memory ran out, or 2 where an input is not finite.
 #define ENTRY_POINTS(T, SUFFIX)                                                                                        \
     int project_forward_##SUFFIX(const T* means, const T* covariances, const T* weights, const T* rotations,           \
                                  int64_t n, int64_t batch, int box, double spacing, double squared_cutoff,             \
                                  int threads, T* images) try {                                                         \
         const World<T> world(means, covariances, weights, n, threads);                                                 \
+        const auto finite = [](T x) { return std::isfinite(x); };                                                      \
+        if (!world.finite || !std::all_of(rotations, rotations + 9 * batch, finite)) return 2;                         \
         forward(world, rotations, batch, {box, spacing, squared_cutoff}, threads, images);                             \
         return 0;                                                                                                      \
     } catch (const std::bad_alloc&) {                                                                                  \
