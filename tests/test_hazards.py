@@ -122,6 +122,8 @@ COVERED = {
     "pkl: evil": "readers_cryodrgn::TestPickles::an_evil_pickle_runs_nothing",
     "pkl: evil behind good arrays": "readers_cryodrgn::TestPickles::call_hidden_behind_good_arrays",
     "pkl: forged shape": "readers_cryodrgn::TestPickles::shape_that_the_bytes_do_not_fill",
+    "pkl: one array many times over": "readers_cryodrgn::TestPickles::one_array_a_thousand_times",
+    "pkl: short programs that grow": "readers_cryodrgn::TestPickles::short_programs_take_little_time_and_memory",
     "pkl: frames that overlap": "readers_cryodrgn::TestPickles::overlapping_frames_hide_nothing",
     "pkl: damaged": "readers_cryodrgn::TestPickles::damaged_and_forged_pickles",
     # MRC

@@ -6,6 +6,8 @@ import os
 import pickle
 import pickletools
 import struct
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -220,6 +222,22 @@ def test_indices_refused(tmp_path, value, message):
         read_indices(write_pickle(tmp_path / "ind.pkl", value), 6)
 
 
+_DOUBLED = b")" + b"2\x86" * 60  # a tuple that holds another twice, and that another twice, sixty deep
+_FROMBUFFER = b"cnumpy.core.numeric\n_frombuffer\n"
+_NUMBERS = b"cnumpy\ndtype\nU\x02f8\x85R"
+SHORT_PROGRAMS = {
+    "deep key": b"\x80\x02})" + b"\x85" * 300_000 + b"Ns.",
+    "doubled key": b"\x80\x02}" + _DOUBLED + b"Ns.",
+    "doubled member": b"\x80\x04\x8f(" + _DOUBLED + b"\x90.",
+    "doubled type": b"\x80\x02cnumpy\ndtype\n" + _DOUBLED + b"\x85R.",
+    "doubled codec": b"\x80\x02c_codecs\nencode\n(U\x01a" + _DOUBLED + b"tR.",
+    "compared shapes": b"\x80\x02" + _FROMBUFFER + b"(U\x08abcdefgh" + _NUMBERS + _DOUBLED * 2 + b"\x86U\x01CtR.",
+    "long shape": b"\x80\x02" + _FROMBUFFER + b"(U\x08abcdefgh" + _NUMBERS
+    + b"(\x8b" + struct.pack("<i", 3000) + b"\x7f" * 3000 + b"2" * 3000 + b"tU\x01CtR.",
+    "attributes of a stand-in": b"c_codecs\nencode\n(N}U\x03boo]stb0K\x01.",
+}  # fmt: skip
+
+
 class TestPickles:
     @pytest.mark.parametrize("protocol", range(6))
     @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
@@ -272,12 +290,14 @@ class TestPickles:
     @pytest.mark.parametrize(
         ("value", "message"),
         [
-            (np.array([{}, None], object), "holds values of type 'O8'"),
-            (np.zeros(3, [("x", "f4")]), "holds values of type 'V4'"),
+            (np.array([1.5, None], object), "holds values of type 'O8'"),
+            (np.array([{}, None], object), "holds a dictionary"),
+            (np.zeros(3, [("x", "f4")]), "or an array of records"),
             (np.array(["a", "bc"]), "holds values of type 'U2'"),
             (np.array(["2020-01-01"], "M8[D]"), "holds values of type 'M8'"),
             (np.zeros(2, complex), "holds values of type 'c16'"),
-            ({"rot": ROTATIONS}, "holds a dict where an array belongs"),
+            ({"rot": ROTATIONS}, "holds a dictionary"),
+            ({1, 2}, "holds a dictionary, a set"),
             ("text", "holds a str"),
             (None, "holds a NoneType"),
             ([1, "2"], "holds a str"),
@@ -321,6 +341,27 @@ class TestPickles:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 2**20
+
+    @pytest.mark.parametrize("program", SHORT_PROGRAMS.values(), ids=SHORT_PROGRAMS)
+    def test_short_programs_take_little_time_and_memory(self, tmp_path, program):
+        """In a process of its own: one of them overflowed the stack."""
+        (tmp_path / "x.pkl").write_bytes(program)
+        code = "import resource, sys; resource.setrlimit(resource.RLIMIT_CPU, (20, 20))\n"
+        code += "from gsworkbench.readers.pickles import InputError, load_arrays\n"
+        code += "import tracemalloc; tracemalloc.start()\n"
+        code += "try: load_arrays(sys.argv[1]); sys.exit('it was read')\n"
+        code += "except InputError as error: print(len(str(error)), tracemalloc.get_traced_memory()[1])"
+        command = [sys.executable, "-c", code, tmp_path / "x.pkl"]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        length, peak = map(int, ran.stdout.split())
+        assert length < 1000 and peak < 2**20 + 200 * len(program)
+
+    def test_one_array_a_thousand_times(self, tmp_path):
+        array = np.zeros(1000)
+        with pytest.raises(InputError, match="more memory than its size explains"):
+            load_arrays(write_pickle(tmp_path / "x.pkl", [array] * 1000))
+        assert len(load_arrays(write_pickle(tmp_path / "x.pkl", [array, array.copy()]))) == 2
 
     @pytest.mark.parametrize("shape", [(10**12,), (10**6, 10**6), (-1, -6), (5,), (2.5,), "ab"])
     def test_shape_that_the_bytes_do_not_fill(self, tmp_path, shape):

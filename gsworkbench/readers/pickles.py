@@ -1,9 +1,10 @@
 """Pickles of numbers, read without running anything in them.
 
-A pickle is a program. This reader admits plain numeric NumPy arrays and scalars, numbers, strings, and tuples, lists
-or dictionaries of them, and hands the program no callable of NumPy's: small stand-ins take the place of the few
-names that array pickles mention (numpy.core and numpy._core alike), so that neither a foreign function nor a forged
-array can be made. Object and structured arrays are refused.
+A pickle is a program. This reader admits plain numeric NumPy arrays and scalars, numbers, strings, and tuples or lists
+of them, and hands the program no callable but its own: small stand-ins take the place of the few names that array
+pickles mention (numpy.core and numpy._core alike), so that neither a foreign function nor a forged array can be made.
+Object and structured arrays are refused, and so are dictionaries and sets: arrays need none, and what one asks of its
+keys, or sets on an object, takes time and memory that a short program can multiply.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pickle
 import pickletools
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,10 @@ def load_arrays(path: str | Path) -> Any:
         raise InputError(f"the file cannot be read ({error.strerror})", file=path) from error
     try:
         value = _NumbersOnly(io.BytesIO(_checked(data)), encoding="latin1").load()
-        return type(value)(map(_unwrap, value)) if type(value) in (tuple, list) else _unwrap(value)
+        values = list(map(_unwrap, value)) if type(value) in (tuple, list) else [_unwrap(value)]
+        if sum(array.nbytes for array in values if isinstance(array, np.ndarray)) > len(data):  # one, many times over
+            raise _Refused("asks for more memory than its size explains")
+        return type(value)(values) if type(value) in (tuple, list) else values[0]
     except _Refused as error:
         problem = f"the pickle {error}, and only plain NumPy arrays are read; nothing in it was run"
         raise InputError(problem, file=path) from error
@@ -41,7 +45,9 @@ def load_arrays(path: str | Path) -> Any:
         raise InputError(f"not a readable pickle ({type(error).__name__}: {error})", file=path) from error
 
 
+_DIMENSIONS = 64  # of an array, NumPy's own limit
 _FRAME_BYTES = 9  # the opcode and the eight bytes of its length
+_COLLECTIONS = {"EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET"}
 
 
 class _Refused(Exception):
@@ -54,14 +60,22 @@ def _checked(data: bytes) -> bytes:
     Frames only group reads. Where they overlap, the C unpickler drops what is left of the outer one and runs other
     opcodes than those read here; without frames it runs these.
     """
-    program, start = bytearray(), 0
+    pieces, start = [], 0
     for opcode, argument, place in pickletools.genops(data):
+        assert place is not None  # bytes have places
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
             raise _Refused("asks for more memory than its size explains")
+        if opcode.name in _COLLECTIONS:
+            raise _Refused("holds a dictionary, a set, or an array of records")
         if opcode.name == "FRAME":
-            program += data[start : cast(int, place)]
-            start = cast(int, place) + _FRAME_BYTES
-    return bytes(program + data[start:])
+            pieces.append(data[start:place])
+            start = place + _FRAME_BYTES
+    return b"".join([*pieces, data[start:]])
+
+
+def _said(value: Any) -> str:
+    """For a message: a string in quotes, or a type's name, as tuples of tuples of one tuple would be long to spell."""
+    return repr(value) if isinstance(value, str) else type(value).__name__
 
 
 class _Dtype:
@@ -69,7 +83,7 @@ class _Dtype:
 
     def __init__(self, code: str, *_: Any) -> None:
         if not (isinstance(code, str) and re.fullmatch(r"[<>=|]?(b1|[iu][1248]|f[248])", code)):
-            raise _Refused(f"holds values of type {code!r}")
+            raise _Refused(f"holds values of type {_said(code)}")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -93,7 +107,10 @@ def _array(data: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
     data = data.encode("latin1") if isinstance(data, str) else data
     if not isinstance(data, bytes | bytearray):  # bytes(n) of a number would be n zeros
         raise _Refused(f"holds a {type(data).__name__} where the bytes of an array belong")
-    if min(shape, default=0) < 0 or math.prod(shape) * kind.dtype.itemsize != len(data):
+    counts = type(shape) is tuple and len(shape) <= _DIMENSIONS and all(type(n) is int for n in shape)
+    if not (counts and all(0 <= n < 2**63 for n in shape)):
+        raise _Refused("holds an array whose shape is not one")
+    if math.prod(shape) * kind.dtype.itemsize != len(data):
         raise _Refused(f"holds {len(data)} bytes for an array of shape {shape}")
     return np.ndarray(shape, kind.dtype, data, order=order)
 
@@ -115,7 +132,7 @@ def _scalar(kind: Any, data: Any) -> _Array:
 def _encode(text: str, encoding: str) -> bytes:
     """Stands in for _codecs.encode, with which protocol 2 writes bytes."""
     if encoding != "latin1":
-        raise _Refused(f"asks for the codec {encoding!r}")
+        raise _Refused(f"asks for the codec {_said(encoding)}")
     return text.encode("latin1")
 
 
