@@ -33,6 +33,8 @@ BATCH = 8  # that of the preset `tuned`
 THREAD_TURNS = 9
 INITIAL_SCALE = 0.0075  # of the box edge, as the papers start
 
+Calls = list[Callable[[], Any]]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -80,17 +82,17 @@ def seconds(call: Callable[[], Any], repeats: int) -> float:
     return seconds_in_turns([call], repeats)[0]
 
 
-def seconds_in_turns(calls: list[Callable[[], Any]], repeats: int) -> list[float]:
-    """The same of several, each five times and then the next, and all again: what else the machine does meets them all,
-    and the first of five finds caches as the others left them."""
+def seconds_in_turns(calls: Calls, repeats: int) -> list[float]:
+    """The same of several, each up to five times and then the next, and all again: what else the machine does meets
+    them all, and the first of five finds caches as the others left them."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     times = [float("inf")] * len(calls)
-    for turn in range(max(1, repeats // 5)):
+    for first in range(0, repeats + 1, 5):
         for i, call in enumerate(calls):
-            for again in range(5):
+            for again in range(first, min(first + 5, repeats + 1)):
                 start = clock()
                 call()
-                if turn + again:
+                if again:
                     times[i] = min(times[i], clock() - start)
     return times
 
@@ -219,7 +221,7 @@ def draw_roofline(points: list[Point], peak: float, bandwidth: float, path: Path
     figure.savefig(path, dpi=120)
 
 
-def projection_calls(inputs: list[Tensor], box_size: int, backend: str | None) -> list[Callable[[], Any]]:
+def projection_calls(inputs: list[Tensor], box_size: int, backend: str | None) -> Calls:
     """project() with graph, and its backward, by three tensors (rotations are given)."""
     leaves = [t.clone().requires_grad_() for t in inputs[:3]]
     gradient = torch.randn(len(inputs[3]), box_size, box_size)
@@ -245,8 +247,9 @@ def step_table(sizes: list[tuple[int, int]], repeats: int) -> None:
     print("|---|---|---|---|---|---|")
     for n, d in sizes:
         for batch in (1, BATCH):
-            whole = seconds(_step(n, d, batch), repeats)
-            splat = sum(forward_backward(scene(n, d, batch), d, None, repeats))
+            splatting = projection_calls(scene(n, d, batch), d, None)
+            whole, *parts = seconds_in_turns([_step(n, d, batch), *splatting], repeats)
+            splat = sum(parts)
             print(f"| {n} | {d} | {batch} | {whole * 1e3:.2f} | {batch / whole:.0f} | {splat / whole:.0%} |")
     print()
 
@@ -357,18 +360,15 @@ def backend_table(repeats: int) -> None:
                 "gsplat, projection alone": gsplat_calls,
             }
             calls |= {name: make(n, d, batch) for name, make in others.items()}
-        pairs = [pair for pair in calls.values() if pair]
-        flat = seconds_in_turns([call for pair in pairs for call in pair], repeats if n == 8192 else 5)
-        times = iter(np.reshape(flat, (-1, 2)).sum(1) / batch)
-        least = min(np.reshape(flat, (-1, 2)).sum(1) / batch)
-        for name, pair in calls.items():
-            spent = next(times) if pair else None
-            said = f"{spent * 1e6:.0f} | {spent / least:.1f} |" if spent else "not measured: not installed | |"
+        installed = {name: pair for name, pair in calls.items() if pair}
+        flat = seconds_in_turns([call for pair in installed.values() for call in pair], repeats if n == 8192 else 5)
+        times = dict(zip(installed, np.reshape(flat, (-1, 2)).sum(1) / batch, strict=True))
+        for name in calls:
+            said = "not measured: not installed | |"
+            if name in times:
+                said = f"{times[name] * 1e6:.0f} | {times[name] / min(times.values()):.1f} |"
             print(f"| {n} | {d} | {batch} | {name} | {said}")
     print()
-
-
-Calls = list[Callable[[], Any]]
 
 
 def kernel_calls(n: int, box_size: int, batch: int) -> Calls:
@@ -413,11 +413,11 @@ def numba_calls(n: int, box_size: int, batch: int) -> Calls:
     except ImportError:
         return []
     inputs = [t.numpy() for t in scene(n, box_size, batch)]
-    images = np.random.default_rng(0).standard_normal((batch, box_size, box_size)).astype(np.float32)
-    outputs = [np.empty_like(t) for t in inputs[:3]]
+    gradient = np.random.default_rng(0).standard_normal((batch, box_size, box_size)).astype(np.float32)
+    images, outputs = np.empty_like(gradient), [np.empty_like(t) for t in inputs[:3]]
     return [
-        lambda: numba_splat.forward(*inputs, box_size, CUTOFF, np.empty_like(images)),
-        lambda: numba_splat.backward(*inputs, box_size, CUTOFF, images, *outputs),
+        lambda: numba_splat.forward(*inputs, box_size, CUTOFF, images),
+        lambda: numba_splat.backward(*inputs, box_size, CUTOFF, gradient, *outputs),
     ]
 
 

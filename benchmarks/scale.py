@@ -15,7 +15,6 @@ import dataclasses
 import math
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from gsworkbench.memory import keep_freed_memory
+from gsworkbench.memory import keep_freed_memory, peak_memory
 from gsworkbench.provenance import machine
 
 IMAGES = 500
@@ -215,7 +214,7 @@ def _with_peak(work: Callable[..., float], *arguments: Any) -> Measured:
     keep_freed_memory()
     torch.set_num_threads(1)
     cpu = work(*arguments)
-    return cpu, 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return cpu, float(peak_memory())
 
 
 def _pass(folder: Path, n: int, box_size: int) -> float:

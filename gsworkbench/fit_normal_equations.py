@@ -333,8 +333,8 @@ def _descend(
         begin = _start_at_random(config, box_size, seed)
     problem = problem.to(device)
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
-    parameters = to_parameters(begin.to(device), signed=signed)
     meaning = Meaning(config.floor_pixels / box_size, signed=signed)
+    parameters = to_parameters(begin.to(device), meaning)
     optimizer = descent(parameters, rates, meaning)
     unit = _best_scale(problem, _sampled(optimizer.mixture(), config, box_size, backend).detach())
     steps = config.n_boosted_steps + config.n_steps

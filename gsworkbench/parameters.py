@@ -43,19 +43,18 @@ class Meaning:
     signed: bool = False
 
 
-def to_parameters(model: Gaussians, *, isotropic: bool = False, peak: bool = False, signed: bool = False) -> Parameters:
-    """Parameters of a mixture in box edges, ready to be optimised. `from_parameters` inverts it up to the floor.
+def to_parameters(model: Gaussians, meaning: Meaning = Meaning(), *, isotropic: bool = False) -> Parameters:
+    """Parameters of a mixture in box edges, ready to be optimised. `from_parameters` inverts it if the floors agree.
 
-    isotropic : scales are (n, 1), the mean of each Gaussian's three. peak : weights stand for heights, not integrals.
-    signed : weights may be negative.
+    isotropic : scales are (n, 1), the mean of each Gaussian's three. The model's own floor tells its heights.
     """
     scales = model.scales.mean(1, keepdim=True) if isotropic else model.scales
-    weights = model.weights / volumes(scales.expand(-1, 3), model.floor_angstrom) if peak else model.weights
+    weights = model.weights / volumes(scales.expand(-1, 3), model.floor_angstrom) if meaning.peak else model.weights
     raw = {
         "means": model.means,
         "scales": _inverse_softplus(scales),
         "quaternions": model.quaternions,
-        "weights": weights * len(model) if signed else _inverse_softplus(weights),
+        "weights": weights * len(model) if meaning.signed else _inverse_softplus(weights),
     }
     return {name: p.detach().clone().requires_grad_() for name, p in raw.items()}
 

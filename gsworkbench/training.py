@@ -76,7 +76,7 @@ def fit(
         image_scale = _image_scale(stack)
         state = {
             "epoch": 0,
-            "parameters": _parameters(start(config, stack, seed).to(device), config),
+            "parameters": _parameters(start(config, stack, seed).to(device), config, stack.box_size),
             "optimizer": None,
             "losses": [],
             "image_scale": image_scale,
@@ -93,7 +93,7 @@ def fit(
         )
         if epoch + 1 in config.double_after_epochs:
             doubled = split(_gaussians(optimizer.parameters, config, stack.box_size), seed=seed + epoch)
-            optimizer = _optimizer(_parameters(doubled, config), config, stack.box_size)
+            optimizer = _optimizer(_parameters(doubled, config, stack.box_size), config, stack.box_size)
         if checkpoint and distributed.is_first():
             done = {"epoch": epoch + 1, "losses": losses, "image_scale": state["image_scale"]}
             _save(checkpoint, optimizer, done, _fingerprint(stack, config, seed, optimizer.parameters))
@@ -179,8 +179,8 @@ def _shared_loss_and_gradients(
     return loss, (means, covariances, weights)
 
 
-def _parameters(model: Gaussians, config: StochasticConfig) -> Parameters:
-    return to_parameters(model, isotropic=config.shape == "isotropic", peak=config.amplitude == "peak")
+def _parameters(model: Gaussians, config: StochasticConfig, box_size: int) -> Parameters:
+    return to_parameters(model, _meaning(config, box_size), isotropic=config.shape == "isotropic")
 
 
 def _gaussians(parameters: Parameters, config: StochasticConfig, box_size: int) -> Gaussians:

@@ -68,7 +68,7 @@ def test_tensors_of_a_training_step_are_on_the_device_of_the_fit(clean_set, monk
     term = data_term(stack, boost=1.0)
     term = training.DataTerm(stack, term.spectrum.to("meta"), term.filtered, term.energy)
     model = random_gaussians(50, spread=0.1, scale=0.01, total_weight=0.5, seed=0).to("meta")
-    optimizer = training._optimizer(training._parameters(model, config), config, stack.box_size)
+    optimizer = training._optimizer(training._parameters(model, config, stack.box_size), config, stack.box_size)
     rotations = torch.from_numpy(stack.require_poses()).float()
     mixture = optimizer.mixture()
     loss, gradients = training.loss_and_gradients(mixture, term, rotations, indices, 1.0, config, "gpu")

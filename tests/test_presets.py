@@ -49,7 +49,7 @@ def test_the_gradient_is_that_of_the_error(clean_set, preset):
     stack, scale, rows = clean_set.stack, 50.0, np.arange(3)
     term = data_term(stack, boost=config.boost, band=config.band)
     views = torch.from_numpy(stack.rotations)
-    parameters = _parameters(wide_mixture(), config)
+    parameters = _parameters(wide_mixture(), config, 32)
     mixture = mixture_of(_gaussians(parameters, config, 32))
     _, gradients = loss_and_gradients(mixture, term, views, rows, scale, config)
     torch.autograd.backward(mixture, gradients)
@@ -137,7 +137,7 @@ def test_nearest_distances_of_one_and_of_two_alike():
 @pytest.mark.parametrize("isotropic", [False, True])
 def test_parameters_come_back(peak, isotropic):
     model = random_gaussians(9, spread=0.1, scale=0.03, total_weight=0.5, seed=0)
-    parameters = to_parameters(model, isotropic=isotropic, peak=peak)
+    parameters = to_parameters(model, Meaning(peak=peak), isotropic=isotropic)
     assert parameters["scales"].shape == (9, 1 if isotropic else 3)
     back = from_parameters(parameters, Meaning(peak=peak))
     torch.testing.assert_close(back.weights, model.weights)
@@ -148,7 +148,7 @@ def test_a_peak_is_the_height_of_the_map_whatever_the_width():
     heights = []
     for scale in (0.04, 0.06):
         one = Gaussians(torch.zeros(1, 3), torch.full((1, 3), scale), torch.eye(4)[:1], torch.ones(1))
-        parameters = to_parameters(one, peak=True)
+        parameters = to_parameters(one, Meaning(peak=True))
         with torch.no_grad():
             parameters["weights"].fill_(2.0)
             model = from_parameters(parameters, Meaning(peak=True))

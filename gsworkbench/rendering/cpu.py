@@ -20,7 +20,7 @@ from gsworkbench.native import BuildError, library
 from gsworkbench.rendering.finite import require_finite
 from gsworkbench.rendering.kernels import SOURCES
 
-_NOT_FINITE = 2  # what kernels return
+_NOT_FINITE = 2  # what project_forward returns then
 
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
 _POINTER, _INT64, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
@@ -168,7 +168,7 @@ def _call(name: str, inputs: Any, *arguments: Any) -> None:
         else:
             values.append(argument)
     outcome = _function(name, inputs[0].dtype)(*values)
-    if outcome == _NOT_FINITE:
+    if outcome == _NOT_FINITE:  # which one, it does not say
         require_finite(**dict(zip(("means", "covariances", "weights", "rotations"), inputs, strict=True)))
-    if outcome:
+    elif outcome:
         raise MemoryError(f"not enough memory for {name}")

@@ -82,7 +82,7 @@ def write_claim(claim: Claim, output: str | Path) -> None:
     output, name = Path(output), claim.experiment.name
     figure = claim.figure()
     output.mkdir(parents=True, exist_ok=True)
-    # A kernel outlives the program that was killed for a moment: what it was writing, it may still be.
+    # A kernel may go on writing for a moment after its program was killed: wait for it.
     with held(output / f".{name}.lock", output / name, wait=True):
         for suffix in (*plots.FORMATS, "csv", "md", "json"):
             remove_strays_of(output / f"{name}.{suffix}")

@@ -367,8 +367,8 @@ void bounds_of(const World<T>& world, const T* rotations, int64_t batch, const G
                                  int64_t n, int64_t batch, int box, double spacing, double squared_cutoff,             \
                                  int threads, T* images) try {                                                         \
         const World<T> world(means, covariances, weights, n, threads);                                                 \
-        const auto finite = [](T x) { return std::isfinite(x); };                                                      \
-        if (!world.finite || !std::all_of(rotations, rotations + 9 * batch, finite)) return 2;                         \
+        const auto is_finite = [](T x) { return std::isfinite(x); };                                                   \
+        if (!world.finite || !std::all_of(rotations, rotations + 9 * batch, is_finite)) return 2;                      \
         forward(world, rotations, batch, {box, spacing, squared_cutoff}, threads, images);                             \
         return 0;                                                                                                      \
     } catch (const std::bad_alloc&) {                                                                                  \
