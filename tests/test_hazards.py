@@ -12,6 +12,7 @@ import gzip
 import io
 import os
 import re
+import struct
 import tracemalloc
 from pathlib import Path
 
@@ -513,7 +514,22 @@ SOUND = {
     "means": np.zeros((2, 3), "f4"), "scales": np.ones((2, 3), "f4"), "quaternions": np.ones((2, 4), "f4"),
     "weights": np.ones(2, "f4"), "floor_angstrom": 0.0, "box_size": 8, "pixel_size": 1.0, "format_version": 1,
 }  # fmt: skip
+
+
+def listed_again(archive, times):
+    """The directory at its end names each member so many times: the same bytes, to be read as often."""
+    n, length, start = struct.unpack("<HII", archive[-12:-2])
+    directory = archive[start : start + length] * times
+    return (
+        archive[:start]
+        + directory
+        + archive[-22:-14]
+        + struct.pack("<HHIIH", n * times, n * times, length * times, start, 0)
+    )
+
+
 BAD_ARCHIVES = {
+    "members listed again": listed_again(npz(**SOUND | {"more": np.zeros(10_000)}), 50),
     "text": b"PK, but no archive",
     "cut": npz(**SOUND)[:-30],
     "objects": npz(**SOUND | {"means": np.array([{}], object)}),
