@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
@@ -35,6 +38,11 @@ class InputError(ValueError):
         if remedy:
             sentence += f"; {remedy}"
         super().__init__(_printable(sentence) + ".")
+
+
+def first_few(values: Collection[Any], most: int = 5) -> str:
+    """Values for a message: all if they are few, else the first and dots, as a file may hold thousands; "none"."""
+    return ", ".join([*map(str, islice(values, most)), *["..."] * (len(values) > most)]) or "none"
 
 
 def _printable(text: str) -> str:

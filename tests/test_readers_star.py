@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import starfile
 from particle_files import (
     BOX,
     OPTICS,
@@ -178,6 +179,18 @@ REFUSALS = {
         "line 19: a second column _rlnDefocusU",
     ),
     "two blocks of one name": (star_text(star_columns()) + OPTICS, "a second table data_optics"),
+    "thousands of tables": (
+        "".join(f"data_t{k}\n\nloop_\n_rlnA #1\n1\n\n" for k in range(3000)),
+        "line 6001: more than 1000 tables",
+    ),
+    "thousands of columns": (
+        "data_particles\n\nloop_\n" + "".join(f"_rlnA{k}\n" for k in range(30_000)),
+        "line 1004: more than 1000 columns in data_particles",
+    ),
+    "many tables, none of particles": (
+        "".join(f"data_t{k}\n\nloop_\n_rlnA #1\n1\n\n" for k in range(9)),
+        r"among data_t0, data_t1, data_t2, data_t3, data_t4, \.\.\.",
+    ),
     "hash in a path": (star_text(star_columns(name="a#b.mrcs")), r"line 28: the value 000001@a#b.mrcs holds a '#'"),
     "quote in a path": (star_text(star_columns(name="a'b.mrcs")), "holds a '#' or a quote"),
     "value that begins a block": (
@@ -303,6 +316,15 @@ def test_group_name_stays_text_and_quotes_hold_spaces(folder):
 def test_byte_order_mark_and_windows_line_ends(folder):
     text = "\ufeff" + star_text(star_columns()).replace("\n", "\r\n")
     assert_same_particles(read(folder, text), read(folder, star_text(star_columns())))
+
+
+def test_a_file_is_read_anew_when_it_was_mended(folder):
+    """starfile reads lines through a cache, where they stay if it fails, or is interrupted."""
+    good, path = star_text(star_columns()), folder / "particles.star"
+    path.write_text(good[: good.index("000001@")] + "# nothing\n")
+    with pytest.raises(ValueError, match="No columns"):
+        starfile.read(path)
+    assert_same_particles(read(folder, good), read(folder, "# as good\n" + good))
 
 
 def test_stack_stands_in_for_the_path_column(folder):

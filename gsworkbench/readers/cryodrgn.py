@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.errors import InputError
+from gsworkbench.errors import InputError, first_few
 from gsworkbench.files import atomic_path
 from gsworkbench.geometry import is_rotation
 from gsworkbench.particles import CtfParameters, Float64, ParticleStack
@@ -64,7 +64,7 @@ def read_poses(path: str | Path) -> PoseRows:
     shapes = [np.shape(part) for part in parts]
     n = shapes[0][0] if shapes and shapes[0] else 0
     if shapes not in ([(n, 3, 3)], [(n, 3, 3), (n, 2)]):
-        listed = ", ".join(map(str, shapes)) or "none"
+        listed = first_few(shapes)
         raise InputError(f"poses are arrays (N, 3, 3) and (N, 2), here the shapes are {listed}", file=path)
     rotations = numbers(parts[0], "rotation", Path(path))
     shifts = numbers(parts[1], "shift", Path(path)) if len(parts) == 2 else np.zeros((n, 2))

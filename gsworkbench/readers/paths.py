@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gsworkbench.errors import InputError
+from gsworkbench.errors import InputError, first_few
 
 
 def resolve_stacks(names: Sequence[str], metadata: Path, datadir: str | Path | None = None) -> tuple[Path, ...]:
@@ -20,9 +20,8 @@ def resolve_stacks(names: Sequence[str], metadata: Path, datadir: str | Path | N
     found = {name: _find(name, metadata, datadir) for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:
-        first = ", ".join(missing[:5] + ["..."] * (len(missing) > 5))
         raise InputError(
-            f"{len(missing)} of {len(names)} image files are missing: {first}",
+            f"{len(missing)} of {len(names)} image files are missing: {first_few(missing)}",
             file=metadata,
             remedy="give --stack FILE or --datadir FOLDER",
         )

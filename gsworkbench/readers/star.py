@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench import __version__
-from gsworkbench.errors import InputError
+from gsworkbench.errors import InputError, first_few
 from gsworkbench.files import write_text
 from gsworkbench.geometry import euler_to_matrices, matrices_to_euler
 from gsworkbench.particles import CtfParameters, Float64, ParticleStack, Picks
@@ -105,7 +105,7 @@ def _fields(path: Path) -> Fields:
     tables = star_tables.read_tables(path)
     name = next((name for name in PARTICLE_BLOCKS if name in tables), None)
     if name is None or "rlnImageName" not in tables[name]:
-        found = ", ".join(f"data_{name}" for name in tables)
+        found = first_few([f"data_{name}" for name in tables])
         raise InputError(f"no table of particles with a column rlnImageName among {found}", file=path)
     particles, optics = tables[name], tables.get("optics")
     if not len(particles):
@@ -125,7 +125,7 @@ def _group_rows(particles: Any, optics: Any, path: Path) -> NDArray[np.int64]:
     absent = ~np.isin(wanted, groups)
     if absent.any():
         row = int(np.flatnonzero(absent)[0])
-        has = ", ".join(map(str, groups)) or "none"
+        has = first_few(groups, 20)
         raise InputError(f"optics group {wanted[row]} is not in data_optics, which has {has}", file=path, row=row + 1)
     order = np.argsort(groups)
     return order[np.searchsorted(groups[order], wanted)]
@@ -183,7 +183,7 @@ def _refuse_mixed_optics(fields: Fields, values: Float64, quantity: str) -> None
         return
     rows, first = np.unique(fields.group_row, return_index=True)
     groups = fields.optics["rlnOpticsGroup"].iloc[rows]
-    table = ", ".join(f"group {group}: {values[k]:g}" for group, k in zip(groups, first, strict=True))
+    table = first_few([f"group {group}: {values[k]:g}" for group, k in zip(groups, first, strict=True)], 20)
     raise InputError(
         f"the particles differ in {quantity} ({table})",
         file=fields.file,

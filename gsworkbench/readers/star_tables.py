@@ -7,6 +7,7 @@ text is checked first, line by line, and starfile then splits the values without
 
 from __future__ import annotations
 
+import linecache
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from gsworkbench.errors import InputError
 
+MOST = 1000  # tables, and columns of one; starfile takes milliseconds for each, and more for each of many
 TOKEN = re.compile(r""""[^"]*"|'[^']*'|\S+""")  # a quoted value, or one without white space
 
 
@@ -86,10 +88,13 @@ def read_tables(path: str | Path) -> dict[str, Any]:
 
     blocks = scan(read_lines(path), path)
     labels = sorted({label for block in blocks.values() for label in block.labels})
+    linecache.clearcache()  # through which starfile reads: the file may be there as it was when a read went wrong
     try:
         found = starfile.read(Path(path).absolute(), always_dict=True, parse_as_string=labels)
     except ValueError as error:
         raise InputError(f"not a readable STAR file ({error})", file=path) from error
+    finally:
+        linecache.clearcache()
     tables = {name: pd.DataFrame([table]) if isinstance(table, dict) else table for name, table in found.items()}
     for name, block in blocks.items():
         n = len(block.row_lines) if block.is_loop else int(bool(block.labels))
@@ -117,6 +122,8 @@ def _new_block(values: list[str], number: int, blocks: dict[str, Block], path: s
     if len(values) > 1:
         raise _wrong(number, f"the value {values[0]} begins with data_ and would be read as a new table", path)
     name = values[0].removeprefix("data_")
+    if len(blocks) == MOST:
+        raise _wrong(number, f"more than {MOST} tables, where particles have two", path)
     if name in blocks:
         raise _wrong(number, f"a second table data_{name}, the first is on line {blocks[name].line + 1}", path)
     blocks[name] = Block(name, number)
@@ -125,6 +132,8 @@ def _new_block(values: list[str], number: int, blocks: dict[str, Block], path: s
 
 def _add_label(block: Block, values: list[str], number: int, path: str | Path) -> None:
     label = values[0].removeprefix("_")
+    if len(block.labels) == MOST:
+        raise _wrong(number, f"more than {MOST} columns in data_{block.name}", path)
     if label in block.labels:
         raise _wrong(number, f"a second column _{label} in data_{block.name}", path)
     if not block.is_loop and len(values) != 2:
