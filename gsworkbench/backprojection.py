@@ -44,10 +44,15 @@ def least_squares(sums: NormalEquations) -> NDArray[np.float32]:
 
 
 def _divided(sums: NormalEquations, kernel: Tensor, damping: Tensor) -> NDArray[np.float32]:
-    """The map of b / (K + damping of its shell + a thousandth of the shell's mean of K)."""
+    """The map of b / (K + damping of its shell + a thousandth of the shell's mean of K).
+
+    Cutting K at lags of D/2 takes it below 0 where particles hold next to nothing, as at k = 0 with little amplitude
+    contrast. A shell of which nothing is left holds no information, and b there is noise: its components are 0.
+    """
     shell = map_shells(sums.box_size)
-    transform = _transform(sums) / (kernel + damping[shell] + 1e-3 * _mean(kernel)[shell] + 1e-300)
-    transform[shell >= sums.box_size // 2] = 0
+    mean = _mean(kernel)[shell]
+    transform = _transform(sums) / (kernel + damping[shell] + 1e-3 * mean)
+    transform[(shell >= sums.box_size // 2) | (mean == 0)] = 0
     return centred_irfftn(transform).float().numpy()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+LONGEST = 2000  # characters of a sentence; a file may hold a name of a million
 
 
 class InputError(ValueError):
@@ -46,8 +47,10 @@ def first_few(values: Collection[Any], most: int = 5) -> str:
 
 
 def _printable(text: str) -> str:
-    """One line, whatever a file holds: line ends become spaces, what would steer a terminal is spelt out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in re.sub(r"\s*\n\s*", " ", text))
+    """One line of readable length, whatever a file holds: what would steer a terminal is spelt out."""
+    line = " ".join(filter(None, (part.strip() for part in text.split("\n"))))
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
 
 
 class NotRun(InputError):

@@ -16,7 +16,15 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from gsworkbench.errors import InputError
+
 _waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("_waiting", default=None)
+
+
+def require_plain_file(path: str | Path) -> None:
+    """Raise InputError for a pipe, a device or a socket: reading one can wait or go on for ever. Absent files pass."""
+    if (path := Path(path)).exists() and not path.is_file() and not path.is_dir():
+        raise InputError("not a plain file", file=path, remedy="copy what it gives to a file first")
 
 
 @contextlib.contextmanager

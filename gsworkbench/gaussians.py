@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,22 +63,36 @@ class Gaussians:
 
     @staticmethod
     def load(path: str | Path) -> Gaussians:
-        """Read what `save` wrote."""
+        """Read what `save` wrote; what is not that, or not finite, raises InputError."""
         try:
             file = load_archive(path)
-            if int(file["format_version"]) != FORMAT_VERSION:
+            if float(file["format_version"]) != FORMAT_VERSION:
                 raise InputError(f"Gaussians of format {file['format_version']}, not {FORMAT_VERSION}", file=path)
             tensors = {name: torch.from_numpy(file[name]) for name in _COLUMNS}
             n = len(tensors["weights"])
             if any(tensors[name].shape != (n, *rest) for name, rest in _COLUMNS.items()):
                 raise ValueError("arrays of different lengths")
-            return Gaussians(**tensors, floor_angstrom=float(file["floor_angstrom"]))
+            if {tensor.dtype for tensor in tensors.values()} not in ({torch.float32}, {torch.float64}):
+                raise ValueError("arrays not all float32, nor all float64")
+            floor = float(file["floor_angstrom"])
         except InputError:
             raise
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise InputError(
                 "not a Gaussians file", file=path, remedy="give a gaussians.npz of this program"
             ) from error
+        if not math.isfinite(floor):
+            raise InputError(f"the floor of the Gaussians is {floor}", file=path, remedy="fit them again")
+        for name, tensor in tensors.items():
+            bad = (~tensor.isfinite()).nonzero()  # in order of rows
+            if len(bad):
+                raise InputError(
+                    f"the {name} of this Gaussian are not finite",
+                    file=path,
+                    row=int(bad[0, 0]) + 1,
+                    remedy="fit them again",
+                )
+        return Gaussians(**tensors, floor_angstrom=floor)
 
 
 def covariances(scales: Tensor, quaternions: Tensor, floor: float = 0.0) -> Tensor:

@@ -22,6 +22,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -399,7 +400,7 @@ def _identities(stack: ParticleStack) -> NDArray[np.uint64]:
     for i in np.unique(stack.file_index):
         with open(stack.files[i], "rb") as file:
             start = file.read(2**16)
-        name = f"{stack.files[i].name} {stack.files[i].stat().st_size}".encode()
+        name = os.fsencode(f"{stack.files[i].name} {stack.files[i].stat().st_size}")  # not all names are UTF-8
         files[i] = int.from_bytes(hashlib.blake2b(name + start, digest_size=8).digest(), "little")
     identities = _mixed(files[stack.file_index] ^ _mixed(stack.image_index.astype(np.uint64)))
     for column in np.ascontiguousarray(stack.require_poses()).view(np.uint64).reshape(-1, 9).T:

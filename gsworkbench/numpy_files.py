@@ -14,9 +14,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsworkbench.files import require_plain_file
+
 
 def load_array(path: str | Path) -> NDArray[Any]:
     """Return the array of a .npy file, or raise OSError or ValueError: damaged, forged, or of Python objects."""
+    require_plain_file(path)
     with open(path, "rb") as file:
         _check_member(file, Path(path).stat().st_size)
     return np.asarray(np.load(path, allow_pickle=False))
@@ -24,6 +27,7 @@ def load_array(path: str | Path) -> NDArray[Any]:
 
 def load_archive(path: str | Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of a .npz file by name, or raise OSError or ValueError as `load_array` does."""
+    require_plain_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(info.file_size for info in archive.infolist()) > Path(path).stat().st_size:
@@ -46,9 +50,11 @@ def check_header_length(file: IO[bytes], size: int) -> tuple[int, int]:
     version = np.lib.format.read_magic(file)
     start = file.tell()
     length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-    file.seek(start)
     if length > size:
         raise ValueError(f"a header of {length} bytes in a file of {size}")
+    if length > 10_000 and file.read(length).count(b",") > length // 6:  # Python's objects are larger than their text
+        raise ValueError("a header of more values than names")
+    file.seek(start)
     return version
 
 

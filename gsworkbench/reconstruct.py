@@ -40,16 +40,18 @@ from gsworkbench.normal_equations import CHECKPOINT_SECONDS
 from gsworkbench.particles import ParticleStack
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import read_map, write_map, write_with_half_sets
+from gsworkbench.readers.star import relative_names
 from gsworkbench.substitution import RandomPhases
 from gsworkbench.viewers import write_chimerax_script, write_splats
 
 Volume = NDArray[np.float32]
 
 MAP = "run_class001.mrc"
+RUN_DATA = "run_data.star"
 CHECKPOINTS = "checkpoints"
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
 OUTPUTS = (
-    *(MAP, *HALF_MAPS, *FILES, "run_data.star", "run.json"),
+    *(MAP, *HALF_MAPS, *FILES, RUN_DATA, "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
     *("gaussians.ply", "open.cxc"),
 )
@@ -88,7 +90,7 @@ def reconstruct(
     """
     output_dir = Path(output_dir)
     truth = None if truth is None else Path(truth)
-    _check(config, stack)
+    _check(config, stack, output_dir)
     true_map = _matching_map(truth, stack) if truth else None
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
     with own_folder(output_dir, CHECKPOINTS):
@@ -135,7 +137,7 @@ def make_maps(
     assesses maps apart from their making, so that a new judge fits nothing again.
     """
     output_dir = Path(output_dir)
-    _check(config, stack)
+    _check(config, stack, output_dir)
     with own_folder(output_dir, CHECKPOINTS):
         made = _make(stack, output_dir, config, None if truth is None else Path(truth), resume, checkpoint_seconds)
         with _replacing(output_dir):
@@ -220,20 +222,20 @@ def _write(made: _Made, output_dir: Path) -> None:
     write_chimerax_script(output_dir / "open.cxc", volumes)
     for file, solution in zip(SUBSTITUTED, made.substituted.values(), strict=False):
         write_map(output_dir / file, solution.volume, stack.pixel_size, f"{config.method}, {made.phases}")
-    write_with_half_sets(stack.source, output_dir / "run_data.star", stack)
+    write_with_half_sets(stack.source, output_dir / RUN_DATA, stack)
 
 
 def assist(stack: ParticleStack, output_dir: str | Path, config: ReconstructionConfig, *, resume: bool = False) -> None:
     """What the other processes of torchrun do while the first one calls `reconstruct`: the same passes and fits."""
-    _check(config, stack)
+    _check(config, stack, Path(output_dir))
     stack = stack.with_half_sets(config.seed) if config.half_maps else stack
     for task in _tasks(stack, Path(output_dir), config, RunRecord.start(to_mapping(config), []), resume):
         for _ in METHODS[config.method](task):
             pass
 
 
-def _check(config: ReconstructionConfig, stack: ParticleStack) -> None:
-    """Refuse what cannot be done before anything is read."""
+def _check(config: ReconstructionConfig, stack: ParticleStack, output_dir: Path) -> None:
+    """Refuse what cannot be done before anything is read, and what could not be written after the fit."""
     if distributed.size() > 1 and config.method not in SHARED:
         remedy = f"start it without torchrun, or use {', '.join(SHARED)}"
         raise InputError(f"the method {config.method} runs in one process", remedy=remedy)
@@ -241,6 +243,7 @@ def _check(config: ReconstructionConfig, stack: ParticleStack) -> None:
         raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
     fit_device(config)
     stack.require_poses()
+    relative_names(output_dir / RUN_DATA, stack)
     if config.noise_spectrum != "white" and config.method not in WEIGHTED:
         remedy = f"leave out the noise spectrum, or use {', '.join(WEIGHTED)}"
         raise InputError(f"the method {config.method} knows white noise only", remedy=remedy)

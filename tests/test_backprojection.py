@@ -1,11 +1,14 @@
 """Backprojection agrees with the truth in hand, centre and scale, and is linear in the data."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from particle_files import make_stack, write_images
 
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import fourier_shell_correlation
-from gsworkbench.backprojection import backproject, solve
+from gsworkbench.backprojection import backproject, least_squares, solve
 from gsworkbench.normal_equations import accumulate
 
 
@@ -44,3 +47,16 @@ def test_cropping_in_fourier_space_keeps_scale_and_centre(clean_set):
     found = agreement(small, truth)
     assert found.slope == pytest.approx(1, abs=0.03)
     assert np.abs(found.shift_voxels).max() < 0.05
+
+
+@pytest.mark.parametrize("filtered", [solve, least_squares])
+def test_a_shell_without_information_is_zero(tmp_path, filtered):
+    """60 images of noise and no amplitude contrast: next to nothing at k = 0, and less than nothing once K is cut."""
+    stack = make_stack(tmp_path, 60)
+    write_images(stack.files[0], 60, box=32)
+    ctf = dataclasses.replace(stack.ctf, amplitude_contrast=np.zeros(60), phase_shift=np.zeros(60))
+    sums = accumulate(dataclasses.replace(stack, box_size=32, ctf=ctf))
+    assert sums.kernel(circular=True)[0, 0, 0] < 0
+    volume = filtered(sums)
+    assert np.isfinite(volume).all() and volume.any()
+    assert abs(volume.mean()) < 1e-6 * volume.std()

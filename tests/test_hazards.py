@@ -32,7 +32,8 @@ from gsworkbench.files import sha256
 from gsworkbench.gaussians import Gaussians, random_gaussians
 from gsworkbench.noise import chosen_noise
 from gsworkbench.normal_equations import NormalEquations
-from gsworkbench.readers import read_images, read_map, read_particles, write_map, write_with_half_sets
+from gsworkbench.readers import columns, read_images, read_map, read_particles, write_map, write_with_half_sets
+from gsworkbench.readers.cryodrgn import read_stack_list
 from gsworkbench.readers.mrc import map_origin
 
 TESTS = Path(__file__).parent
@@ -67,6 +68,10 @@ COVERED = {
     "star: rlnRandomSubset as given": "particles::half_sets_of_the_file_stay",
     "star: rlnRandomSubset mixed or one half empty": "particles::half_sets_half_assigned_are_refused",
     "star: rlnRandomSubset 3": "readers_star::refusals[half set 3]",
+    "star: white space of other kinds": "readers_star::refusals[white space of other kinds]",
+    "star: a comment that names a codec": "readers_star::a_comment_that_names_a_codec_changes_nothing",
+    "star: one image file by several names": "readers_star::one_file_by_several_names_is_one_file",
+    "star: beam tilt nan": "readers_star::beam_tilt_that_is_no_number_is_warned_of_or_nothing",
     "star: mended after it could not be read": "readers_star::a_file_is_read_anew_when_it_was_mended",
     "star: thousands of tables": "readers_star::refusals[thousands of tables]",
     "star: thousands of columns": "readers_star::refusals[thousands of columns]",
@@ -578,3 +583,47 @@ def test_files_named_like_formulas_or_markup(tmp_path, capsys):
 def test_a_file_that_may_not_be_read(folder, capsys):
     (folder / "particles.star").chmod(0)
     assert "particles.star: the file cannot be read" in refused(folder, capsys, folder / "particles.star")
+
+
+READERS = {
+    ".star": read_particles, ".cs": read_particles, ".txt": read_stack_list, ".mrcs": read_stack_list,
+    ".mrc": read_map,
+    ".pkl": pickles.read_poses, ".npy": lambda path: chosen_noise(str(path), None), ".npz": Gaussians.load,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize(("suffix", "read"), READERS.items(), ids=READERS)
+def test_pipes_and_devices_are_refused(tmp_path, suffix, read, kind):
+    """A pipe that no one writes to would be waited for; a device may give bytes without end."""
+    path = tmp_path / f"x{suffix}"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"not a plain file|files are missing|not a noise spectrum"):
+        read(path)
+
+
+CS_FIELDS = [("uid", "<u8"), ("blob/path", "U4"), ("ctf/df2_A", "<c8"), ("ctf/tilt_A", [("x", "<f4")])]
+
+
+def test_fields_of_odd_types(tmp_path):
+    array = np.zeros(3, CS_FIELDS)
+    data = cs.npy(array)
+    (tmp_path / "x.cs").write_bytes(
+        data[: -len(array.tobytes()) + 8] + b"\xff" * 16 + data[-len(array.tobytes()) + 24 :]
+    )
+    with pytest.raises(InputError, match="blob/path holds bytes that are no text"):
+        read_particles(tmp_path / "x.cs")
+    with pytest.raises(InputError, match="values of type complex64, not numbers"):
+        columns.numbers(array["ctf/df2_A"], "ctf/df2_A", tmp_path / "x.cs")
+    with pytest.raises(InputError, match=r"values of type .*, not numbers"):
+        columns.numbers(array["ctf/tilt_A"], "ctf/tilt_A", tmp_path / "x.cs")
+
+
+def test_a_header_of_numbers_alone(tmp_path):
+    header = b"{'descr': (" + b"1," * 50_000 + b"),}\n"
+    (tmp_path / "x.cs").write_bytes(b"\x93NUMPY\x02\0" + struct.pack("<I", len(header)) + header)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="truncated or damaged"):
+        read_particles(tmp_path / "x.cs")
+    assert tracemalloc.get_traced_memory()[1] < 20 * len(header)
+    tracemalloc.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 from pathlib import Path
 
 import gemmi
@@ -93,6 +95,50 @@ def test_files_that_are_no_molecules_are_refused_by_name(tmp_path, text):
         path.write_text(text)
     with pytest.raises(InputError, match=r"wrong\.pdb"):
         read_molecule(path)
+
+
+@pytest.mark.parametrize("number", ["xx.xxx", "nan", "inf", "", "1.2.3", "1_0.00", "********"])
+@pytest.mark.parametrize("suffix", [".pdb", ".pdb.gz"])
+def test_atoms_of_a_pdb_file_without_a_place_are_refused(tmp_path, number, suffix):
+    """gemmi reads most of these as 0, or as what stands before the first letter."""
+    text = PDB.replace("  20.000  12.000   8.000", f"{number:>8}  12.000   8.000").encode()
+    path = tmp_path / f"lost{suffix}"
+    path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    with pytest.raises(InputError, match=r"lost\.pdb.*, row 6: atom 5 has coordinates that are not numbers; correct"):
+        read_molecule(path)
+
+
+def test_a_packed_file_that_ends_too_early_is_refused(tmp_path):
+    packed = gzip.compress(PDB.removesuffix("END\n").encode())
+    (tmp_path / "cut.pdb.gz").write_bytes(packed[:-8])  # gemmi does not miss the checksum
+    with pytest.raises(InputError, match=r"cut\.pdb\.gz: not a coordinate file"):
+        read_molecule(tmp_path / "cut.pdb.gz")
+
+
+def test_only_the_first_model_of_a_pdb_file_is_looked_at(tmp_path):
+    path = tmp_path / "models.pdb"
+    model = PDB.removesuffix("END\n") + "ENDMDL\n"
+    path.write_text(f"MODEL        1\n{model}MODEL        2\n{model.replace('  12.000', '  xx.xxx')}END\n")
+    assert len(read_molecule(path)) == 3
+
+
+@pytest.mark.parametrize("number", ["?", ".", "nan", "inf", "xx.xxx"])
+def test_atoms_of_an_mmcif_file_without_a_place_are_refused(tmp_path, number):
+    (tmp_path / "whole.pdb").write_text(PDB)
+    text = gemmi.read_structure(str(tmp_path / "whole.pdb")).make_mmcif_document().as_string()
+    (tmp_path / "whole.cif").write_text(text)
+    assert len(read_molecule(tmp_path / "whole.cif")) == 3
+    assert len(re.findall(r" 20(\.0*)? ", text)) == 1
+    (tmp_path / "lost.cif").write_text(re.sub(r" 20(\.0*)? ", f" {number} ", text))
+    with pytest.raises(InputError, match=r"lost\.cif: atom 5 \(P\) has coordinates that are not numbers; correct"):
+        read_molecule(tmp_path / "lost.cif")
+
+
+@pytest.mark.parametrize("old, new", [(b"GLY A", b"GLY \xe9"), (b" CA A", b" C\xe9 A")], ids=["chain", "atom"])
+def test_names_that_are_not_utf_8_are_refused(tmp_path, old, new):
+    (tmp_path / "names.pdb").write_bytes(PDB.encode().replace(old, new))
+    with pytest.raises(InputError, match=r"names\.pdb: not a coordinate file .*can't decode"):
+        read_molecule(tmp_path / "names.pdb")
 
 
 def test_an_unknown_name_lists_the_known_ones():

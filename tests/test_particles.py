@@ -1,13 +1,20 @@
 """ParticleStack: order, sign, chunks and half sets."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
-from particle_files import make_stack, write_images
+from particle_files import assert_same_particles, make_stack, star_columns, star_text, write_images
 
+from gsworkbench.config import ReconstructionConfig
 from gsworkbench.errors import InputError
-from gsworkbench.readers import read_particles
+from gsworkbench.methods import METHODS
+from gsworkbench.normal_equations import accumulate
+from gsworkbench.readers import read_particles, write_with_half_sets
+from gsworkbench.reconstruct import assist, make_maps, reconstruct
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9.mrcs")
 
 
 @pytest.fixture
@@ -92,3 +99,69 @@ def test_the_system_is_told_what_will_be_read_next(noisy_set, monkeypatch):
     read = [list(stack.image_index[rows]) for rows, _ in stack.chunks(250 * 4 * stack.box_size**2)]
     assert [len(rows) for rows in read] == [250, 250, 100]
     assert told == [(stack.files[0], rows) for rows in read[1:]]
+
+
+def renamed(stack, name):
+    """The stack with its one file under another name, or skip where the file system takes no such name."""
+    try:
+        file = stack.files[0].rename(stack.files[0].with_name(name))
+    except OSError as error:
+        pytest.skip(f"{error}")
+    return dataclasses.replace(stack, files=(file,))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("q#1.mrcs", "q#1.mrcs: STAR files cannot hold a path with '#' or quotes; rename it"),
+        ("q'1.mrcs", "cannot hold a path with '#' or quotes"),
+        (NOT_UTF8, "udce9.mrcs: STAR files cannot hold a path that is not UTF-8; rename it"),
+    ],
+    ids=["hash", "quote", "not UTF-8"],
+)
+@pytest.mark.parametrize("run", [reconstruct, make_maps, assist])
+def test_a_name_that_run_data_cannot_hold_is_refused_before_the_fit(tmp_path, monkeypatch, name, sentence, run):
+    config = ReconstructionConfig("backprojection", mask="none")
+    monkeypatch.setitem(METHODS, config.method, lambda task: pytest.fail("a fit was begun"))
+    with pytest.raises(InputError, match=sentence):
+        run(renamed(make_stack(tmp_path), name), tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_of_a_name_that_is_not_utf8_are_summed_up(tmp_path):
+    stack = make_stack(tmp_path)
+    sums = accumulate(stack).sums
+    np.testing.assert_array_equal(accumulate(renamed(stack, NOT_UTF8)).sums, sums)
+
+
+def written_again(source, stack):
+    """What run_data.star of a run on `source` reads as."""
+    write_with_half_sets(source, source.parent / "out" / "run_data.star", stack)
+    return read_particles(source.parent / "out" / "run_data.star")
+
+
+@pytest.fixture
+def source(tmp_path):
+    write_images(tmp_path / "particles.mrcs")
+    return tmp_path / "data.star"
+
+
+def test_run_data_of_names_too_long_for_the_system(source):
+    source.write_text(star_text(star_columns(name="n" * 300 + ".mrcs")))
+    stack = read_particles(source, stack=source.with_name("particles.mrcs"))
+    assert_same_particles(written_again(source, stack), stack)
+
+
+def test_run_data_of_a_source_shortened_since(source):
+    source.write_text(star_text(star_columns()))
+    stack = read_particles(source)
+    source.write_text(star_text(star_columns(3)))
+    assert_same_particles(written_again(source, stack), stack)
+
+
+def test_run_data_of_one_particle_without_a_loop(source):
+    optics, _, _ = star_text({}).partition("data_particles")
+    values = "".join(f"_{label} {value[0]}\n" for label, value in star_columns().items())
+    source.write_text(f"{optics}data_particles\n\n{values}")
+    stack = read_particles(source)
+    assert_same_particles(written_again(source, stack), stack)

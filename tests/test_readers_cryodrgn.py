@@ -357,6 +357,17 @@ class TestPickles:
         length, peak = map(int, ran.stdout.split())
         assert length < 1000 and peak < 2**20 + 200 * len(program)
 
+    def test_one_text_encoded_a_thousand_times(self, tmp_path):
+        text = b"c_codecs\nencode\n(U" + bytes([200]) + b"x" * 200 + b"X\x06\0\0\0latin1t"
+        program = b"\x80\x02" + b"c_codecs\nencode\nq\0" + text[16:] + b"q\x01" + b"h\0h\x01R" * 20_000 + b"."
+        (tmp_path / "x.pkl").write_bytes(program)
+        tracemalloc.start()
+        with pytest.raises(InputError):
+            load_arrays(tmp_path / "x.pkl")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 20 * len(program)
+
     def test_one_array_a_thousand_times(self, tmp_path):
         array = np.zeros(1000)
         with pytest.raises(InputError, match="more memory than its size explains"):

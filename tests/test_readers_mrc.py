@@ -86,6 +86,21 @@ def test_order_repeats_and_a_file_that_changes(stack):
     np.testing.assert_array_equal(everything(stack), other)
 
 
+@pytest.mark.parametrize("pack", [bytes, lambda data: gzip.compress(data).ljust(7000, b"\0")], ids=["plain", "gz"])
+def test_files_of_one_name_size_and_time_are_told_apart(stack, tmp_path, monkeypatch, pack):
+    """Under one relative name in two folders, and one after the other under one path."""
+    contents = []
+    for seed, name in enumerate("ab"):
+        contents.append(write_images(stack, 5, seed=seed))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "y").write_bytes(pack(stack.read_bytes()))
+        os.utime(tmp_path / name / "y", (1, 1))
+        monkeypatch.chdir(tmp_path / name)
+        np.testing.assert_array_equal(everything("y"), contents[-1])
+    os.replace(tmp_path / "a" / "y", "y")
+    np.testing.assert_array_equal(everything("y"), contents[0])
+
+
 @pytest.mark.parametrize("ispg", [0, 1])
 def test_stack_of_one_and_stack_that_calls_itself_a_volume(tmp_path, ispg):
     for n in (1, 3):
@@ -261,6 +276,19 @@ class TestMaps:
         patch(tmp_path / "x.mrc", 2048, [np.nan, np.inf], "<f4")
         with pytest.raises(InputError, match="2 voxels are NaN or infinite"):
             read_map(tmp_path / "x.mrc")
+
+    @pytest.mark.parametrize("name", ["x.mrc", "x.mrc.gz"])
+    def test_what_is_read_is_the_callers_own(self, tmp_path, name):
+        volume, path = volume_of(), tmp_path / name
+        write_map(tmp_path / "x.mrc", volume, 1.0)
+        if path.suffix == ".gz":
+            path.write_bytes(gzip.compress((tmp_path / "x.mrc").read_bytes()))
+        first, _ = read_map(path)
+        first *= 0
+        second, _ = read_map(path)
+        np.testing.assert_array_equal(second, volume)
+        patch(path, -100, [0] * 25)  # written in place
+        np.testing.assert_array_equal(second, volume)
 
 
 class TestNewStacks:

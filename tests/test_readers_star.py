@@ -24,6 +24,7 @@ from particle_files import (
 )
 
 from gsworkbench.errors import InputError
+from gsworkbench.inspection import particle_alarms
 from gsworkbench.readers import read_particles, write_star, write_with_half_sets
 
 GOLDEN = [
@@ -185,11 +186,27 @@ REFUSALS = {
     ),
     "thousands of columns": (
         "data_particles\n\nloop_\n" + "".join(f"_rlnA{k}\n" for k in range(30_000)),
-        "line 1004: more than 1000 columns in data_particles",
+        "line 1004: more than 1000 columns",
     ),
     "many tables, none of particles": (
         "".join(f"data_t{k}\n\nloop_\n_rlnA #1\n1\n\n" for k in range(9)),
         r"among data_t0, data_t1, data_t2, data_t3, data_t4, \.\.\.",
+    ),
+    "white space of other kinds": (
+        star_text(star_columns()).replace("15002 14002", "15002\u00a014002"),
+        "line 30: white space that is neither a space nor a tab",
+    ),
+    "quotes that touch": (
+        star_text(star_columns()).replace("15002 14002", '"15002"14002'),
+        "line 30: the value .15002",
+    ),
+    "columns of many tables": (
+        "".join(f"data_t{k}\n\nloop_\n" + "".join(f"_rln{k}_{i}\n" for i in range(600)) + "\n" for k in range(2)),
+        "line 1008: more than 1000 columns",
+    ),
+    "long quoted space": (
+        star_text(star_columns(name='"' + 200_000 * " " + '"')),
+        r"rlnImageName .* is not NUMBER@STACK|line \d+: ",
     ),
     "hash in a path": (star_text(star_columns(name="a#b.mrcs")), r"line 28: the value 000001@a#b.mrcs holds a '#'"),
     "quote in a path": (star_text(star_columns(name="a'b.mrcs")), "holds a '#' or a quote"),
@@ -325,6 +342,32 @@ def test_a_file_is_read_anew_when_it_was_mended(folder):
     with pytest.raises(ValueError, match="No columns"):
         starfile.read(path)
     assert_same_particles(read(folder, good), read(folder, "# as good\n" + good))
+
+
+@pytest.mark.parametrize("codec", ["utf-7", "unicode_escape", "latin-1", "rot13", "ascii"])
+def test_a_comment_that_names_a_codec_changes_nothing(folder, codec):
+    """Python's cache of lines, through which starfile reads, heeds such comments as if the file were a program."""
+    text = star_text(star_columns(name="p\u00e9.mrcs")).replace("15000", "1+ADk-000")
+    write_images(folder / "p\u00e9.mrcs")
+    with pytest.raises(InputError, match=r"rlnDefocusU is not a number: 1\+ADk-000"):
+        read(folder, f"# coding: {codec}\n{text}")
+    text = text.replace("1+ADk-000", "15000")
+    assert read(folder, f"# coding: {codec}\n{text}").files[0].name == "p\u00e9.mrcs"
+
+
+def test_one_file_by_several_names_is_one_file(folder):
+    """As it is, through the folder, and by a link: so a particle in both half sets is noticed."""
+    (folder / "link.mrcs").symlink_to("particles.mrcs")
+    names = [f"{k % 2 + 1}@{name}particles.mrcs" for k, name in enumerate(["", "./", "../" + folder.name + "/", ""])]
+    columns = {label: values[:5] for label, values in star_columns().items()}
+    particles = read(folder, star_text(columns | {"rlnImageName": [*names, "1@link.mrcs"]}))
+    assert particles.files == (folder / "particles.mrcs",) and set(particles.file_index) == {0}
+    particles = dataclasses.replace(particles, half_set=np.array([1, 2, 2, 1, 2], np.int8))
+    assert particle_alarms(particles, most_images=0)
+
+
+def test_beam_tilt_that_is_no_number_is_warned_of_or_nothing(folder):
+    assert len(read(folder, star_text(star_columns() | {"rlnBeamTiltX": ["nan"] * N}))) == N
 
 
 def test_stack_stands_in_for_the_path_column(folder):

@@ -114,9 +114,39 @@ def test_gaussians_survive_a_file(tmp_path):
     before.save(tmp_path / "gaussians.npz", box_size=32, pixel_size=2.0)
     after = Gaussians.load(tmp_path / "gaussians.npz")
     assert same(before, after) and after.floor_angstrom == 0.7
+    none = Gaussians(before.means[:0], before.scales[:0], before.quaternions[:0], before.weights[:0])
+    none.save(tmp_path / "none.npz", box_size=32, pixel_size=2.0)
+    assert len(Gaussians.load(tmp_path / "none.npz")) == 0
     (tmp_path / "bad.npz").write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a Gaussians file"):
         Gaussians.load(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    "changes, problem",
+    [
+        ({"format_version": np.inf}, "Gaussians of format inf, not 1"),
+        ({"format_version": 1.9}, "Gaussians of format 1.9, not 1"),
+        ({"weights": np.ones(2, np.int64)}, "not a Gaussians file"),
+        ({"weights": np.ones(2)}, "not a Gaussians file"),  # float64 beside float32
+        ({"floor_angstrom": np.nan}, "the floor of the Gaussians is nan"),
+        ({"means": np.float32([[0, 0, 0], [0, np.nan, 0]])}, "row 2: the means of this Gaussian are not finite"),
+        ({"scales": np.float32([[1, np.inf, 1], [1, 1, 1]])}, "row 1: the scales of this Gaussian are not finite"),
+        (
+            {"quaternions": np.full((2, 4), np.nan, np.float32)},
+            "row 1: the quaternions of this Gaussian are not finite",
+        ),
+        ({"weights": np.float32([1, -np.inf])}, "row 2: the weights of this Gaussian are not finite"),
+    ],
+)
+def test_gaussians_of_other_numbers_are_refused(tmp_path, changes, problem):
+    path = tmp_path / "gaussians.npz"
+    random_gaussians(2, spread=3.0, scale=1.0, total_weight=1.0, seed=0).save(path, box_size=32, pixel_size=2.0)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | changes)
+    with pytest.raises(InputError, match=rf"gaussians\.npz.*{problem}"):
+        Gaussians.load(path)
 
 
 def test_the_floor_is_added_once_and_in_quadrature():

@@ -7,6 +7,9 @@ one, centred anew.
 
 from __future__ import annotations
 
+import gzip
+import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from gsworkbench.errors import InputError
 
 QUANTUM = 0.01  # A, the grid of embedded coordinates
+_NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)")
 
 MOLECULES: dict[str, str] = {
     "ribosome": "80S ribosome of P. locustae (PDB 6ZU5), a stand-in for the Pf80S of EMPIAR-10028",
@@ -73,7 +77,7 @@ def read_atoms(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]
     """Read the first model of a .cif or .pdb file (.gz too), without hydrogens, waters and alternative conformations.
 
     Returns coordinates (n, 3) in A in the frame of the file, atomic numbers (n,) and chains (n,). A file that is
-    missing, cannot be parsed or has no atoms, and atoms of unknown element, raise InputError.
+    missing, cannot be parsed or has no atoms, and atoms of unknown element or place, raise InputError.
     """
     import gemmi
 
@@ -83,25 +87,55 @@ def read_atoms(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]
         )
     try:
         structure = gemmi.read_structure(str(path))
-    except (RuntimeError, ValueError, OSError) as error:
+        structure.setup_entities()
+        structure.remove_alternative_conformations()
+        structure.remove_hydrogens()
+        structure.remove_waters()
+        atoms = [
+            (chain.name, f"atom {atom.serial} ({atom.name})", atom)
+            for chain in (structure[0] if len(structure) else ())
+            for residue in chain
+            for atom in residue
+        ]  # names are decoded here, and may not be UTF-8
+        if structure.input_format == gemmi.CoorFormat.Pdb:
+            _check_coordinates(path)
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"not a coordinate file ({error})", file=path, remedy="give a .cif or .pdb file") from error
-    structure.setup_entities()
-    structure.remove_alternative_conformations()
-    structure.remove_hydrogens()
-    structure.remove_waters()
-    atoms = [
-        (chain.name, atom)
-        for chain in (structure[0] if len(structure) else ())
-        for residue in chain
-        for atom in residue
-    ]
     if not atoms:
         raise InputError("there are no atoms but hydrogens and waters", file=path, remedy="give a .cif or .pdb file")
-    elements = np.array([atom.element.atomic_number for _, atom in atoms], np.uint8)
+    elements = np.array([atom.element.atomic_number for _, _, atom in atoms], np.uint8)
     if not elements.all():
         unknown = atoms[int(np.flatnonzero(elements == 0)[0])][1]
-        raise InputError(f"atom {unknown.serial} ({unknown.name}) is of no known element", file=path)
-    return np.array([atom.pos.tolist() for _, atom in atoms]), elements, np.array([name for name, _ in atoms])
+        raise InputError(f"{unknown} is of no known element", file=path)
+    coordinates = np.array([atom.pos.tolist() for _, _, atom in atoms])
+    lost = np.flatnonzero(~np.isfinite(coordinates).all(axis=1))
+    if len(lost):
+        raise InputError(
+            f"{atoms[lost[0]][1]} has coordinates that are not numbers", file=path, remedy="correct or delete it"
+        )
+    return coordinates, elements, np.array([chain for chain, _, _ in atoms])
+
+
+def _check_coordinates(path: str | Path) -> None:
+    """Refuse a .pdb file with an atom in its first model whose x, y or z is no number: gemmi takes that for 0."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"  # not all that is named .gz is
+    with gzip.open(path) if packed else open(path, "rb") as file:
+        for row, line in enumerate(file, 1):
+            record = line[:6].upper().rstrip()
+            if record in (b"END", b"ENDMDL"):
+                return
+            if record[:4] not in (b"ATOM", b"HETA"):
+                continue
+            if not all(_NUMBER.fullmatch(line[start : start + 8].strip()) for start in (30, 38, 46)):
+                raise InputError(
+                    f"atom {line[6:11].decode('latin-1').strip()} has coordinates that are not numbers",
+                    file=path,
+                    row=row,
+                    remedy="correct or delete it",
+                )
 
 
 def centred(coordinates: NDArray[np.float64], elements: NDArray[np.uint8], chains: NDArray[np.str_]) -> Molecule:

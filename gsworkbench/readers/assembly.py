@@ -113,8 +113,14 @@ def _locate(
                 remedy="give --datadir FOLDER instead of --stack",
             )
         return (Path(stack).absolute(),), np.zeros(len(rows), np.int64)
-    used, file_index = np.unique(metadata.stack_index[rows], return_inverse=True)
-    return resolve_stacks([metadata.stacks[i] for i in used], source, datadir), file_index.astype(np.int64)
+    used, name_index = np.unique(metadata.stack_index[rows], return_inverse=True)
+    found = resolve_stacks([metadata.stacks[i] for i in used], source, datadir)
+    # One file may go by several names: ./a.mrcs and a.mrcs, or links. Its images are the same particles by each.
+    files: dict[Path, Path] = {}
+    for path in found:
+        files.setdefault(path.resolve(), path)
+    place = {resolved: k for k, resolved in enumerate(files)}
+    return tuple(files.values()), np.array([place[path.resolve()] for path in found], np.int64)[name_index]
 
 
 def _refuse_outside(

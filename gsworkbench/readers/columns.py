@@ -21,6 +21,9 @@ EXACT = 2**53  # up to here a float64 holds every whole number
 
 def numbers(values: Any, column: str, file: Path) -> Float64:
     """Return a column, strings or numbers, as float64 below LARGEST, or raise InputError naming column and row."""
+    kind = np.asarray(values).dtype
+    if kind.kind in "cmMV":  # complex, times, records
+        raise InputError(f"{column} holds values of type {kind}, not numbers", file=file)
     try:
         result = np.asarray(values, np.float64)
     except (TypeError, ValueError):

@@ -9,6 +9,7 @@ do not show.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError, first_few
-from gsworkbench.files import atomic_path
+from gsworkbench.files import atomic_path, require_plain_file
 from gsworkbench.geometry import is_rotation
 from gsworkbench.particles import CtfParameters, Float64, ParticleStack
 from gsworkbench.readers import mrc
@@ -60,7 +61,7 @@ class CtfRows:
 def read_poses(path: str | Path) -> PoseRows:
     """Read a poses.pkl; matrices that are no rotations, and shifts beyond the box, raise InputError."""
     value = load_arrays(path)
-    parts = value if isinstance(value, tuple) else (value,)
+    parts = value if isinstance(value, tuple | list) else (value,)
     shapes = [np.shape(part) for part in parts]
     n = shapes[0][0] if shapes and shapes[0] else 0
     if shapes not in ([(n, 3, 3)], [(n, 3, 3), (n, 2)]):
@@ -110,8 +111,10 @@ def read_stack_list(path: Path, datadir: str | Path | None = None) -> Metadata:
     names = [str(path.absolute())]
     if path.suffix == ".txt":
         names = [line.strip() for line in _text(path).splitlines() if line.strip()]
-        _refuse_row(np.array([name in names[:k] for k, name in enumerate(names)]), "the stack is listed twice", path)
-    sizes = [mrc.stack_shape(file)[0] for file in resolve_stacks(names, path, datadir)]
+        _refuse_row(_seen_before(names), "the stack is listed twice", path)
+    files = resolve_stacks(names, path, datadir)
+    _refuse_row(_seen_before([file.resolve() for file in files]), "the stack is listed twice, by another name", path)
+    sizes = [mrc.stack_shape(file)[0] for file in files]
     n = sum(sizes)
     return Metadata(
         stacks=tuple(names),
@@ -125,6 +128,11 @@ def read_stack_list(path: Path, datadir: str | Path | None = None) -> Metadata:
         half_set=np.zeros(n, np.int8),
         data_sign=np.ones(n, np.int8),
     )
+
+
+def _seen_before(values: Sequence[Hashable]) -> NDArray[np.bool_]:
+    first: dict[Hashable, int] = {}
+    return np.array([first.setdefault(value, k) != k for k, value in enumerate(values)], bool)
 
 
 def write_cryodrgn_pickles(poses_path: str | Path, ctf_path: str | Path, stack: ParticleStack) -> None:
@@ -148,6 +156,7 @@ def _write_pickle(path: str | Path, value: object) -> None:
 
 
 def _text(path: Path) -> str:
+    require_plain_file(path)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

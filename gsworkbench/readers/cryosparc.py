@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
+from gsworkbench.files import require_plain_file
 from gsworkbench.geometry import rotation_vectors_to_matrices
 from gsworkbench.numpy_files import check_header_length
 from gsworkbench.particles import CtfParameters, Float64, Picks
@@ -98,6 +99,7 @@ def read_array(path: str | Path) -> NDArray[Any]:
 
     A memory map cannot be longer than its file, so a forged shape costs no memory.
     """
+    require_plain_file(path)
     try:
         with open(path, "rb") as file:
             magic = file.read(6)
@@ -123,6 +125,11 @@ def read_array(path: str | Path) -> NDArray[Any]:
         raise InputError("not a .cs file, it holds no rows with a field uid", file=path)
     if array["uid"].ndim != 1 or array["uid"].dtype.kind not in "iu":
         raise InputError(f"not a .cs file, its uid are {array.dtype['uid']} and not whole numbers", file=path)
+    for name in array.dtype.names:
+        text = np.ascontiguousarray(array[name]) if array[name].dtype.kind == "U" else np.zeros(0, "U1")
+        codes = text.view(text.dtype.byteorder + "u4") if text.size else np.zeros(1)
+        if codes.max() > 0x10FFFF:  # at which NumPy fails with a SystemError
+            raise InputError(f"{name} holds bytes that are no text", file=path)
     if array.offset + array.nbytes != Path(path).stat().st_size:
         raise InputError(f"the header says {len(array)} rows but the file is longer", file=path)
     return array
@@ -222,7 +229,7 @@ def _half_sets(fields: Fields) -> NDArray[np.int8]:
 
 def _ctf(fields: Fields) -> CtfParameters:
     for name in IGNORED:
-        if name in fields and fields[name].any():
+        if name in fields and (fields[name].dtype.kind not in "biuf" or fields[name].any()):
             warnings.warn(f"{fields.file}: {name} is not modelled and will be ignored", stacklevel=4)
     defocus_u = fields.numbers(CTF_COLUMNS["defocus_u"])
     defaults: dict[str, Float64 | float] = {

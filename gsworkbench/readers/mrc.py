@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gsworkbench import __version__
 from gsworkbench.errors import InputError
-from gsworkbench.files import atomic_path
+from gsworkbench.files import atomic_path, require_plain_file
 
 ITEM_BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}  # of the modes we read
 PIECE_BYTES = 2**16
@@ -110,7 +110,7 @@ def stack_shape(path: str | Path) -> tuple[int, int, float | None]:
 
 
 def read_map(path: str | Path) -> tuple[NDArray[np.float32], float]:
-    """Read a map as ((D, D, D) float32 in z, y, x order, voxel size in A).
+    """Read a map as ((D, D, D) float32 in z, y, x order, voxel size in A), an array of the caller's own.
 
     The header's axis order (mapc, mapr, maps) is applied. Raises InputError for anything but a cube of even side, a
     voxel size that is absent or differs between axes, and voxels that are NaN or infinite.
@@ -125,8 +125,8 @@ def read_map(path: str | Path) -> tuple[NDArray[np.float32], float]:
         raise InputError("the header has no voxel size", file=path, remedy="relion_image_handler --angpix can set it")
     if not np.allclose([y, z], x, rtol=1e-3):
         raise InputError(f"the voxels are {x:.5g} x {y:.5g} x {z:.5g} A, not cubes", file=path)
-    volume = np.transpose(_open(path), [header.axes.index(axis) for axis in (3, 2, 1)])
-    volume = np.ascontiguousarray(volume, np.float32)
+    data = np.transpose(_open(path, keep=False), [header.axes.index(axis) for axis in (3, 2, 1)])
+    volume = np.array(data, np.float32, order="C")  # the caller's own, whatever becomes of the file
     broken = np.count_nonzero(~np.isfinite(volume))
     if broken:
         raise InputError(f"{broken} voxels are NaN or infinite", file=path)
@@ -219,6 +219,7 @@ def _raw_header(path: str | Path) -> Any:
     from mrcfile.dtypes import HEADER_DTYPE
     from mrcfile.utils import byte_order_from_machine_stamp
 
+    require_plain_file(path)
     with _mrc_errors(path), _opener(path)(path, "rb") as file:
         data = file.read(HEADER_DTYPE.itemsize)
         if len(data) < HEADER_DTYPE.itemsize or data[208:211] != b"MAP":
@@ -250,18 +251,23 @@ def _voxel_size(cell: float, intervals: int) -> float:
     return size if np.isfinite(size) and size > 0 else 0.0
 
 
-def _open(path: str | Path) -> NDArray[Any]:
-    """Return the file's data (sections, rows, columns), kept open for the next call while the file is unchanged."""
+def _open(path: str | Path, *, keep: bool = True) -> NDArray[Any]:
+    """Return the file's data (sections, rows, columns).
+
+    With `keep`, they stay open, or decompressed in memory, for the next call while the file is unchanged.
+    """
     try:
         state = Path(path).stat()
         opened = _memory_map if _opener(path) is open else _decompressed
     except OSError as error:
         raise InputError(f"the file cannot be read ({error.strerror})", file=path) from error
-    return opened(str(path), state.st_mtime_ns, state.st_size)
+    version = (state.st_dev, state.st_ino, state.st_mtime_ns, state.st_ctime_ns, state.st_size)
+    return (opened if keep else opened.__wrapped__)(str(path), (os.path.abspath(path), *version))
 
 
 @functools.lru_cache(maxsize=8)
-def _memory_map(path: str, modified: int, size: int) -> NDArray[Any]:
+def _memory_map(path: str, file: tuple[str | int, ...]) -> NDArray[Any]:
+    """`file`, here and below: what tells this file, in this state, from others that `path` may lead to."""
     import mrcfile
 
     header = read_header(path)
@@ -272,15 +278,15 @@ def _memory_map(path: str, modified: int, size: int) -> NDArray[Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _decompressed(path: str, modified: int, size: int) -> NDArray[Any]:
+def _decompressed(path: str, file: tuple[str | int, ...]) -> NDArray[Any]:
     from mrcfile.utils import data_dtype_from_header
 
     raw, header = _raw_header(path), read_header(path)
     dtype = np.dtype(np.uint8) if header.unsigned_bytes else data_dtype_from_header(raw)
     n, height, width = header.shape
-    with _mrc_errors(path), _opener(path)(path, "rb") as file:
-        file.seek(1024 + int(raw.nsymbt))
-        data = _read_at_most(file, (n + 1) * height * width * dtype.itemsize)
+    with _mrc_errors(path), _opener(path)(path, "rb") as stream:
+        stream.seek(1024 + int(raw.nsymbt))
+        data = _read_at_most(stream, (n + 1) * height * width * dtype.itemsize)
     _check_length(path, header.shape, len(data), dtype.itemsize)
     return np.frombuffer(data, dtype, n * height * width).reshape(header.shape)
 

@@ -47,7 +47,7 @@ def first_outside(paths: Sequence[Path], metadata: Path, datadir: str | Path | N
 
 def _find(name: str, metadata: Path, datadir: str | Path | None) -> Path | None:
     """Return the one file that `name` leads to, None if there is none."""
-    as_written = {path.resolve(): path for path in _candidates(name, metadata, datadir) if _is_file(path)}
+    as_written = {path.resolve(): path for path in _candidates(name, metadata, datadir) if is_file(path)}
     if len(as_written) > 1:
         raise InputError(
             f"{name} is ambiguous, it leads to {' and to '.join(map(str, as_written.values()))}",
@@ -56,7 +56,7 @@ def _find(name: str, metadata: Path, datadir: str | Path | None) -> Path | None:
         )
     if not as_written and datadir is not None:
         last_part = Path(datadir).absolute() / Path(name).name
-        return last_part if _is_file(last_part) else None
+        return last_part if is_file(last_part) else None
     return next(iter(as_written.values()), None)
 
 
@@ -66,7 +66,8 @@ def _candidates(name: str, metadata: Path, datadir: str | Path | None) -> Iterat
             yield Path(folder).absolute() / name
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Path.is_file, False for names that the system cannot have."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name too long for the system, or with a NUL in it

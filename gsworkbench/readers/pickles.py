@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
+from gsworkbench.files import require_plain_file
 
 
 def load_arrays(path: str | Path) -> Any:
@@ -28,15 +29,19 @@ def load_arrays(path: str | Path) -> Any:
 
     Raises InputError for anything else, for a damaged file, and for lengths beyond the file's own.
     """
+    require_plain_file(path)
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"the file cannot be read ({error.strerror})", file=path) from error
     try:
         value = _NumbersOnly(io.BytesIO(_checked(data)), encoding="latin1").load()
-        values = list(map(_unwrap, value)) if type(value) in (tuple, list) else [_unwrap(value)]
-        if sum(array.nbytes for array in values if isinstance(array, np.ndarray)) > len(data):  # one, many times over
-            raise _Refused("asks for more memory than its size explains")
+        values, room = [], len(data)
+        for part in value if type(value) in (tuple, list) else [value]:
+            values.append(_unwrap(part))
+            room -= getattr(values[-1], "nbytes", 0)
+            if room < 0:  # one array, many times over
+                raise _Refused("asks for more memory than its size explains")
         return type(value)(values) if type(value) in (tuple, list) else values[0]
     except _Refused as error:
         problem = f"the pickle {error}, and only plain NumPy arrays are read; nothing in it was run"
@@ -91,13 +96,13 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for numpy.ndarray; `value` is the array once its state has been set."""
+    """Stands in for numpy.ndarray; what it is made of, as a program may have many made that it does not keep."""
 
-    value: NDArray[Any]
+    parts: tuple[Any, Any, Any, Any]  # data, kind, shape, order
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, fortran, data = state
-        self.value = _array(data, kind, shape, "F" if fortran else "C")
+        self.parts = data, kind, shape, "F" if fortran else "C"
 
 
 def _array(data: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
@@ -121,7 +126,7 @@ def _reconstruct(*_: Any) -> _Array:
 
 def _frombuffer(data: Any, kind: Any, shape: Any, order: Any) -> _Array:
     array = _Array()
-    array.value = _array(data, kind, shape, order)
+    array.parts = data, kind, shape, order
     return array
 
 
@@ -129,11 +134,11 @@ def _scalar(kind: Any, data: Any) -> _Array:
     return _frombuffer(data, kind, (), "C")
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for _codecs.encode, with which protocol 2 writes bytes."""
+def _encode(text: str, encoding: str) -> str:
+    """Stands in for _codecs.encode, with which protocol 2 writes bytes; `_array` encodes what is kept."""
     if encoding != "latin1":
         raise _Refused(f"asks for the codec {_said(encoding)}")
-    return text.encode("latin1")
+    return text
 
 
 def _no_bytes() -> bytes:
@@ -169,7 +174,7 @@ class _NumbersOnly(pickle.Unpickler):
 def _unwrap(value: Any) -> Any:
     """Return the array behind a stand-in; numbers pass, anything else is refused."""
     if type(value) is _Array:
-        return value.value[()]
+        return _array(*value.parts)[()]
     if type(value) in (int, float, bool):
         return value
     raise _Refused(f"holds a {type(value).__name__} where an array belongs")

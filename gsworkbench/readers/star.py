@@ -25,6 +25,7 @@ from gsworkbench.particles import CtfParameters, Float64, ParticleStack, Picks
 from gsworkbench.readers import star_tables
 from gsworkbench.readers.columns import check_ctf, common_value, integers, numbers
 from gsworkbench.readers.metadata import Metadata, unique_names
+from gsworkbench.readers.paths import is_file
 
 PARTICLE_BLOCKS = ("particles", "images", "")
 EULER_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
@@ -49,6 +50,7 @@ REFUSED = {  # columns that make the data something else than single particles w
 }
 FLAGS = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped")  # of these, refused where not zero
 IGNORED = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike", "rlnMagMat01", "rlnMagMat10")
+DIGITS = set("123456789")  # of a number that is not zero
 MAGNIFICATION = ("rlnMagMat00", "rlnMagMat11")  # ignored too, and 1 where nothing is magnified
 
 
@@ -137,7 +139,7 @@ def _refuse_unsupported(fields: Fields) -> None:
             raise InputError(f"{problem} (column {label})", file=fields.file)
     for label in IGNORED:
         for table in (fields.particles, fields.optics):
-            if table is not None and label in table and any(set(text) & set("123456789") for text in set(table[label])):
+            if table is not None and label in table and any(set(str(text)) & DIGITS for text in set(table[label])):
                 warnings.warn(f"{fields.file}: {label} is not modelled and will be ignored", stacklevel=4)
     for label in MAGNIFICATION:
         if label in fields and (fields.numbers(label) != 1).any():
@@ -293,8 +295,8 @@ def write_with_half_sets(source: str | Path | None, path: str | Path, stack: Par
 
     Of a STAR `source` the stack's rows are kept as they stand, every table and column, and rlnRandomSubset is set or
     added. An image name changes only where it would no longer lead to its image from the new file's folder or the
-    current one. A source of another format, or one whose poses or CTF the stack does not use, gives a STAR file of
-    ours (`write_star`).
+    current one. A source of another format, one whose poses or CTF the stack does not use, and one particle written
+    without a loop_ give a STAR file of ours (`write_star`).
     """
     if source is None or Path(source).suffix != ".star" or not _agrees(Path(source), stack):
         write_star(path, stack)
@@ -302,6 +304,9 @@ def write_with_half_sets(source: str | Path | None, path: str | Path, stack: Par
     lines = star_tables.read_lines(source)
     blocks = star_tables.scan(lines, source)
     block = next(blocks[name] for name in PARTICLE_BLOCKS if name in blocks)
+    if not block.is_loop:
+        write_star(path, stack)
+        return
     rows = _leading_rows(Path(path), stack, [lines[block.row_lines[row]] for row in stack.source_row], block)
     header = lines[: block.last_label_line + 1]
     if "rlnRandomSubset" in block.labels:
@@ -321,6 +326,8 @@ def _agrees(source: Path, stack: ParticleStack) -> bool:
     except InputError:  # what it lacks came from elsewhere
         return False
     rows = stack.source_row
+    if (rows >= len(metadata.image_index)).any():  # the file was shortened since it was read
+        return False
     assert metadata.ctf is not None
     pairs = [(getattr(metadata.ctf[rows], name), getattr(stack.ctf, name)) for name in CTF_COLUMNS]
     pairs.append((metadata.shifts_angstrom[rows], stack.shifts_angstrom))
@@ -340,18 +347,26 @@ def _leading_rows(path: Path, stack: ParticleStack, rows: list[str], block: star
         key = (name, int(file))
         if key not in leads:
             places = [folder / name for folder in (path.absolute().parent, Path.cwd())]
-            leads[key] = {p.resolve() for p in places if p.is_file()} == {stack.files[file].resolve()}
+            leads[key] = {p.resolve() for p in places if is_file(p)} == {stack.files[file].resolve()}
         stays = leads[key] and int(number) == image + 1
         result.append(row if stays else _replaced(row, column, new))
     return result
 
 
-def _image_names(path: Path, stack: ParticleStack) -> list[str]:
+def relative_names(path: Path, stack: ParticleStack) -> list[str]:
+    """Return the name of each of the stack's files in a STAR file `path`, or raise InputError if it cannot hold one."""
     folder = path.absolute().parent
     files = [os.path.relpath(file, folder) for file in stack.files]
     for file in files:
-        if set(file) & set("#\"'\n"):
+        if set(file) & set("#\"'\n\r"):
             raise InputError("STAR files cannot hold a path with '#' or quotes", file=file, remedy="rename it")
+        if any("\ud800" <= character <= "\udfff" for character in file):  # bytes that Python could not decode
+            raise InputError("STAR files cannot hold a path that is not UTF-8", file=file, remedy="rename it")
+    return files
+
+
+def _image_names(path: Path, stack: ParticleStack) -> list[str]:
+    files = relative_names(path, stack)
     places = zip(stack.file_index, stack.image_index, strict=True)
     return [_quoted(f"{image + 1:06d}@{files[file]}") for file, image in places]
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from gsworkbench.errors import InputError
+from gsworkbench.files import require_plain_file
 
-MOST = 1000  # tables, and columns of one; starfile takes milliseconds for each, and more for each of many
+MOST = 1000  # tables, and columns of all; starfile takes milliseconds for each, and more for each of many
+ODD_SPACE = re.compile(r"[^\S \t]")  # white space to Python, not to the parser that starfile uses
 TOKEN = re.compile(r""""[^"]*"|'[^']*'|\S+""")  # a quoted value, or one without white space
 
 
@@ -33,6 +35,7 @@ class Block:
 
 def read_lines(path: str | Path) -> list[str]:
     """Return the lines of a text file, or raise InputError if it is absent, empty, not UTF-8 or not text."""
+    require_plain_file(path)
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -57,6 +60,8 @@ def scan(lines: list[str], path: str | Path) -> dict[str, Block]:
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
+        if ODD_SPACE.search(line):
+            raise _wrong(number, "white space that is neither a space nor a tab", path)
         values = _values(line, number, path)
         if line.startswith("data_"):
             block = _new_block(values, number, blocks, path)
@@ -65,6 +70,8 @@ def scan(lines: list[str], path: str | Path) -> dict[str, Block]:
         elif line.startswith("loop_") and not block.labels and not block.is_loop:
             block.is_loop = True
         elif line.startswith("_") and not block.row_lines:
+            if sum(len(other.labels) for other in blocks.values()) == MOST:
+                raise _wrong(number, f"more than {MOST} columns", path)
             _add_label(block, values, number, path)
         elif not block.is_loop or len(values) != len(block.labels):
             raise _wrong(number, f"{len(values)} values for {len(block.labels)} columns", path)
@@ -86,11 +93,14 @@ def read_tables(path: str | Path) -> dict[str, Any]:
     import pandas as pd
     import starfile
 
-    blocks = scan(read_lines(path), path)
+    lines, name = read_lines(path), str(Path(path).absolute())
+    blocks = scan(lines, path)
     labels = sorted({label for block in blocks.values() for label in block.labels})
-    linecache.clearcache()  # through which starfile reads: the file may be there as it was when a read went wrong
+    # starfile reads through this cache: what stayed there when a read went wrong, or in another encoding if a comment
+    # says "coding:". It shall read what was checked.
+    linecache.cache[name] = (0, None, [line + "\n" for line in lines], name)
     try:
-        found = starfile.read(Path(path).absolute(), always_dict=True, parse_as_string=labels)
+        found = starfile.read(Path(name), always_dict=True, parse_as_string=labels)
     except ValueError as error:
         raise InputError(f"not a readable STAR file ({error})", file=path) from error
     finally:
@@ -107,13 +117,15 @@ def _values(line: str, number: int, path: str | Path) -> list[str]:
     """Split a line into values and drop a comment at its end; '#' or a lone quote inside a value is refused."""
     if not ("#" in line or '"' in line or "'" in line):
         return line.split()
-    values = TOKEN.findall(line)
+    tokens = list(TOKEN.finditer(line))
+    values = [token[0] for token in tokens]
     is_label = line.startswith("_")
     for k, value in enumerate(values):
         if value.startswith("#"):
             return values[:k]
         bare = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
-        if not is_label and any(mark in bare for mark in "#\"'"):
+        joined = bare != value and line[tokens[k].end() :][:1].strip()
+        if not is_label and (joined or any(mark in bare for mark in "#\"'")):
             raise _wrong(number, f"the value {value} holds a '#' or a quote, which STAR files cannot hold", path)
     return values
 
@@ -132,8 +144,6 @@ def _new_block(values: list[str], number: int, blocks: dict[str, Block], path: s
 
 def _add_label(block: Block, values: list[str], number: int, path: str | Path) -> None:
     label = values[0].removeprefix("_")
-    if len(block.labels) == MOST:
-        raise _wrong(number, f"more than {MOST} columns in data_{block.name}", path)
     if label in block.labels:
         raise _wrong(number, f"a second column _{label} in data_{block.name}", path)
     if not block.is_loop and len(values) != 2:
