@@ -8,7 +8,6 @@ import pickletools
 import struct
 import subprocess
 import sys
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -225,7 +224,13 @@ def test_indices_refused(tmp_path, value, message):
 _DOUBLED = b")" + b"2\x86" * 60  # a tuple that holds another twice, and that another twice, sixty deep
 _FROMBUFFER = b"cnumpy.core.numeric\n_frombuffer\n"
 _NUMBERS = b"cnumpy\ndtype\nU\x02f8\x85R"
+_HIDDEN = b"r" + struct.pack("<I", 2**24) + b"."
 SHORT_PROGRAMS = {
+    # The C unpickler drops the rest of an outer frame, and would ask for a memo of 2**24 places.
+    "overlapping frames": b"\x80\x04N\x95" + struct.pack("<Q", 11) + b"\x95" + struct.pack("<Q", 6)
+    + b"C\x06" + _HIDDEN + b".",
+    "text encoded again and again": b"\x80\x02c_codecs\nencode\nq\x00(T" + struct.pack("<I", 20_000) + b"x" * 20_000
+    + b"U\x06latin1tq\x01" + b"h\x00h\x01R" * 20_000 + b".",
     "deep key": b"\x80\x02})" + b"\x85" * 300_000 + b"Ns.",
     "doubled key": b"\x80\x02}" + _DOUBLED + b"Ns.",
     "doubled member": b"\x80\x04\x8f(" + _DOUBLED + b"\x90.",
@@ -330,20 +335,8 @@ class TestPickles:
         with pytest.raises(InputError):
             load_arrays(tmp_path / "x.pkl")
 
-    def test_overlapping_frames_hide_nothing(self, tmp_path):
-        """The C unpickler drops the rest of the outer frame, and would ask for a memo of 2**24 places."""
-        hidden = b"r" + struct.pack("<I", 2**24) + b"."
-        inner = b"\x95" + struct.pack("<Q", len(hidden)) + b"C" + bytes([len(hidden)])
-        (tmp_path / "x.pkl").write_bytes(b"\x80\x04N\x95" + struct.pack("<Q", len(inner)) + inner + hidden + b".")
-        tracemalloc.start()
-        with pytest.raises(InputError, match="holds a bytes where an array belongs"):
-            load_arrays(tmp_path / "x.pkl")
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 2**20
-
     @pytest.mark.parametrize("program", SHORT_PROGRAMS.values(), ids=SHORT_PROGRAMS)
-    def test_short_programs_take_little_time_and_memory(self, tmp_path, program):
+    def test_short_programs_stay_small(self, tmp_path, program):
         """In a process of its own: one of them overflowed the stack."""
         (tmp_path / "x.pkl").write_bytes(program)
         code = "import resource, sys; resource.setrlimit(resource.RLIMIT_CPU, (20, 20))\n"
@@ -356,17 +349,6 @@ class TestPickles:
         assert ran.returncode == 0, ran.stderr
         length, peak = map(int, ran.stdout.split())
         assert length < 1000 and peak < 2**20 + 200 * len(program)
-
-    def test_one_text_encoded_a_thousand_times(self, tmp_path):
-        text = b"c_codecs\nencode\n(U" + bytes([200]) + b"x" * 200 + b"X\x06\0\0\0latin1t"
-        program = b"\x80\x02" + b"c_codecs\nencode\nq\0" + text[16:] + b"q\x01" + b"h\0h\x01R" * 20_000 + b"."
-        (tmp_path / "x.pkl").write_bytes(program)
-        tracemalloc.start()
-        with pytest.raises(InputError):
-            load_arrays(tmp_path / "x.pkl")
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 20 * len(program)
 
     def test_one_array_a_thousand_times(self, tmp_path):
         array = np.zeros(1000)
