@@ -45,8 +45,8 @@ def load_archive(path: str | Path) -> dict[str, NDArray[Any]]:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def check_header_length(file: IO[bytes], size: int) -> tuple[int, int]:
-    """Return the version of a .npy file of `size` bytes, or raise ValueError for a header that is longer."""
+def check_header(file: IO[bytes], size: int) -> tuple[int, int]:
+    """Return the version of a .npy file of `size` bytes, or raise ValueError for a header too large."""
     version = np.lib.format.read_magic(file)
     start = file.tell()
     length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
@@ -61,7 +61,7 @@ def check_header_length(file: IO[bytes], size: int) -> tuple[int, int]:
 def _check_member(file: IO[bytes], size: int) -> None:
     """Compare what a .npy header says with the `size` of all of it."""
     try:
-        version = check_header_length(file, size)
+        version = check_header(file, size)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
     except Exception as error:  # the header is Python text, and fails as such

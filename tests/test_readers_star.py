@@ -205,8 +205,8 @@ REFUSALS = {
         "line 1008: more than 1000 columns",
     ),
     "long quoted space": (
-        star_text(star_columns(name='"' + 200_000 * " " + '"')),
-        r"rlnImageName .* is not NUMBER@STACK|line \d+: ",
+        star_text(star_columns() | {"rlnDefocusU": ['"x' + 20_000 * " " + 'x"'] * N}),
+        r"rlnDefocusU is not a number: x +\.\.\. +x\.$",
     ),
     "hash in a path": (star_text(star_columns(name="a#b.mrcs")), r"line 28: the value 000001@a#b.mrcs holds a '#'"),
     "quote in a path": (star_text(star_columns(name="a'b.mrcs")), "holds a '#' or a quote"),
@@ -292,7 +292,7 @@ def test_refusals(folder, text, message):
     with pytest.raises(InputError, match=message) as error:
         read(folder, text)
     assert str(error.value).startswith(str(folder / "particles.star"))
-    assert str(error.value).count("\n") == 0
+    assert str(error.value).count("\n") == 0 and len(str(error.value)) < 2500
 
 
 def test_an_absent_file_is_a_sentence(tmp_path):
@@ -366,7 +366,7 @@ def test_one_file_by_several_names_is_one_file(folder):
     assert particle_alarms(particles, most_images=0)
 
 
-def test_beam_tilt_that_is_no_number_is_warned_of_or_nothing(folder):
+def test_beam_tilt_that_is_no_number_is_no_obstacle(folder):
     assert len(read(folder, star_text(star_columns() | {"rlnBeamTiltX": ["nan"] * N}))) == N
 
 

@@ -116,11 +116,12 @@ def _locate(
     used, name_index = np.unique(metadata.stack_index[rows], return_inverse=True)
     found = resolve_stacks([metadata.stacks[i] for i in used], source, datadir)
     # One file may go by several names: ./a.mrcs and a.mrcs, or links. Its images are the same particles by each.
+    resolved = [path.resolve() for path in found]
     files: dict[Path, Path] = {}
-    for path in found:
-        files.setdefault(path.resolve(), path)
-    place = {resolved: k for k, resolved in enumerate(files)}
-    return tuple(files.values()), np.array([place[path.resolve()] for path in found], np.int64)[name_index]
+    for real, path in zip(resolved, found, strict=True):
+        files.setdefault(real, path)
+    place = {real: k for k, real in enumerate(files)}
+    return tuple(files.values()), np.array([place[real] for real in resolved], np.int64)[name_index]
 
 
 def _refuse_outside(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gsworkbench.errors import InputError
 from gsworkbench.files import require_plain_file
 from gsworkbench.geometry import rotation_vectors_to_matrices
-from gsworkbench.numpy_files import check_header_length
+from gsworkbench.numpy_files import check_header
 from gsworkbench.particles import CtfParameters, Float64, Picks
 from gsworkbench.readers.columns import check_ctf, common_value, integers, numbers
 from gsworkbench.readers.metadata import Metadata, unique_names
@@ -115,7 +115,7 @@ def read_array(path: str | Path) -> NDArray[Any]:
         raise InputError("not a .cs file, it does not begin as a NumPy array does", file=path)
     try:
         with open(path, "rb") as file:
-            check_header_length(file, Path(path).stat().st_size)
+            check_header(file, Path(path).stat().st_size)
         array = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=HEADER_BYTES)
     except Exception as error:  # a forged header can fail in many ways; say NumPy's reason without its advice
         if "object" in str(error).lower():

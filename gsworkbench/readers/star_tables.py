@@ -104,7 +104,7 @@ def read_tables(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"not a readable STAR file ({error})", file=path) from error
     finally:
-        linecache.clearcache()
+        linecache.cache.pop(name, None)
     tables = {name: pd.DataFrame([table]) if isinstance(table, dict) else table for name, table in found.items()}
     for name, block in blocks.items():
         n = len(block.row_lines) if block.is_loop else int(bool(block.labels))

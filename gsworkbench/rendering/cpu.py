@@ -168,7 +168,8 @@ def _call(name: str, inputs: Any, *arguments: Any) -> None:
         else:
             values.append(argument)
     outcome = _function(name, inputs[0].dtype)(*values)
-    if outcome == _NOT_FINITE:  # which one, it does not say
+    if outcome == _NOT_FINITE:
         require_finite(**dict(zip(("means", "covariances", "weights", "rotations"), inputs, strict=True)))
-    elif outcome:
+        raise ValueError("an input is not finite")  # never reached: the line above names it
+    if outcome:
         raise MemoryError(f"not enough memory for {name}")
