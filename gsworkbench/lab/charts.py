@@ -15,7 +15,10 @@ HERE = Path(__file__).parent
 
 
 class FscChart(anywidget.AnyWidget):
-    """FSC curves; pointing reads them in A, a click sets `lowpass` (A; outside the axes 0, none)."""
+    """FSC curves; pointing reads them in A, a click sets `lowpass` (A; outside the axes 0, none).
+
+    Sends {"shown": true} each time that a browser has drawn it.
+    """
 
     _esm = HERE / "fsc_chart.js"
     curves: traitlets.List = traitlets.List().tag(sync=True)

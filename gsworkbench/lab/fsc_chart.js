@@ -63,5 +63,6 @@ function render({ model, el }) {
   model.on("change:curves", draw);
   model.on("change:lowpass", draw);
   draw();
+  model.send({ shown: true });  // the page is there: what changed while it loaded did not reach it (page.py)
 }
 export default { render };

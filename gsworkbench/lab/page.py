@@ -64,6 +64,7 @@ class Page:
         self._build_particles()
         self._build_live()
         self.chart.observe(self._clicked, names="lowpass")
+        self.chart.on_msg(self._say_again)
         self._show_curves()
         self.box = self._layout()
 
@@ -377,6 +378,15 @@ class Page:
         self._show_source()
         self._show_curves()
         self._show_numbers()
+
+    def _say_again(self, *_: Any) -> None:
+        """Send what the worker may have changed: a browser that loads a page misses changes made meanwhile.
+
+        It asks for the state of all widgets, and listens to them only once they are drawn.
+        """
+        said = (self.status, self.progress, self.cancel, self.command, self.rows)
+        for widget in (*said, self.numbers, self.source, self.chart):
+            widget.send_state()
 
     def _say(self, words: str) -> None:
         self.status.value = html.escape(words)

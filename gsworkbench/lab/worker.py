@@ -6,9 +6,11 @@ where it can stop is ended, and another one started.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from gsworkbench.config import ReconstructionConfig
@@ -32,28 +34,37 @@ class Worker:
         self.job += 1
         self.busy = True
         self._asked = None
-        self._connection.send((self.job, config))
+        try:
+            self._connection.send((self.job, config))
+        except OSError:  # the process has ended
+            self._restart()
+            self._connection.send((self.job, config))
         return self.job
 
     def cancel(self) -> None:
         """Stop what is running; a Stopped message follows."""
         if self.busy and self._asked is None:
-            self._connection.send((self.job, None))
             self._asked = time.monotonic()
+            with contextlib.suppress(OSError):  # the process has ended, as messages() will say
+                self._connection.send((self.job, None))
 
     def messages(self) -> Iterator[Message]:
         """What has happened since, without waiting. Messages of fits that were replaced are dropped."""
+        ended = not self._process.is_alive()  # looked at first: its last words are then all here
         while (message := self._received()) is not None:
             if isinstance(message, Ready) or message.job == 0 or (self.busy and message.job == self.job):
                 if isinstance(message, Done | Stopped):
                     self.busy, self._asked = False, None
+                    self._said_why = message.job == 0  # what cannot be read ends the process
                 yield message
-        if self.busy and (self._overdue() or not self._process.is_alive()):
+        if self.busy and (ended or self._overdue()):
             words = "cancelled" if self._asked is not None else "the process of the fit ended; is memory short?"
-            self.close()
-            self._start()
+            self._restart()
             self.busy, self._asked = False, None
             yield Stopped(self.job, words)
+        elif ended and not self._said_why:
+            self._said_why = True
+            yield Stopped(0, "the process that reads the particles ended; is memory short?")
 
     def close(self) -> None:
         """End the process."""
@@ -70,9 +81,16 @@ class Worker:
     def _overdue(self) -> bool:
         return self._asked is not None and time.monotonic() - self._asked > PATIENCE
 
+    def _restart(self) -> None:
+        self.close()
+        self._start()
+
     def _start(self) -> None:
+        self._said_why = False  # why the process ended
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, self.folder, self.threads), daemon=True)
+        self._process: BaseProcess = context.Process(
+            target=serve, args=(theirs, self.folder, self.threads), daemon=True
+        )
         self._process.start()
         theirs.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import time
@@ -18,6 +19,23 @@ from .conftest import Server, settled
 
 DENSITY, MODEL = ".gsw-density canvas", ".gsw-model canvas"
 STATUS = ".gsw-status"
+
+# A page without a worker, that says something just after its state was sent.
+SAID_BETWEEN = """\
+import ipywidgets
+from gsworkbench.lab.explore import explore
+
+box = explore({folder!r})
+box.page.close()
+answer = ipywidgets.Widget._handle_control_comm_msg
+
+def answer_and_go_on(message):
+    answer(message)
+    box.page._say("said in between")
+
+ipywidgets.Widget._handle_control_comm_msg = answer_and_go_on
+box
+"""
 
 
 def press(page, description: str, key: str, times: int = 1) -> None:
@@ -120,4 +138,20 @@ def test_as_a_page_by_voila(watched, run_folder, tmp_path):
         watched.page.goto(server.address, wait_until="commit")  # it loads as long as the notebook runs
         explore_it(watched, run_folder, tmp_path, "voila")
     finally:
+        server.stop()
+
+
+def test_what_is_said_while_a_page_loads_arrives(watched, run_folder, tmp_path):
+    """A browser that has got the state of all widgets listens to them only later; the worker goes on meanwhile."""
+    server = Server("explore", str(run_folder), "--page", cwd=tmp_path)
+    notebook = run_folder / "lab" / "explore.ipynb"
+    before = notebook.read_text()
+    try:
+        content = json.loads(before)
+        content["cells"][0]["source"] = SAID_BETWEEN.format(folder=str(run_folder))
+        notebook.write_text(json.dumps(content))
+        watched.page.goto(server.address, wait_until="commit")
+        wait_for_status(watched.page, "said in between", seconds=120.0)
+    finally:
+        notebook.write_text(before)
         server.stop()
