@@ -34,7 +34,7 @@ TESTS = Path(__file__).parent
 
 COVERED = {
     # RELION's STAR files
-    "star: blocks in any order, by name": "readers_star::blocks_may_stand_in_any_order_and_comments_anywhere",
+    "star: blocks in any order, by name": "readers_star::blocks_may_stand_in_any_order",
     "star: one table of 3.0, named or not": "readers_star::reads_relion_30",
     "star: optics groups joined by number": "readers_star::optics_groups_are_joined_by_number_not_by_place",
     "star: particle points to an absent group": "readers_star::refusals[missing group]",

@@ -84,9 +84,19 @@ def test_places_on_micrographs_are_coordinates_less_origins_in_angstrom(folder):
     assert chosen.micrograph_index.tolist() == [1, 1] and chosen.positions_angstrom.shape == (2, 2)
 
 
-def test_blocks_may_stand_in_any_order_and_comments_anywhere(folder):
+def test_blocks_may_stand_in_any_order(folder):
     optics_last = star_text(star_columns(), optics="# version 50001\n") + OPTICS + "# the end\n"
     assert_same_particles(read(folder, optics_last), read(folder, star_text(star_columns())))
+
+
+@pytest.mark.parametrize("between", ["# a comment\n", "\n", "\t\n", "  # data_none\n\n"])
+def test_comments_and_empty_lines_may_stand_anywhere(folder, between):
+    single = "data_optics\n_rlnOpticsGroup 1\n_rlnVoltage 300\n_rlnSphericalAberration 2.7 # mm\n"
+    single += "_rlnAmplitudeContrast 0.1 #\n_rlnImagePixelSize 2.5\n"
+    for optics in (OPTICS, single):
+        text = star_text(star_columns(), optics)
+        spaced = between + "".join(line + between for line in text.splitlines(keepends=True))
+        assert_same_particles(read(folder, spaced), read(folder, text.replace(" # mm", "").replace(" #\n", "\n")))
 
 
 def test_optics_group_as_single_values(folder):

@@ -97,8 +97,8 @@ def read_tables(path: str | Path) -> dict[str, Any]:
     blocks = scan(lines, path)
     labels = sorted({label for block in blocks.values() for label in block.labels})
     # starfile reads through this cache: what stayed there when a read went wrong, or in another encoding if a comment
-    # says "coding:". It shall read what was checked.
-    linecache.cache[name] = (0, None, [line + "\n" for line in lines], name)
+    # says "coding:". It shall read what was checked, without the comments and empty lines that confuse it in headers.
+    linecache.cache[name] = (0, None, _without_comments(lines, path), name)
     try:
         found = starfile.read(Path(name), always_dict=True, parse_as_string=labels)
     except ValueError as error:
@@ -111,6 +111,15 @@ def read_tables(path: str | Path) -> dict[str, Any]:
         if n and (name not in tables or tables[name].shape != (n, len(block.labels))):
             raise InputError(f"data_{name} cannot be read", file=path, remedy="check its quotes and line ends")
     return tables
+
+
+def _without_comments(lines: list[str], path: str | Path) -> list[str]:
+    kept = [(number, line.strip()) for number, line in enumerate(lines)]
+    return [
+        (" ".join(_values(line, number, path)) if "#" in line else line) + "\n"
+        for number, line in kept
+        if line and not line.startswith("#")
+    ]
 
 
 def _values(line: str, number: int, path: str | Path) -> list[str]:
