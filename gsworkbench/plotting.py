@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
 
@@ -50,7 +51,7 @@ def fsc_figure(
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
         style = "-" if number < len(COLOURS) else "--"
-        draw_curve(axes, curve, resolutions, colour=colour, label=_in_words(curve.name), style=style)
+        draw_curve(axes, curve, resolutions, colour=colour, label=curve_in_words(curve.name), style=style)
         if curve.name in errors:
             low, high = curve.values - errors[curve.name], curve.values + errors[curve.name]
             axes.fill_between(curve.frequencies, low, high, color=colour, alpha=0.15, lw=0)
@@ -66,21 +67,18 @@ def draw_curve(
 ) -> None:
     """Draw one curve, a mark where each of its `resolutions` was read, and say them in the label."""
     own = [r for r in resolutions if r.curve == curve.name]
-    said = [f"{r.angstrom:.1f} Å" if r.angstrom is not None else "no crossing" for r in own]
-    said = [f"{text} at {r.criterion}" for text, r in zip(said, own, strict=True)]
-    axes.plot(
-        curve.frequencies,
-        curve.values,
-        style,
-        color=colour,
-        lw=1.5,
-        label=": ".join([label, ", ".join(said)] if said else [label]),
-    )
+    label = ": ".join([label, ", ".join(in_words(r) for r in own)] if own else [label])
+    axes.plot(curve.frequencies, curve.values, style, color=colour, lw=1.5, label=label)
     for r in own:
         if r.shell is not None:
             shells = np.arange(len(curve.values))
             crossing = (np.interp(r.shell, shells, y) for y in (curve.frequencies, curve.values))
             axes.plot(*crossing, "o", color=colour, ms=5, mfc="white", mew=1.5)
+
+
+def in_words(found: Resolution) -> str:
+    """38.4 Å at 0.143, or no crossing at 0.143."""
+    return f"{'no crossing' if found.angstrom is None else f'{found.angstrom:.1f} Å'} at {found.criterion}"
 
 
 def draw_frame(axes: Axes, curve: FscCurve) -> None:
@@ -106,13 +104,20 @@ def draw_frame(axes: Axes, curve: FscCurve) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_legend(axes: Axes) -> None:
+def draw_legend(axes: Axes, *, handlelength: float = 2.0) -> None:
     """Draw the legend below the axes, where no curve passes."""
     from matplotlib.transforms import ScaledTranslation
 
     below = axes.transAxes + ScaledTranslation(0, -0.75, axes.figure.dpi_scale_trans)  # inches, past the axis label
     place = {"bbox_to_anchor": (0.5, 0), "bbox_transform": below, "borderaxespad": 0}
-    legend = axes.legend(fontsize="small", frameon=False, loc="upper center", **place)
+    legend = axes.legend(fontsize="small", frameon=False, loc="upper center", handlelength=handlelength, **place)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def draw_common_legend(page: FigureBase, lines: Sequence[Artist], labels: Sequence[str], columns: int = 1) -> None:
+    """Draw one legend for all axes of a page, below them."""
+    legend = page.legend(lines, labels, loc="outside lower center", ncols=columns, fontsize="small", frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -224,7 +229,7 @@ def _definition(curve: FscCurve, resolutions: Sequence[Resolution]) -> str:
     return f"{curve.definition} definition, box {curve.box_size}, {curve.voxel_size:.4g} Å/voxel{rule}"
 
 
-def _in_words(name: str) -> str:
+def curve_in_words(name: str) -> str:
     """fsc_masked -> half maps, masked; fsc_unmasked_truth -> map and truth, no mask; _model likewise."""
     other = next((what for what in ("truth", "model") if name.endswith(f"_{what}")), None)
     pair = f"map and {other}" if other else "half maps"

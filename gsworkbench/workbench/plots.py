@@ -6,7 +6,10 @@ KINDS. `folder` is results/SCALE; rows are those of the experiment with its fact
 
 from __future__ import annotations
 
+import itertools
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,16 @@ import numpy as np
 
 from gsworkbench.assessment.fsc import FscCurve, read_fsc_csv, resolution
 from gsworkbench.files import atomic_path
-from gsworkbench.plotting import COLOURS, draw_curve, draw_frame, draw_legend, draw_slices
+from gsworkbench.plotting import (
+    COLOURS,
+    curve_in_words,
+    draw_common_legend,
+    draw_curve,
+    draw_frame,
+    draw_legend,
+    draw_slices,
+    in_words,
+)
 from gsworkbench.readers.mrc import read_map
 from gsworkbench.workbench.registry import Experiment, Registry, Run
 from gsworkbench.workbench.tables import HEADINGS
@@ -23,10 +35,28 @@ from gsworkbench.workbench.verdicts import growth, spelt
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib import figure as mpl
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
 
 FORMATS = ("png", "svg")
 _AXES = {"1": (1, ""), "A": (1, " (Å)"), "s": (1, " (s)"), "1/s": (1, " (1/s)"), "bytes": (2**20, " (MiB)")}  # by unit
+# Factors that figures run along -> what the axis says of them.
+_FACTORS = {
+    "absent_fraction": "fraction of particles without a part",
+    "n_gaussians": "number of Gaussians",
+    "n_particles": "number of particles",
+    "pose_error_degrees": "error of orientations, sd (degrees)",
+    "preferred_views": "fraction of preferred views",
+    "shift_error_pixels": "error of shifts, sd (pixels)",
+    "snr": "signal-to-noise ratio",
+}
+# The two panels of FSC: the curve, where it is read, and the title.
+_PAIR = (
+    ("fsc_unmasked_truth", 0.5, "map and truth, no mask"),
+    ("fsc_unmasked", 0.143, "half maps, no mask"),
+)
+_LINE = 0.16  # inches, of a legend
 _MARKERS = "os^Dv<>"
 _STYLES = ("-", "--", ":", "-.")
 
@@ -35,15 +65,20 @@ def maps_and_curves(registry: Registry, experiment: Experiment, rows: pd.DataFra
     """Central slices of the truth and of the map of every run of the first seed; below, their FSC."""
     from matplotlib.figure import Figure
 
-    made = set(rows.run)
-    runs = [run for run in experiment.runs if run.seed == experiment.runs[0].seed and run.name in made][:6]
-    page = Figure(figsize=(7.2, 5.4), layout="constrained")
-    grid = page.add_gridspec(2, 1, height_ratios=[1, 1.6])
+    first = experiment.runs[0].seed
+    chosen = [(label, [r for r in runs if r.seed == first]) for label, runs in _choices(registry, experiment, rows)]
+    chosen = [(label, runs) for label, runs in chosen if runs][:6]
+    methods = [registry.methods[runs[0].method].label for _, runs in chosen]
+    if len(set(methods)) == len(methods):  # then they suffice
+        chosen = [(method, runs) for method, (_, runs) in zip(methods, chosen, strict=True)]
+    below = 2.9 + _LINE * len(chosen)
+    page = Figure(figsize=(7.2, 1.9 + below), layout="constrained")
+    grid = page.add_gridspec(2, 1, height_ratios=[1.9, below])
     top, bottom = page.add_subfigure(grid[0]), page.add_subfigure(grid[1])
-    maps = {"truth": read_map(folder / "datasets" / runs[0].dataset / "truth.mrc")}
-    maps |= {_label(registry, run): read_map(folder / "runs" / run.name / "run_class001.mrc") for run in runs}
+    maps = {"truth": read_map(folder / "datasets" / chosen[0][1][0].dataset / "truth.mrc")}
+    maps |= {label: read_map(folder / "runs" / runs[0].name / "run_class001.mrc") for label, runs in chosen}
     draw_slices(top, maps)
-    _pair(bottom, registry, [(_label(registry, run), [run]) for run in runs], folder)
+    _pair(bottom, chosen, folder)
     return page
 
 
@@ -51,8 +86,9 @@ def curves(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folde
     """FSC to the truth and of half maps: the mean over seeds of each choice of factors, a band for its sd."""
     from matplotlib.figure import Figure
 
-    page = Figure(figsize=(7.2, 3.9), layout="constrained")
-    _pair(page, registry, list(_choices(registry, experiment, rows)), folder)
+    choices = list(_choices(registry, experiment, rows))
+    page = Figure(figsize=(7.2, 3.2 + _LINE * len(choices)), layout="constrained")
+    _pair(page, choices, folder)
     return page
 
 
@@ -64,19 +100,25 @@ def metrics_along(registry: Registry, experiment: Experiment, rows: pd.DataFrame
     assert figure is not None and figure.x is not None
     column = f"factor {figure.x}"
     units = list(dict.fromkeys(rows[rows.metric == m].unit.iloc[0] for m in figure.metrics if (rows.metric == m).any()))
-    page = Figure(figsize=(max(4.5, 3.6 * len(units)), 3.6), layout="constrained")
+    groups = list(_groups(registry, figure.groups, rows))
+    most = len(figure.metrics) * len(groups)
+    page = Figure(figsize=(max(4.5, 3.6 * len(units)), 3.5 + _LINE * most), layout="constrained")
     panels = np.atleast_1d(np.asarray(page.subplots(1, len(units)), dtype=object))
     points = sorted({float(x) for x in rows[column].dropna()})
     logarithmic = points[0] > 0 and points[-1] / points[0] >= 8 and np.isfinite(points[-1])
     for axes, unit in zip(panels, units, strict=True):
         metrics = [m for m in figure.metrics if (rows[rows.metric == m].unit == unit).any()]
-        for index, (label, group) in enumerate(_groups(registry, figure.groups, rows)):
+        for index, (label, group) in enumerate(groups):
             for metric, style in zip(metrics, _STYLES, strict=False):
                 _draw_along(axes, group[group.metric == metric], column, label, style, index, figure.exponents)
-        axes.set_xscale("log" if logarithmic else "linear")
-        axes.set_yscale("log" if figure.exponents else "linear")
-        axes.set_xlabel(figure.x.replace("_", " "))
-        axes.set_ylabel("; ".join(HEADINGS.get(m, m) for m in metrics) + _AXES[unit][1])
+        if logarithmic:
+            axes.set_xscale("log")
+            axes.set_xticks(points, _clear(points))
+            axes.minorticks_off()
+        if figure.exponents:
+            _grow_logarithmically(axes)
+        axes.set_xlabel(_FACTORS.get(figure.x, figure.x.replace("_", " ")))
+        axes.set_ylabel(textwrap.fill("; ".join(HEADINGS.get(m, m) for m in metrics) + _AXES[unit][1], 44))
         _tidy(axes)
     return page
 
@@ -88,8 +130,10 @@ def bars(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder:
     figure = experiment.figure
     assert figure is not None
     metrics = [m for m in figure.metrics if (rows.metric == m).any()]
-    choices = list(_choices(registry, experiment, rows))
-    page = Figure(figsize=(2.2 + 2.2 * len(metrics), 1.2 + 0.28 * len(choices)), layout="constrained")
+    choices = [(_wrapped(label, 40), runs) for label, runs in _choices(registry, experiment, rows)]
+    widest = max(len(line) for label, _ in choices for line in label.split("\n"))
+    size = (0.5 + 0.05 * widest + 2.3 * len(metrics), 0.8 + 0.36 * len(choices))  # inches
+    page = Figure(figsize=size, layout="constrained")
     panels = np.atleast_1d(np.asarray(page.subplots(1, len(metrics), sharey=True), dtype=object))
     places = np.arange(len(choices))
     for axes, metric in zip(panels, metrics, strict=True):
@@ -98,8 +142,7 @@ def bars(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder:
             chosen = rows[(rows.metric == metric) & rows.run.isin([r.name for r in runs])].value.astype(float) / factor
             axes.barh(place, np.nan_to_num(chosen.mean()), color="0.8")
             axes.plot(chosen, [place] * len(chosen), "o", color=COLOURS[1], ms=3)
-        axes.set_xlabel(HEADINGS.get(metric, metric) + unit)
-        axes.set_ylabel("")
+        axes.set_xlabel(textwrap.fill(HEADINGS.get(metric, metric) + unit, 40))
     panels[0].set_yticks(places, [label for label, _ in choices], fontsize="small")
     panels[0].invert_yaxis()
     panels[0].set_ylabel("settings")
@@ -118,15 +161,17 @@ def corrected(registry: Registry, experiment: Experiment, rows: pd.DataFrame, fo
     panels = np.atleast_1d(
         np.asarray(page.subplots(-(-len(choices) // 3), min(3, len(choices)), squeeze=False))
     ).ravel()
+    said: dict[str, Artist] = {}
     for axes, (label, runs) in zip(panels, choices, strict=False):
         found = {c.name: c for c in read_fsc_csv(curves_file(runs[0], folder))}
         for name, colour in zip(drawn, COLOURS[1:], strict=False):
             if name in found:
-                said = name.removeprefix("fsc_").replace("_", " ")
-                axes.plot(found[name].frequencies, found[name].values, color=colour, lw=1.3, label=said)
+                said[curve_in_words(name)] = axes.plot(
+                    found[name].frequencies, found[name].values, color=colour, lw=1.3
+                )[0]
         draw_frame(axes, next(iter(found.values())))
-        axes.set_title(label, fontsize="x-small", parse_math=False)
-    panels[0].legend(frameon=False, fontsize="x-small")
+        axes.set_title(_wrapped(label, 48), fontsize="x-small", parse_math=False)
+    draw_common_legend(page, list(said.values()), list(said), columns=3)
     for axes in panels[len(choices) :]:
         axes.set_axis_off()
     return page
@@ -166,10 +211,6 @@ def save(figure: mpl.Figure, path: Path) -> None:
     metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[path.suffix[1:]]
     with matplotlib.rc_context({"svg.hashsalt": path.stem}), atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=200, metadata=metadata)
-
-
-def _label(registry: Registry, run: Run) -> str:
-    return registry.methods[run.method].label
 
 
 def _choices(registry: Registry, experiment: Experiment, rows: pd.DataFrame) -> Iterator[tuple[str, list[Run]]]:
@@ -219,43 +260,77 @@ def _draw_along(
     )  # fmt: skip
 
 
+def _clear(points: list[float]) -> list[str]:
+    """Return the labels of a logarithmic axis's ticks; where one would run into the one before it, it is empty."""
+    labels, last = [], -np.inf
+    places = np.log(points) / np.log(points[-1] / points[0])
+    for place, x in zip(places, points, strict=True):
+        is_clear = place - last > 0.1
+        labels.append(f"{x:,g}" if is_clear else "")
+        last = place if is_clear else last
+    return labels
+
+
+def _grow_logarithmically(axes: Axes) -> None:
+    """Make the y axis logarithmic, over at least a factor of ten, so that what hardly grows looks so."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    wider = max(1.0, 10 * low / high) ** 0.5
+    axes.set_ylim(low / wider, high * wider)
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+
+
+def _wrapped(label: str, width: int) -> str:
+    """Break a label into lines, but not inside `name = value`."""
+    parts = [part.replace(" ", "\N{NO-BREAK SPACE}") if " = " in part else part for part in label.split(", ")]
+    return textwrap.fill(", ".join(parts), width)
+
+
 def _tidy(axes: Axes) -> None:
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="x-small", handlelength=5)  # long enough for dashes to show
+    draw_legend(axes, handlelength=5)  # long enough for dashes to show
 
 
-def _pair(page: Any, registry: Registry, choices: list[tuple[str, list[Run]]], folder: Path) -> None:
-    """Draw FSC to the truth and of half maps side by side, from one lowest value up."""
-    truth, halves = page.subplots(1, 2)
-    _draw_runs(truth, choices, folder, "fsc_unmasked_truth", 0.5)
-    truth.set_title("map and truth, no mask", fontsize="medium")
-    _draw_runs(halves, choices, folder, "fsc_unmasked", 0.143)
-    halves.set_title("half maps, no mask", fontsize="medium")
-    lowest = min(axes.get_ylim()[0] for axes in (truth, halves))
-    for axes in (truth, halves):
+def _pair(page: FigureBase, choices: list[tuple[str, list[Run]]], folder: Path) -> None:
+    """Draw FSC to the truth and of half maps side by side, from one lowest value up, and one legend below both.
+
+    Of each choice the mean over its runs, with its crossing, and a band of one sd.
+    """
+    from matplotlib.lines import Line2D
+
+    panels = page.subplots(1, 2)
+    said: dict[str, list[str]] = {}
+    lines: dict[str, Line2D] = {}
+    for axes, (name, threshold, title) in zip(panels, _PAIR, strict=True):
+        frame = None
+        for (label, runs), colour in zip(choices, itertools.cycle(COLOURS[1:])):
+            if not (found := _curves(runs, folder, name)):
+                continue
+            mean, spread = np.mean([c.values for c in found], 0), np.std([c.values for c in found], 0)
+            frame = replace(found[0], values=mean)
+            read = resolution(frame, threshold)
+            draw_curve(axes, frame, [read], colour=colour, label=label)
+            axes.fill_between(frame.frequencies, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
+            said.setdefault(label, []).append(in_words(read))
+            lines[label] = Line2D([], [], color=colour, lw=1.5)
+        if frame is None:
+            axes.set_axis_off()
+            continue
+        draw_frame(axes, frame)
+        axes.set_title(title, fontsize="medium")
+    lowest = min(axes.get_ylim()[0] for axes in panels)
+    for axes in panels:
         axes.set_ylim(bottom=lowest)
+    draw_common_legend(page, list(lines.values()), [f"{label}: {', '.join(words)}" for label, words in said.items()])
 
 
-def _draw_runs(axes: Axes, choices: list[tuple[str, list[Run]]], folder: Path, name: str, threshold: float) -> None:
-    """Draw the curve `name` of every choice: mean over seeds with its crossing of `threshold`, and a band of one sd."""
+def _curves(runs: list[Run], folder: Path, name: str) -> list[FscCurve]:
+    """Return the curve `name` of those runs that have one."""
     from gsworkbench.workbench.assessments import curves_file
 
-    frame = None
-    for index, (label, runs) in enumerate(choices):
-        found = [c for run in runs for c in read_fsc_csv(curves_file(run, folder)) if c.name == name]
-        if not found:
-            continue
-        colour = COLOURS[1:][index % (len(COLOURS) - 1)]
-        values = np.stack([c.values for c in found])
-        first = found[0]
-        frame = FscCurve(name, values.mean(0), first.box_size, first.voxel_size, first.mask, first.definition)
-        draw_curve(axes, frame, [resolution(frame, threshold)], colour=colour, label=label)
-        if len(found) > 1:
-            low, high = values.mean(0) - values.std(0), values.mean(0) + values.std(0)
-            axes.fill_between(frame.frequencies, low, high, color=colour, alpha=0.2, lw=0)
-    if frame is None:
-        axes.set_axis_off()
-        return
-    draw_frame(axes, frame)
-    draw_legend(axes)
+    return [c for run in runs for c in read_fsc_csv(curves_file(run, folder)) if c.name == name]
