@@ -200,17 +200,22 @@ def slices_figure(maps: Mapping[str, tuple[NDArray[np.floating], float]]) -> Fig
     return figure
 
 
-def draw_slices(page: FigureBase, maps: Mapping[str, tuple[NDArray[np.floating], float]]) -> None:
+def draw_slices(page: FigureBase, maps: Mapping[str, tuple[NDArray[np.floating], float]], n_rows: int = 1) -> None:
     """Draw the central section z = 0 of maps (volume, voxel size in A), all in the grey scale of the first."""
-    panels = np.atleast_1d(page.subplots(1, len(maps)))
+    n_columns = -(-len(maps) // n_rows)
+    panels = np.ravel(page.subplots(n_rows, n_columns))
     first, voxel_size = next(iter(maps.values()))
     low, high = np.percentile(first[len(first) // 2], [0.5, 99.8])
     low = min(low, -0.15 * high)  # so that noise around the particle is seen on both sides of zero
-    crowded = len(maps) > 4
-    for axes, (label, (volume, _)) in zip(panels, maps.items(), strict=True):
+    crowded = n_columns > 4
+    for axes in panels[len(maps) :]:
+        axes.set_axis_off()
+    for axes, (label, (volume, _)) in zip(panels, maps.items(), strict=False):
         axes.imshow(volume[len(volume) // 2], cmap="gray", vmin=low, vmax=high, origin="lower")
         size = "x-small" if crowded else "medium"
-        axes.set_title(textwrap.fill(label, 16 if crowded else 24), fontsize=size, parse_math=False)
+        axes.set_title(
+            textwrap.fill(label, 16 if crowded else 24, break_long_words=False), fontsize=size, parse_math=False
+        )
         axes.set_xticks([])
         axes.set_yticks([])
     _draw_scale_bar(panels[0], len(first), voxel_size)

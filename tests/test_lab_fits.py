@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shlex
 import shutil
+import struct
 import time
 
 import numpy as np
@@ -251,4 +254,20 @@ def test_a_run_whose_particles_cannot_be_read_says_so_at_each_fit(folder, tmp_pa
     worker.submit(preview_config(50))
     assert wait_for(worker, Stopped)[-1].reason == why
     assert not worker.busy
+    worker.close()
+
+
+def test_a_process_that_dies_in_the_middle_of_a_message_is_replaced(folder):
+    """A map does not fit into the pipe: whoever is short of memory dies there."""
+    worker = Worker(folder, threads=1)
+    wait_for(worker, Ready)
+    worker.submit(preview_config(50))
+    worker._process.kill()
+    worker._process.join()
+    worker._connection, theirs = multiprocessing.Pipe()
+    os.write(theirs.fileno(), struct.pack("!i", 100_000) + b"x" * 500)
+    theirs.close()
+    assert "ended" in wait_for(worker, Stopped)[-1].reason
+    worker.submit(preview_config(50))
+    wait_for(worker, Done)
     worker.close()

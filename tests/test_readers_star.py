@@ -219,6 +219,14 @@ REFUSALS = {
         r"rlnDefocusU is not a number: x +\.\.\. +x\.$",
     ),
     "hash in a path": (star_text(star_columns(name="a#b.mrcs")), r"line 28: the value 000001@a#b.mrcs holds a '#'"),
+    "'#' in a row that begins as a label does": (
+        "data_particles\nloop_\n_rlnMicrographName #1\n_rlnX #2\nm.mrc 4\n_a#1.mrc 5\n_a#2.mrc 6\n",
+        "line 6: the value _a#1.mrc holds a '#'",
+    ),
+    "backslash in a single value": (
+        star_text(star_columns(), "data_optics\n_rlnOpticsGroup 1\n_rlnOpticsGroupName C:\\optics\n"),
+        "line 3: the value of _rlnOpticsGroupName holds a backslash",
+    ),
     "quote in a path": (star_text(star_columns(name="a'b.mrcs")), "holds a '#' or a quote"),
     "value that begins a block": (
         star_text({"rlnMicrographName": ["data_1/a.mrc"] * N} | star_columns()),

@@ -139,7 +139,8 @@ def texts_of(figure):
         found += [axes.title, *axes.texts] + (legend.get_texts() if (legend := axes.get_legend()) else [])
         for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
             low, high = sorted(axis.get_view_interval())
-            found += [axis.label] + [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            ticks = (*axis.get_major_ticks(), *axis.get_minor_ticks())
+            found += [axis.label] + [tick.label1 for tick in ticks if low <= tick.get_loc() <= high]
     drawn = [text for text in found if text.get_visible() and text.get_text().strip()]
     return [(text.get_text(), text.get_window_extent()) for text in drawn]
 
@@ -167,6 +168,29 @@ def test_every_figure_is_drawn_and_is_the_same_file_twice(claims, tmp_path, name
         if axes.axison and axes.get_xticks().size:
             assert axes.get_xlabel(), axes
     assert_legible(figure)
+
+
+def test_a_picture_has_every_choice_that_was_made(claims):
+    claim = claims["review_baseline"]
+    labels = [REGISTRY.methods[name].label for name in dict.fromkeys(run.method for run in claim.experiment.runs)]
+    made = [label for label in labels if label != REGISTRY.methods["cryodrgn"].label]
+    top, bottom = claim.figure().subfigs
+    titles = [axes.get_title().replace("\n", " ") for axes in top.axes if axes.axison]
+    assert titles == ["truth", *made] and len(made) == 9
+    (legend,) = bottom.legends
+    assert [text.get_text().rsplit(": ", 1)[0] for text in legend.get_texts()] == made
+    looks = [(line.get_color(), line.get_linestyle()) for line in legend.get_lines()]
+    assert len(set(looks)) == len(made)
+    for axes in bottom.axes:
+        drawn = {line.get_label().rsplit(": ", 1)[0]: (line.get_color(), line.get_linestyle()) for line in axes.lines}
+        assert [drawn[label] for label in made] == looks
+
+
+def test_a_picture_does_without_the_runs_that_were_not_made(claims):
+    for name in ("fig9", "review_baseline"):
+        claim = claims[name]
+        last = claim.rows[claim.rows.run == claim.rows.run.iloc[-1]]
+        assert_legible(plots.draw(REGISTRY, claim.experiment, last, claim.folder))
 
 
 def test_a_curve_along_a_factor_prints_its_exponent():

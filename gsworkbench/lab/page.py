@@ -384,9 +384,11 @@ class Page:
 
         It asks for the state of all widgets, and listens to them only once they are drawn.
         """
-        said = (self.status, self.progress, self.cancel, self.command, self.rows)
-        for widget in (*said, self.numbers, self.source, self.chart):
+        said = (self.status, self.progress, self.cancel, self.command, self.rows, self.numbers, self.source)
+        for widget in (*said, self.chart, self.sections, self.level_words, self.legend):
             widget.send_state()
+        if self.outcome is not None:  # then maps may have changed too
+            self.density.surface.send_state(["field", "paint", "palette"])
 
     def _say(self, words: str) -> None:
         self.status.value = html.escape(words)

@@ -34,6 +34,8 @@ class Worker:
         self.job += 1
         self.busy = True
         self._asked = None
+        if self._said_why:
+            self._restart()
         try:
             self._connection.send((self.job, config))
         except OSError:  # the process has ended
@@ -75,7 +77,7 @@ class Worker:
     def _received(self) -> Message | None:
         try:
             return self._connection.recv() if self._connection.poll() else None
-        except (EOFError, ConnectionResetError):  # the process has ended
+        except (EOFError, OSError):  # the process has ended, perhaps in the middle of a message
             return None
 
     def _overdue(self) -> bool:

@@ -302,7 +302,7 @@ def write_with_half_sets(source: str | Path | None, path: str | Path, stack: Par
         write_star(path, stack)
         return
     lines = star_tables.read_lines(source)
-    blocks = star_tables.scan(lines, source)
+    blocks, _ = star_tables.scan(lines, source)
     block = next(blocks[name] for name in PARTICLE_BLOCKS if name in blocks)
     if not block.is_loop:
         write_star(path, stack)

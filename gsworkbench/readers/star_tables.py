@@ -52,9 +52,13 @@ def read_lines(path: str | Path) -> list[str]:
     return text.split("\n")
 
 
-def scan(lines: list[str], path: str | Path) -> dict[str, Block]:
-    """Return the blocks of a STAR file by name, or raise InputError naming the first line that cannot be right."""
+def scan(lines: list[str], path: str | Path) -> tuple[dict[str, Block], list[str]]:
+    """Return the blocks of a STAR file by name, and its lines without comments and those that are empty.
+
+    Raises InputError naming the first line that cannot be right.
+    """
     blocks: dict[str, Block] = {}
+    kept: list[str] = []
     block: Block | None = None
     for number, raw in enumerate(lines):
         line = raw.strip()
@@ -62,14 +66,16 @@ def scan(lines: list[str], path: str | Path) -> dict[str, Block]:
             continue
         if ODD_SPACE.search(line):
             raise _wrong(number, "white space that is neither a space nor a tab", path)
-        values = _values(line, number, path)
+        is_label = line.startswith("_") and not (block and block.row_lines)
+        values = _values(line, is_label, number, path)
+        kept.append(" ".join(values) if "#" in line else line)
         if line.startswith("data_"):
             block = _new_block(values, number, blocks, path)
         elif block is None:
             raise _wrong(number, f"{values[0]!r} stands before the first data_ block", path)
         elif line.startswith("loop_") and not block.labels and not block.is_loop:
             block.is_loop = True
-        elif line.startswith("_") and not block.row_lines:
+        elif is_label:
             if sum(len(other.labels) for other in blocks.values()) == MOST:
                 raise _wrong(number, f"more than {MOST} columns", path)
             _add_label(block, values, number, path)
@@ -82,7 +88,7 @@ def scan(lines: list[str], path: str | Path) -> dict[str, Block]:
     for block in blocks.values():
         if not block.labels:
             raise _wrong(block.line, f"data_{block.name} has no columns", path)
-    return blocks
+    return blocks, kept
 
 
 def read_tables(path: str | Path) -> dict[str, Any]:
@@ -94,11 +100,11 @@ def read_tables(path: str | Path) -> dict[str, Any]:
     import starfile
 
     lines, name = read_lines(path), str(Path(path).absolute())
-    blocks = scan(lines, path)
+    blocks, kept = scan(lines, path)
     labels = sorted({label for block in blocks.values() for label in block.labels})
     # starfile reads through this cache: what stayed there when a read went wrong, or in another encoding if a comment
     # says "coding:". It shall read what was checked, without the comments and empty lines that confuse it in headers.
-    linecache.cache[name] = (0, None, _without_comments(lines, path), name)
+    linecache.cache[name] = (0, None, [line + "\n" for line in kept], name)
     try:
         found = starfile.read(Path(name), always_dict=True, parse_as_string=labels)
     except ValueError as error:
@@ -113,22 +119,12 @@ def read_tables(path: str | Path) -> dict[str, Any]:
     return tables
 
 
-def _without_comments(lines: list[str], path: str | Path) -> list[str]:
-    kept = [(number, line.strip()) for number, line in enumerate(lines)]
-    return [
-        (" ".join(_values(line, number, path)) if "#" in line else line) + "\n"
-        for number, line in kept
-        if line and not line.startswith("#")
-    ]
-
-
-def _values(line: str, number: int, path: str | Path) -> list[str]:
+def _values(line: str, is_label: bool, number: int, path: str | Path) -> list[str]:
     """Split a line into values and drop a comment at its end; '#' or a lone quote inside a value is refused."""
     if not ("#" in line or '"' in line or "'" in line):
         return line.split()
     tokens = list(TOKEN.finditer(line))
     values = [token[0] for token in tokens]
-    is_label = line.startswith("_")
     for k, value in enumerate(values):
         if value.startswith("#"):
             return values[:k]
@@ -157,6 +153,8 @@ def _add_label(block: Block, values: list[str], number: int, path: str | Path) -
         raise _wrong(number, f"a second column _{label} in data_{block.name}", path)
     if not block.is_loop and len(values) != 2:
         raise _wrong(number, f"_{label} needs one value", path)
+    if not block.is_loop and "\\" in values[1]:
+        raise _wrong(number, f"the value of _{label} holds a backslash, which would be lost", path)
     block.labels.append(label)
     block.last_label_line = number
 

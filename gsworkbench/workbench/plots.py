@@ -62,22 +62,21 @@ _STYLES = ("-", "--", ":", "-.")
 
 
 def maps_and_curves(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder: Path) -> mpl.Figure:
-    """Central slices of the truth and of the map of every run of the first seed; below, their FSC."""
+    """Central slices of the truth and of the first map of every choice of factors; below, the FSC of all their maps."""
     from matplotlib.figure import Figure
 
-    first = experiment.runs[0].seed
-    chosen = [(label, [r for r in runs if r.seed == first]) for label, runs in _choices(registry, experiment, rows)]
-    chosen = [(label, runs) for label, runs in chosen if runs][:6]
+    chosen = list(_choices(registry, experiment, rows))
     methods = [registry.methods[runs[0].method].label for _, runs in chosen]
     if len(set(methods)) == len(methods):  # then they suffice
         chosen = [(method, runs) for method, (_, runs) in zip(methods, chosen, strict=True)]
-    below = 2.9 + _LINE * len(chosen)
-    page = Figure(figsize=(7.2, 1.9 + below), layout="constrained")
-    grid = page.add_gridspec(2, 1, height_ratios=[1.9, below])
-    top, bottom = page.add_subfigure(grid[0]), page.add_subfigure(grid[1])
     maps = {"truth": read_map(folder / "datasets" / chosen[0][1][0].dataset / "truth.mrc")}
     maps |= {label: read_map(folder / "runs" / runs[0].name / "run_class001.mrc") for label, runs in chosen}
-    draw_slices(top, maps)
+    n_rows = -(-len(maps) // 7)
+    above, below = 0.3 + 1.6 * n_rows, 2.9 + _LINE * len(chosen)
+    page = Figure(figsize=(7.2, above + below), layout="constrained")
+    grid = page.add_gridspec(2, 1, height_ratios=[above, below])
+    top, bottom = page.add_subfigure(grid[0]), page.add_subfigure(grid[1])
+    draw_slices(top, maps, n_rows)
     _pair(bottom, chosen, folder)
     return page
 
@@ -157,10 +156,10 @@ def corrected(registry: Registry, experiment: Experiment, rows: pd.DataFrame, fo
 
     drawn = ("fsc_unmasked", "fsc_masked", "fsc_randomized_masked", "fsc_corrected", "fsc_unmasked_truth")
     choices = list(_choices(registry, experiment, rows))
-    page = Figure(figsize=(3.2 * min(3, len(choices)), 2.9 * -(-len(choices) // 3)), layout="constrained")
-    panels = np.atleast_1d(
-        np.asarray(page.subplots(-(-len(choices) // 3), min(3, len(choices)), squeeze=False))
-    ).ravel()
+    n_rows, n_columns = -(-len(choices) // 3), min(3, len(choices))
+    size = (3.2 * n_columns, 2.9 * n_rows + _LINE * -(-len(drawn) // n_columns))
+    page = Figure(figsize=size, layout="constrained")
+    panels = np.ravel(page.subplots(n_rows, n_columns))
     said: dict[str, Artist] = {}
     for axes, (label, runs) in zip(panels, choices, strict=False):
         found = {c.name: c for c in read_fsc_csv(curves_file(runs[0], folder))}
@@ -171,7 +170,7 @@ def corrected(registry: Registry, experiment: Experiment, rows: pd.DataFrame, fo
                 )[0]
         draw_frame(axes, next(iter(found.values())))
         axes.set_title(_wrapped(label, 48), fontsize="x-small", parse_math=False)
-    draw_common_legend(page, list(said.values()), list(said), columns=3)
+    draw_common_legend(page, list(said.values()), list(said), columns=n_columns)
     for axes in panels[len(choices) :]:
         axes.set_axis_off()
     return page
@@ -308,16 +307,17 @@ def _pair(page: FigureBase, choices: list[tuple[str, list[Run]]], folder: Path) 
     lines: dict[str, Line2D] = {}
     for axes, (name, threshold, title) in zip(panels, _PAIR, strict=True):
         frame = None
-        for (label, runs), colour in zip(choices, itertools.cycle(COLOURS[1:])):
+        looks = itertools.cycle(itertools.product(_STYLES, COLOURS[1:]))
+        for (label, runs), (style, colour) in zip(choices, looks, strict=False):
             if not (found := _curves(runs, folder, name)):
                 continue
             mean, spread = np.mean([c.values for c in found], 0), np.std([c.values for c in found], 0)
             frame = replace(found[0], values=mean)
             read = resolution(frame, threshold)
-            draw_curve(axes, frame, [read], colour=colour, label=label)
+            draw_curve(axes, frame, [read], colour=colour, label=label, style=style)
             axes.fill_between(frame.frequencies, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
             said.setdefault(label, []).append(in_words(read))
-            lines[label] = Line2D([], [], color=colour, lw=1.5)
+            lines[label] = Line2D([], [], color=colour, ls=style, lw=1.5)
         if frame is None:
             axes.set_axis_off()
             continue
