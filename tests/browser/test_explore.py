@@ -58,6 +58,16 @@ def wait_for_status(page, words: str, seconds: float = 300.0) -> str:
     raise AssertionError(f"not {words!r} but {said!r}")
 
 
+def wait_for_the_last_fit(page, seconds: float = 60.0) -> None:
+    """Until the kernel has got the slider's last value: it may come after a click made later, and start a fit anew."""
+    slider = page.locator(".widget-inline-hbox, .jupyter-widget-inline-hbox", has_text="Gaussians N").first
+    number = slider.locator(".widget-readout").first.inner_text().replace(",", "")
+    end = time.monotonic() + seconds
+    while f"--n-gaussians {number} " not in page.locator(".gsw-text").first.inner_text():
+        assert time.monotonic() < end, f"no fit of {number} Gaussians"
+        page.wait_for_timeout(50)
+
+
 def curves(page) -> list[str]:
     return [line.get_attribute("points") for line in page.locator(".gsw-curve").all()]
 
@@ -101,9 +111,10 @@ def explore_it(watched, run_folder, tmp_path, name: str) -> None:
 
     page.locator("select").filter(has_text="stochastic").first.select_option("Gaussians, stochastic")
     press(page, "Gaussians N", "ArrowRight", 9)
+    wait_for_the_last_fit(page)
     wait_for_status(page, r"\.\.\.$")
     page.get_by_role("button", name="cancel").click()
-    wait_for_status(page, "cancelled")
+    wait_for_status(page, "cancelled", seconds=60.0)
     watched.screenshot(f"{name}_cancelled")
     watched.assert_clean()
 
