@@ -27,8 +27,8 @@ TARGETS = {
     "arrays": "sums and Gaussians (.npz), noise spectra (.npy), lists of stacks",
 }
 READERS = ("gsworkbench/readers/", "gsworkbench/numpy_files.py")
-TESTS = ("hazards", "forged_files", "readers_star", "readers_cryosparc", "readers_cryodrgn", "readers_mrc",
-         "particles", "properties", "fuzz", "model_map")  # fmt: skip
+TESTS = ("hazards", "forged_files", "stack_paths", "readers_star", "star_writing", "readers_cryosparc",
+         "readers_cryodrgn", "readers_mrc", "particles", "properties", "fuzz", "model_map")  # fmt: skip
 
 
 def covered() -> tuple[dict[str, tuple[int, int]], str]:

@@ -82,7 +82,7 @@ COVERED = {
     "star: None in a column": "readers_star::refusals[None]",
     "star: inf in a column": "readers_star::refusals[infinity]",
     "star: NaN in a column": "readers_star::refusals[NaN]",
-    "star: optics lost on the way out": "readers_star::TestWriting::half_sets_are_added_and_all_else_stays",
+    "star: optics lost on the way out": "star_writing::half_sets_are_added_and_all_else_stays",
     # geometry, CTF
     "geometry: Euler angles": "geometry::golden_euler_angles",
     "geometry: cryoSPARC's rotation vector": "geometry::golden_cryosparc_pose",
@@ -153,13 +153,13 @@ COVERED = {
     "mrc: origin or start indices": "model_map::origin_of_the_header_before_its_start_indices_before_zero",
     "mrc: what is written": "readers_mrc::TestMaps::written_map",
     # paths
-    "paths: beside the metadata": "readers_star::TestPaths::beside_the_metadata",
-    "paths: from the current folder": "readers_star::TestPaths::from_the_current_folder",
-    "paths: in the data folder": "readers_star::TestPaths::in_datadir_by_path_and_by_last_part",
-    "paths: two files by one name": "readers_star::TestPaths::two_different_files_are_ambiguous",
-    "paths: one file by two names": "readers_star::TestPaths::two_names_with_one_last_part_are_ambiguous",
+    "paths: beside the metadata": "stack_paths::TestPaths::beside_the_metadata",
+    "paths: from the current folder": "stack_paths::TestPaths::from_the_current_folder",
+    "paths: in the data folder": "stack_paths::TestPaths::in_datadir_by_path_and_by_last_part",
+    "paths: two files by one name": "stack_paths::TestPaths::two_different_files_are_ambiguous",
+    "paths: one file by two names": "stack_paths::TestPaths::two_names_with_one_last_part_are_ambiguous",
     "paths: missing, the first five and how many": "readers_star::refusals[missing stacks]",
-    "paths: link to itself": "readers_star::TestPaths::link_that_leads_to_itself_is_missing",
+    "paths: link to itself": "stack_paths::TestPaths::link_that_leads_to_itself_is_missing",
     # code, notebooks, pages
     "code: parameter names of notebooks": "notebooks::an_unknown_parameter_stops_it_before_it_starts",
     "code: parameters keep their types": "notebooks::parameters_arrive_with_their_types_and_prints_go_to_the_log",

@@ -1,4 +1,4 @@
-"""RELION STAR files: values by convention, every refusal in a sentence, rows kept on the way out."""
+"""RELION STAR files as they are read: values by convention, every refusal in a sentence."""
 
 import dataclasses
 import os
@@ -15,7 +15,6 @@ from particle_files import (
     TRPV1,
     N,
     assert_same_particles,
-    make_stack,
     needs_data,
     star_columns,
     star_text,
@@ -25,7 +24,7 @@ from particle_files import (
 
 from gsworkbench.errors import InputError
 from gsworkbench.inspection import particle_alarms
-from gsworkbench.readers import read_particles, write_star, write_with_half_sets
+from gsworkbench.readers import read_particles, write_with_half_sets
 
 GOLDEN = [
     [0.04341204, 0.90961589, -0.41317591],
@@ -402,69 +401,6 @@ def test_one_stack_cannot_stand_in_for_two_with_the_same_numbers(folder):
         read(folder, star_text(star_columns() | {"rlnImageName": names}), stack=folder / "particles.mrcs")
 
 
-class TestPaths:
-    """Where stacks are looked for: the metadata's folder, the current one, datadir/path, datadir/last part."""
-
-    @pytest.fixture(autouse=True)
-    def elsewhere(self, tmp_path, monkeypatch):
-        self.metadata, self.work, self.data = (tmp_path / name for name in ("metadata", "work", "data"))
-        for folder in (self.metadata, self.work, self.data / "job"):
-            folder.mkdir(parents=True)
-        monkeypatch.chdir(self.work)
-
-    def read(self, name="job/x.mrcs", **options):
-        return read_particles(write(self.metadata, star_text(star_columns(name=name))), **options).files
-
-    def test_beside_the_metadata(self):
-        (self.metadata / "job").mkdir()
-        write_images(self.metadata / "job" / "x.mrcs")
-        assert self.read() == (self.metadata / "job" / "x.mrcs",)
-
-    def test_from_the_current_folder(self):
-        (self.work / "job").mkdir()
-        write_images(self.work / "job" / "x.mrcs")
-        assert self.read() == (self.work / "job" / "x.mrcs",)
-
-    def test_in_datadir_by_path_and_by_last_part(self):
-        write_images(self.data / "job" / "x.mrcs")
-        assert self.read(datadir=self.data) == (self.data / "job" / "x.mrcs",)
-        assert self.read("other/x.mrcs", datadir=self.data / "job") == (self.data / "job" / "x.mrcs",)
-        assert self.read("/gone/x.mrcs", datadir=self.data / "job") == (self.data / "job" / "x.mrcs",)
-
-    def test_one_file_found_by_two_ways_is_no_ambiguity(self):
-        write_images(self.data / "job" / "x.mrcs")
-        (self.work / "job").symlink_to(self.data / "job")
-        assert len(self.read(datadir=self.data)) == 1
-
-    def test_two_different_files_are_ambiguous(self):
-        (self.work / "job").mkdir()
-        for folder in (self.work, self.data):
-            write_images(folder / "job" / "x.mrcs")
-        with pytest.raises(InputError, match=r"job/x.mrcs is ambiguous, it leads to .*work/job.* and to .*data/job"):
-            self.read(datadir=self.data)
-
-    def test_two_names_with_one_last_part_are_ambiguous(self):
-        write_images(self.data / "x.mrcs")
-        names = [f"{k + 1}@{folder}/x.mrcs" for k, folder in enumerate("ababab")]
-        path = write(self.metadata, star_text(star_columns() | {"rlnImageName": names}))
-        with pytest.raises(InputError, match=r"a/x.mrcs and b/x.mrcs both lead to"):
-            read_particles(path, datadir=self.data)
-
-    def test_datadir_must_exist(self):
-        with pytest.raises(InputError, match="no such folder"):
-            self.read(datadir=self.data / "gone")
-
-    @pytest.mark.parametrize("name", ["x" * 300, "job"])  # too long a name, a folder
-    def test_names_that_are_no_files_are_missing(self, name):
-        with pytest.raises(InputError, match="1 of 1 image files are missing"):
-            self.read(name, datadir=self.data)
-
-    def test_link_that_leads_to_itself_is_missing(self):
-        (self.metadata / "loop.mrcs").symlink_to(self.metadata / "loop.mrcs")
-        with pytest.raises(InputError, match=r"missing: loop.mrcs"):
-            self.read("loop.mrcs")
-
-
 class TestOptions:
     def test_pixel_size_and_sign_override(self, folder):
         particles = read(folder, star_text(star_columns()), pixel_size=3.0, data_sign=-1)
@@ -486,99 +422,6 @@ class TestOptions:
         indices = write_pickle(folder / "ind.pkl", np.array([2, 0]))
         particles = read(folder, star_text(star_columns() | {"rlnImageName": names}), indices=indices)
         assert particles.files == (folder / "particles.mrcs",)
-
-
-class TestWriting:
-    def test_round_trip(self, tmp_path):
-        stack = dataclasses.replace(make_stack(tmp_path), half_set=np.array([1, 2, 2, 1, 1, 2], np.int8))
-        write_star(tmp_path / "sub" / "out.star", stack)
-        again = read_particles(tmp_path / "sub" / "out.star")
-        assert_same_particles(again, stack)
-        assert again.half_set.tolist() == stack.half_set.tolist()
-        assert "000001@../particles.mrcs" in (tmp_path / "sub" / "out.star").read_text()
-
-    def test_round_trip_of_what_is_not_default(self, tmp_path):
-        stack = make_stack(tmp_path)
-        voltage = np.array([200, 300, 300, 200, 300, 300.0])
-        ctf = dataclasses.replace(stack.ctf, voltage_kv=voltage, b_factor=np.arange(6.0), scale=np.linspace(0.5, 1, 6))
-        stack = dataclasses.replace(stack, ctf=ctf, data_sign=np.array([1, -1, 1, 1, -1, -1], np.int8))
-        write_star(tmp_path / "out.star", stack)
-        assert_same_particles(read_particles(tmp_path / "out.star"), stack)
-        assert read_particles(tmp_path / "out.star").data_sign.tolist() == stack.data_sign.tolist()
-
-    def test_without_poses(self, tmp_path):
-        stack = dataclasses.replace(make_stack(tmp_path), rotations=None, shifts_angstrom=np.zeros((N, 2)))
-        write_star(tmp_path / "out.star", stack)
-        assert "Angle" not in (tmp_path / "out.star").read_text().replace("DefocusAngle", "")
-        assert read_particles(tmp_path / "out.star").rotations is None
-
-    def test_folder_with_a_space_and_one_with_a_hash(self, tmp_path):
-        for name in ("my data", "bad#name"):
-            (tmp_path / name).mkdir()
-        write_star(tmp_path / "out.star", make_stack(tmp_path / "my data"))
-        assert read_particles(tmp_path / "out.star").files[0].parent.name == "my data"
-        with pytest.raises(InputError, match="cannot hold a path with '#'"):
-            write_star(tmp_path / "bad.star", make_stack(tmp_path / "bad#name"))
-        assert not (tmp_path / "bad.star").exists()
-
-    def test_half_sets_are_added_and_all_else_stays(self, folder):
-        columns = without(star_columns(), "rlnRandomSubset") | {"rlnGroupName": ["007"] * N}
-        source = write(folder, star_text(columns) + "\ndata_extra\n\n_rlnTag 0.10\n")
-        particles = read_particles(source).with_half_sets(3)
-        write_with_half_sets(source, folder / "run_data.star", particles)
-        before, after = source.read_text().splitlines(), (folder / "run_data.star").read_text().splitlines()
-        added = [line for line in after if line not in before]
-        assert added[0] == "_rlnRandomSubset #12" and len(added) == 1 + N
-        rows = [line for line in before if "@" in line]
-        assert added[1:] == [f"{row} {half}" for row, half in zip(rows, particles.half_set, strict=True)]
-        assert [line for line in after if line not in added] == [line for line in before if line not in rows]
-        again = read_particles(folder / "run_data.star")
-        assert_same_particles(again, particles)
-        assert again.half_set.tolist() == particles.half_set.tolist()
-
-    def test_half_sets_are_replaced_and_rows_selected(self, folder):
-        source = write(folder, star_text(star_columns()))
-        particles = read_particles(source, indices=write_pickle(folder / "ind.pkl", [5, 1]))
-        particles = dataclasses.replace(particles, half_set=np.array([1, 2], np.int8))
-        write_with_half_sets(source, folder / "run_data.star", particles)
-        rows = [line.split() for line in (folder / "run_data.star").read_text().splitlines() if "@" in line]
-        assert [(row[0], row[-1]) for row in rows] == [("000006@particles.mrcs", "1"), ("000002@particles.mrcs", "2")]
-
-    def test_names_that_no_longer_lead_are_rewritten(self, folder):
-        source = write(folder, star_text(star_columns()))
-        write_with_half_sets(source, folder / "out" / "run_data.star", read_particles(source))
-        text = (folder / "out" / "run_data.star").read_text()
-        assert "000001@../particles.mrcs 15000" in text
-        assert_same_particles(read_particles(folder / "out" / "run_data.star"), read_particles(source))
-
-    def test_names_relative_to_the_project_stay(self, folder, monkeypatch):
-        monkeypatch.chdir(folder)
-        (folder / "job").mkdir()
-        source = write(folder, star_text(star_columns()), "job/data.star")
-        write_with_half_sets(source, folder / "out" / "run_data.star", read_particles(source))
-        assert "000001@particles.mrcs 15000" in (folder / "out" / "run_data.star").read_text()
-
-    def test_a_stack_that_stood_in_is_named(self, folder):
-        write_images(folder / "elsewhere.mrcs", seed=8)
-        source = write(folder, star_text(star_columns(name="gone.mrcs")))
-        particles = read_particles(source, stack=folder / "elsewhere.mrcs")
-        write_with_half_sets(source, folder / "out" / "run_data.star", particles)
-        assert_same_particles(read_particles(folder / "out" / "run_data.star"), particles)
-
-    def test_comment_behind_a_row_does_not_hide_the_half_set(self, folder):
-        text = star_text(without(star_columns(), "rlnRandomSubset")).replace(" 1\n0", " 1 # kept\n0")
-        source = write(folder, text)
-        write_with_half_sets(source, folder / "run_data.star", read_particles(source).with_half_sets())
-        assert read_particles(folder / "run_data.star").half_set.all()
-
-    def test_poses_from_elsewhere_are_not_lost(self, folder):
-        source = write(folder, star_text(star_columns()))
-        other = make_stack(folder)
-        poses = (other.rotations, other.shifts_angstrom / (BOX * PIXEL_SIZE))
-        particles = read_particles(source, poses=write_pickle(folder / "poses.pkl", poses))
-        np.testing.assert_allclose(particles.shifts_angstrom, other.shifts_angstrom)
-        write_with_half_sets(source, folder / "run_data.star", particles)
-        assert_same_particles(read_particles(folder / "run_data.star"), particles)
 
 
 @needs_data
