@@ -67,7 +67,7 @@ def draw_curve(
 ) -> None:
     """Draw one curve, a mark where each of its `resolutions` was read, and say them in the label."""
     own = [r for r in resolutions if r.curve == curve.name]
-    label = ": ".join([label, ", ".join(in_words(r) for r in own)] if own else [label])
+    label = ": ".join([label, ", ".join(crossing_in_words(r) for r in own)] if own else [label])
     axes.plot(curve.frequencies, curve.values, style, color=colour, lw=1.5, label=label)
     for r in own:
         if r.shell is not None:
@@ -76,7 +76,7 @@ def draw_curve(
             axes.plot(*crossing, "o", color=colour, ms=5, mfc="white", mew=1.5)
 
 
-def in_words(found: Resolution) -> str:
+def crossing_in_words(found: Resolution) -> str:
     """38.4 Å at 0.143, or no crossing at 0.143."""
     return f"{'no crossing' if found.angstrom is None else f'{found.angstrom:.1f} Å'} at {found.criterion}"
 

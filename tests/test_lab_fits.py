@@ -8,6 +8,7 @@ import shlex
 import shutil
 import struct
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -233,41 +234,38 @@ def test_what_cannot_be_done_is_said_and_a_killed_process_replaced(worker):
 
 
 def test_a_process_that_ends_while_it_reads_is_said_once_and_replaced_at_the_next_fit(folder):
-    worker = Worker(folder, threads=1)
-    worker._process.kill()
-    assert "that reads the particles ended" in wait_for(worker, Stopped)[-1].reason
-    assert list(worker.messages()) == []
-    worker.submit(preview_config(50))
-    assert wait_for(worker, Done)[-1].outcome.config == preview_config(50)
-    worker.close()
+    with closing(Worker(folder, threads=1)) as worker:
+        worker._process.kill()
+        assert "that reads the particles ended" in wait_for(worker, Stopped)[-1].reason
+        assert list(worker.messages()) == []
+        worker.submit(preview_config(50))
+        assert wait_for(worker, Done)[-1].outcome.config == preview_config(50)
 
 
 def test_a_run_whose_particles_cannot_be_read_says_so_at_each_fit(folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(folder, run)
     (run / "run_data.star").write_text("nothing\n")
-    worker = Worker(run, threads=1)
-    why = wait_for(worker, Stopped)[-1].reason
-    assert "run_data.star" in why
-    worker._process.join()
-    assert list(worker.messages()) == []
-    worker.submit(preview_config(50))
-    assert wait_for(worker, Stopped)[-1].reason == why
-    assert not worker.busy
-    worker.close()
+    with closing(Worker(run, threads=1)) as worker:
+        why = wait_for(worker, Stopped)[-1].reason
+        assert "run_data.star" in why
+        worker._process.join()
+        assert list(worker.messages()) == []
+        worker.submit(preview_config(50))
+        assert wait_for(worker, Stopped)[-1].reason == why
+        assert not worker.busy
 
 
 def test_a_process_that_dies_in_the_middle_of_a_message_is_replaced(folder):
     """A map does not fit into the pipe: whoever is short of memory dies there."""
-    worker = Worker(folder, threads=1)
-    wait_for(worker, Ready)
-    worker.submit(preview_config(50))
-    worker._process.kill()
-    worker._process.join()
-    worker._connection, theirs = multiprocessing.Pipe()
-    os.write(theirs.fileno(), struct.pack("!i", 100_000) + b"x" * 500)
-    theirs.close()
-    assert "ended" in wait_for(worker, Stopped)[-1].reason
-    worker.submit(preview_config(50))
-    wait_for(worker, Done)
-    worker.close()
+    with closing(Worker(folder, threads=1)) as worker:
+        wait_for(worker, Ready)
+        worker.submit(preview_config(50))
+        worker._process.kill()
+        worker._process.join()
+        worker._connection, theirs = multiprocessing.Pipe()
+        os.write(theirs.fileno(), struct.pack("!i", 100_000) + b"x" * 500)
+        theirs.close()
+        assert "ended" in wait_for(worker, Stopped)[-1].reason
+        worker.submit(preview_config(50))
+        wait_for(worker, Done)

@@ -19,13 +19,13 @@ from gsworkbench.assessment.fsc import FscCurve, read_fsc_csv, resolution
 from gsworkbench.files import atomic_path
 from gsworkbench.plotting import (
     COLOURS,
+    crossing_in_words,
     curve_in_words,
     draw_common_legend,
     draw_curve,
     draw_frame,
     draw_legend,
     draw_slices,
-    in_words,
 )
 from gsworkbench.readers.mrc import read_map
 from gsworkbench.workbench.registry import Experiment, Registry, Run
@@ -56,7 +56,7 @@ _PAIR = (
     ("fsc_unmasked_truth", 0.5, "map and truth, no mask"),
     ("fsc_unmasked", 0.143, "half maps, no mask"),
 )
-_LINE = 0.16  # inches, of a legend
+_LEGEND_LINE = 0.16  # inches
 _MARKERS = "os^Dv<>"
 _STYLES = ("-", "--", ":", "-.")
 
@@ -72,7 +72,7 @@ def maps_and_curves(registry: Registry, experiment: Experiment, rows: pd.DataFra
     maps = {"truth": read_map(folder / "datasets" / chosen[0][1][0].dataset / "truth.mrc")}
     maps |= {label: read_map(folder / "runs" / runs[0].name / "run_class001.mrc") for label, runs in chosen}
     n_rows = -(-len(maps) // 7)
-    above, below = 0.3 + 1.6 * n_rows, 2.9 + _LINE * len(chosen)
+    above, below = 0.3 + 1.6 * n_rows, 2.9 + _LEGEND_LINE * len(chosen)
     page = Figure(figsize=(7.2, above + below), layout="constrained")
     grid = page.add_gridspec(2, 1, height_ratios=[above, below])
     top, bottom = page.add_subfigure(grid[0]), page.add_subfigure(grid[1])
@@ -86,7 +86,7 @@ def curves(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folde
     from matplotlib.figure import Figure
 
     choices = list(_choices(registry, experiment, rows))
-    page = Figure(figsize=(7.2, 3.2 + _LINE * len(choices)), layout="constrained")
+    page = Figure(figsize=(7.2, 3.2 + _LEGEND_LINE * len(choices)), layout="constrained")
     _pair(page, choices, folder)
     return page
 
@@ -101,8 +101,8 @@ def metrics_along(registry: Registry, experiment: Experiment, rows: pd.DataFrame
     units = list(dict.fromkeys(rows[rows.metric == m].unit.iloc[0] for m in figure.metrics if (rows.metric == m).any()))
     groups = list(_groups(registry, figure.groups, rows))
     most = len(figure.metrics) * len(groups)
-    page = Figure(figsize=(max(4.5, 3.6 * len(units)), 3.5 + _LINE * most), layout="constrained")
-    panels = np.atleast_1d(np.asarray(page.subplots(1, len(units)), dtype=object))
+    page = Figure(figsize=(max(4.5, 3.6 * len(units)), 3.5 + _LEGEND_LINE * most), layout="constrained")
+    panels = np.ravel(page.subplots(1, len(units)))
     points = sorted({float(x) for x in rows[column].dropna()})
     logarithmic = points[0] > 0 and points[-1] / points[0] >= 8 and np.isfinite(points[-1])
     for axes, unit in zip(panels, units, strict=True):
@@ -112,10 +112,10 @@ def metrics_along(registry: Registry, experiment: Experiment, rows: pd.DataFrame
                 _draw_along(axes, group[group.metric == metric], column, label, style, index, figure.exponents)
         if logarithmic:
             axes.set_xscale("log")
-            axes.set_xticks(points, _clear(points))
+            axes.set_xticks(points, _tick_labels(points))
             axes.minorticks_off()
         if figure.exponents:
-            _grow_logarithmically(axes)
+            _make_logarithmic(axes)
         axes.set_xlabel(_FACTORS.get(figure.x, figure.x.replace("_", " ")))
         axes.set_ylabel(textwrap.fill("; ".join(HEADINGS.get(m, m) for m in metrics) + _AXES[unit][1], 44))
         _tidy(axes)
@@ -133,7 +133,7 @@ def bars(registry: Registry, experiment: Experiment, rows: pd.DataFrame, folder:
     widest = max(len(line) for label, _ in choices for line in label.split("\n"))
     size = (0.5 + 0.05 * widest + 2.3 * len(metrics), 0.8 + 0.36 * len(choices))  # inches
     page = Figure(figsize=size, layout="constrained")
-    panels = np.atleast_1d(np.asarray(page.subplots(1, len(metrics), sharey=True), dtype=object))
+    panels = np.ravel(page.subplots(1, len(metrics), sharey=True))
     places = np.arange(len(choices))
     for axes, metric in zip(panels, metrics, strict=True):
         factor, unit = _AXES[rows[rows.metric == metric].unit.iloc[0]]
@@ -157,7 +157,7 @@ def corrected(registry: Registry, experiment: Experiment, rows: pd.DataFrame, fo
     drawn = ("fsc_unmasked", "fsc_masked", "fsc_randomized_masked", "fsc_corrected", "fsc_unmasked_truth")
     choices = list(_choices(registry, experiment, rows))
     n_rows, n_columns = -(-len(choices) // 3), min(3, len(choices))
-    size = (3.2 * n_columns, 2.9 * n_rows + _LINE * -(-len(drawn) // n_columns))
+    size = (3.2 * n_columns, 2.9 * n_rows + _LEGEND_LINE * -(-len(drawn) // n_columns))
     page = Figure(figsize=size, layout="constrained")
     panels = np.ravel(page.subplots(n_rows, n_columns))
     said: dict[str, Artist] = {}
@@ -259,7 +259,7 @@ def _draw_along(
     )  # fmt: skip
 
 
-def _clear(points: list[float]) -> list[str]:
+def _tick_labels(points: list[float]) -> list[str]:
     """Return the labels of a logarithmic axis's ticks; where one would run into the one before it, it is empty."""
     labels, last = [], -np.inf
     places = np.log(points) / np.log(points[-1] / points[0])
@@ -270,7 +270,7 @@ def _clear(points: list[float]) -> list[str]:
     return labels
 
 
-def _grow_logarithmically(axes: Axes) -> None:
+def _make_logarithmic(axes: Axes) -> None:
     """Make the y axis logarithmic, over at least a factor of ten, so that what hardly grows looks so."""
     from matplotlib.ticker import LogLocator
 
@@ -316,7 +316,7 @@ def _pair(page: FigureBase, choices: list[tuple[str, list[Run]]], folder: Path) 
             read = resolution(frame, threshold)
             draw_curve(axes, frame, [read], colour=colour, label=label, style=style)
             axes.fill_between(frame.frequencies, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
-            said.setdefault(label, []).append(in_words(read))
+            said.setdefault(label, []).append(crossing_in_words(read))
             lines[label] = Line2D([], [], color=colour, ls=style, lw=1.5)
         if frame is None:
             axes.set_axis_off()

@@ -38,10 +38,13 @@ box
 """
 
 
+def slider(page, description: str):
+    return page.locator(".widget-inline-hbox, .jupyter-widget-inline-hbox", has_text=description).first
+
+
 def press(page, description: str, key: str, times: int = 1) -> None:
     """Move the slider of this description by keys, as a hand would."""
-    slider = page.locator(".widget-inline-hbox, .jupyter-widget-inline-hbox", has_text=description).first
-    handle = slider.locator(".noUi-handle").first
+    handle = slider(page, description).locator(".noUi-handle").first
     handle.scroll_into_view_if_needed()
     handle.focus()
     for _ in range(times):
@@ -60,8 +63,7 @@ def wait_for_status(page, words: str, seconds: float = 300.0) -> str:
 
 def wait_for_the_last_fit(page, seconds: float = 60.0) -> None:
     """Until the kernel has got the slider's last value: it may come after a click made later, and start a fit anew."""
-    slider = page.locator(".widget-inline-hbox, .jupyter-widget-inline-hbox", has_text="Gaussians N").first
-    number = slider.locator(".widget-readout").first.inner_text().replace(",", "")
+    number = slider(page, "Gaussians N").locator(".widget-readout").first.inner_text().replace(",", "")
     end = time.monotonic() + seconds
     while f"--n-gaussians {number} " not in page.locator(".gsw-text").first.inner_text():
         assert time.monotonic() < end, f"no fit of {number} Gaussians"
