@@ -73,6 +73,9 @@ class ParticleStack:
     source : the metadata file that was read, for messages and for writing rows back; None for one made in memory.
     source_row : (n,) int, the row in `source`, counted from 0.
     picks : where the particles were picked; None where the file does not say.
+    optics_group : (n,) int64, the optics group of each particle; None where the file has no groups.
+    unit : (n,) int64, particles with the same number are one specimen (a filament, the tilt images of one particle), so
+        that they belong into one half set; None where every image is a specimen of its own.
     random_phases : how `images` replaces phases beyond a resolution, None to leave them as they are.
     also_read : files beside `source` that poses, CTF, rows or fields came from.
     """
@@ -90,6 +93,8 @@ class ParticleStack:
     source: Path | None
     source_row: NDArray[np.int64]
     picks: Picks | None = None
+    optics_group: NDArray[np.int64] | None = None
+    unit: NDArray[np.int64] | None = None
     random_phases: RandomPhases | None = None
     also_read: tuple[Path, ...] = ()
 
@@ -109,6 +114,8 @@ class ParticleStack:
             data_sign=self.data_sign[indices],
             source_row=self.source_row[indices],
             picks=None if self.picks is None else self.picks[indices],
+            optics_group=None if self.optics_group is None else self.optics_group[indices],
+            unit=None if self.unit is None else self.unit[indices],
         )
 
     def images(self, indices: NDArray[np.integer] | slice | None = None) -> NDArray[np.float32]:
