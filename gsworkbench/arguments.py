@@ -203,6 +203,7 @@ def _add_accumulate(commands: Any) -> None:
     command.add_argument(
         "--part", default="1/1", metavar="I/N", help="take the I-th of N equal parts of these particles, as in 2/5"
     )
+    _add_images(command)
     _add_noise(command)
     command.add_argument(
         "--engine", default="gridding", choices=("gridding", "finufft"), help="finufft is exact and slow, for checks"
@@ -228,6 +229,18 @@ def _add_noise(command: Any) -> None:
         metavar="A",
         help="noise substitution: take particles whose phases are random beyond this resolution (reconstruct: besides; "
         "read the half maps with 'fsc --substituted')",
+    )
+
+
+def _add_images(command: Any) -> None:
+    command.add_argument(
+        "--normalise",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="subtract each image's background, remove hot pixels, and weigh each image by its own noise (default: yes)",
+    )
+    command.add_argument(
+        "--keep-outliers", action="store_true", help="keep images whose power is absurd; without it, they are left out"
     )
 
 
@@ -423,6 +436,7 @@ def _add_outputs(command: Any) -> None:
         "--mask", default="auto", help="auto (default), sphere, none or a mask (.mrc), for the masked FSC"
     )
     command.add_argument("--truth", type=Path, metavar="MAP", help="a known truth to compare the map with")
+    _add_images(command)
     _add_noise(command)
     command.add_argument("--seed", type=int, default=0, help="random numbers: start, order of particles, half sets")
     command.add_argument("--threads", type=int, metavar="N", help="processor threads to use")

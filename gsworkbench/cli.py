@@ -167,7 +167,10 @@ def _accumulate(options: argparse.Namespace) -> None:
     from gsworkbench.noise import chosen_noise
     from gsworkbench.normal_equations import accumulate
 
-    stack = _share(_stack(options), options)
+    whole = _stack(options)
+    stack = _share(whole, options)
+    if options.normalise:
+        stack = _normalised(whole, stack, options)
     if options.noise_substitute_beyond is not None:
         stack = stack.with_random_phases(options.noise_substitute_beyond, options.seed)
     if distributed.is_first():
@@ -190,6 +193,17 @@ def _accumulate(options: argparse.Namespace) -> None:
         remove(checkpoint)
     print(f"{_sums(sums)} in {options.out}")
     print(f"  {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s")
+
+
+def _normalised(whole: Any, stack: Any, options: argparse.Namespace) -> Any:
+    """Particles with normalised images, and those that are absurd left out, beside all particles of the table."""
+    from gsworkbench.image_statistics import blank, make_plan, measure_images, normalised, outliers, sentences
+
+    found = measure_images(stack, make_plan(whole))
+    if distributed.is_first():
+        for sentence in sentences(found, stack, kept=options.keep_outliers):
+            print(f"  note: {sentence}")
+    return normalised(stack, found)[~(blank(found) if options.keep_outliers else outliers(found))]
 
 
 def _combine(options: argparse.Namespace) -> None:
@@ -226,7 +240,7 @@ def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -
     from gsworkbench.footprint import beside_what_is_free, reconstruct_bytes
     from gsworkbench.reconstruct import assist, reconstruct
 
-    names = ("half_maps", "mask", "seed", "noise_spectrum", "noise_substitute_beyond")
+    names = ("half_maps", "normalise", "keep_outliers", "mask", "seed", "noise_spectrum", "noise_substitute_beyond")
     config = from_mapping(ReconstructionConfig, settings | {name: getattr(options, name) for name in names})
     if not distributed.is_first():
         return assist(_stack(options), options.out, config, resume=options.resume)

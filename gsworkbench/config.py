@@ -182,6 +182,8 @@ class ReconstructionConfig:
     blending: BlendingConfig = field(default_factory=BlendingConfig)
     cryodrgn: CryodrgnConfig = field(default_factory=CryodrgnConfig)
     half_maps: bool = True
+    normalise: bool = True  # take background and hot pixels off each image, and weigh each by its own noise
+    keep_outliers: bool = False  # keep images whose power is absurd
     mask: str = "auto"  # auto, sphere, none, or the path of a mask
     noise_spectrum: str = "white"  # white, measured (noise.measured_noise), or the path of powers per shell (.npy)
     noise_substitute_beyond: float | None = None  # A: repeat half maps with random phases beyond (substitution.py)

@@ -60,6 +60,7 @@ _EVERY = 10  # steps between looks at the held-out error
 _PREVIEW = NormalEquationsConfig(n_boosted_steps=15, n_steps=30, background=False)
 _SURE = 3.0  # standard errors
 _DARK = 5.0  # standard errors by which density that is refused as dark correlates with the data
+_START_VOXELS = 0.0076  # of all voxels: 2,000 of a box of 64
 _MUCH = 0.03  # of the signal: what mixtures may miss without a word
 
 Curve = tuple[tuple[int, float, float], ...]
@@ -185,8 +186,9 @@ def preview(
 def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) -> Gaussians:
     """Isotropic Gaussians in box edges, centres drawn in proportion to the density of a low-passed least-squares map.
 
-    Only density counts that exceeds 6 robust standard deviations of the map's surroundings, inside .48 of the box.
-    With signed weights, what lies as far below zero counts as well, and gives Gaussians of negative weight.
+    Only density counts that exceeds 6 robust standard deviations of the map's surroundings, inside .48 of the box, or
+    that is among the largest _START_VOXELS of the voxels there: just above the noise these deviations leave a handful of
+    voxels, and all Gaussians would start there. With signed weights, what lies as far below zero counts as well, and gives Gaussians of negative weight.
     """
     generator = torch.Generator().manual_seed(seed)
     box_size, n = problem.box_size, number_of_gaussians(config, problem.box_size)
@@ -199,9 +201,13 @@ def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) 
     axis = torch.arange(box_size) - box_size // 2
     radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
     noise = 1.4826 * density[radius > 0.48 * box_size].abs().median()
-    density = torch.where((density.abs() > 6 * noise) & (radius < 0.48 * box_size), density, 0.0).flatten().double()
+    inside_sphere = radius < 0.48 * box_size
+    size = density.abs() if config.weights == "signed" else density
+    rank = max(1, round(_START_VOXELS * box_size**3))
+    least = torch.topk(size[inside_sphere], rank).values[-1].clamp_min(0)
+    density = torch.where((size > torch.minimum(6 * noise, least)) & inside_sphere, density, 0.0).flatten().double()
     sign = density.sign().float()
-    density = density.abs() if config.weights == "signed" else density.clamp_min(0)
+    density = density.abs()
     if not density.any():  # nothing stands out: pure noise, most likely
         return _start_at_random(config, box_size, seed)
     cumulative = density.cumsum(0)

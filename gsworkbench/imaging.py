@@ -62,9 +62,12 @@ def data_term(
     """Prepare the data term; images stay in memory as b if they fit into `max_cache_bytes`, else on disk.
 
     boost weights component k by exp(boost k^2 / k_Nyquist^2): high frequencies, small in any map, are then learned
-    at the pace of low ones. band : "disc", the components |k| < D / 2, or "square", all that an image has.
+    at the pace of low ones. band : "disc", the components |k| < D / 2, or "square", all that an image has. The component
+    k = 0 counts in neither: the background of the images decides it.
     """
     kept = disc(stack.box_size) if band == "disc" else torch.ones_like(disc(stack.box_size))
+    kept = kept.clone()
+    kept[0, 0] = 0
     spectrum = kept * torch.exp(boost * radius_squared(stack.box_size) / (stack.box_size / 2) ** 2)
     spectrum = spectrum.float().to(device)
     if len(stack) * stack.box_size**2 * 4 > max_cache_bytes:
@@ -118,7 +121,7 @@ def form_images(projections: Tensor, stack: ParticleStack) -> Tensor:
 
 
 def total_weight(stack: ParticleStack, *, n_images: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Estimate the integral of the map (image units times A^2), and its standard error, from the images' lowest shells.
+    """Estimate the integral of the map (image units times A^2), and its standard error, from the images' lowest shells but k = 0.
 
     Averaged over particles, C y / C^2 is the map's transform averaged over its orientations. The best of a family of
     spherical Gaussians is fitted to it below 8 cycles per box; its integral is the answer. A negative one says that
@@ -128,7 +131,7 @@ def total_weight(stack: ParticleStack, *, n_images: int = 2000, seed: int = 0) -
     part = stack[chosen]
     box_size = stack.box_size
     k2 = radius_squared(box_size)
-    low = (k2 < min(8, box_size / 2) ** 2).float()
+    low = ((k2 > 0) & (k2 < min(8, box_size / 2) ** 2)).float()
     data, kernel, energy, count = torch.zeros(()), torch.zeros(()), 0.0, 0
     sign = (-1.0) ** sum(half_plane_frequencies(box_size))  # the origin is the pixel box_size // 2
     for indices, images in part.chunks(2**24):

@@ -23,6 +23,15 @@ from gsworkbench.errors import InputError
 from gsworkbench.filtered_backprojection import filtered_backprojection
 from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.gaussians import Gaussians
+from gsworkbench.image_statistics import (
+    blank,
+    figures,
+    measure_images,
+    normalised,
+    outliers,
+    sentences,
+    weighted_alike,
+)
 from gsworkbench.neural_field import fit_neural_field
 from gsworkbench.noise import chosen_noise
 from gsworkbench.normal_equations import CHECKPOINT_SECONDS, NormalEquations, accumulate
@@ -56,6 +65,18 @@ class Solution:
     report: dict[str, Any] = field(default_factory=dict)
     held_out: tuple[tuple[int, float, float], ...] = ()
 
+    def scaled(self, factor: float) -> Solution:
+        """The same in other units of density."""
+        if factor == 1:
+            return self
+        g, background = self.gaussians, self.background
+        return replace(
+            self,
+            volume=(self.volume * factor).astype(np.float32),
+            gaussians=None if g is None else replace(g, weights=g.weights * factor),
+            background=None if background is None else (background * factor).astype(np.float32),
+        )
+
 
 @dataclass(frozen=True)
 class Task:
@@ -81,6 +102,9 @@ class Task:
     def sums_file(self, name: str, what: str) -> Path:
         """Of a part: its "sums" without every tenth particle, or those of the "held out"."""
         return self.checkpoint(f"{name} {what}").with_suffix(SUMS)
+
+
+Method = Callable[[Task], Iterator[tuple[str, Solution]]]
 
 
 def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
@@ -150,7 +174,7 @@ def _relion(task: Task) -> Iterator[tuple[str, Solution]]:
 
 
 def _cryodrgn(task: Task) -> Iterator[tuple[str, Solution]]:
-    return _program(task, lambda stack, seed: cryodrgn(stack, task.config.cryodrgn, seed=seed))
+    return _program(task, lambda stack, seed: cryodrgn(weighted_alike(stack), task.config.cryodrgn, seed=seed))
 
 
 def _program(task: Task, run: Callable[[ParticleStack, int], ProgramMap]) -> Iterator[tuple[str, Solution]]:
@@ -266,7 +290,7 @@ SHARED = ("normal-equations", "voxels", "backprojection", "stochastic")
 WEIGHTED = ("normal-equations", "voxels", "backprojection")
 
 # A method yields a Solution for each part of its task, "all" first.
-METHODS: dict[str, Callable[[Task], Iterator[tuple[str, Solution]]]] = {
+METHODS: dict[str, Method] = {
     "normal-equations": _normal_equations,
     "voxels": _voxels,
     "stochastic": _stochastic,
@@ -278,8 +302,22 @@ METHODS: dict[str, Callable[[Task], Iterator[tuple[str, Solution]]]] = {
 }
 
 
+def solutions(task: Task, method: Method | None = None) -> Iterator[tuple[str, Solution]]:
+    """What the method of a task makes of each of its parts, in the units of the images, "all" first.
+
+    method : in place of the one that the task's settings name.
+    """
+    normalisation = next(iter(task.parts.values())).normalisation
+    for name, solution in (method or METHODS[task.config.method])(task):
+        yield name, solution if normalisation is None else solution.scaled(normalisation.unit)
+
+
 def make_task(stack: ParticleStack, config: ReconstructionConfig, record: RunRecord, checkpoints: Path) -> Task:
-    """A stack and, if asked for, its half sets, with a seed each; `record` notes how many particles and which seeds."""
+    """A stack and, if asked for, its half sets, with a seed each, and images normalised as configured.
+
+    `record` notes how many particles and which seeds, and what a user should know of the images.
+    """
+    stack = prepared(stack, config, record)
     halves = {f"half {k}": stack[stack.half_set == k] for k in (1, 2)} if config.half_maps else {}
     parts = {"all": stack} | halves
     record.n_particles |= {name: len(part) for name, part in parts.items()}
@@ -287,6 +325,20 @@ def make_task(stack: ParticleStack, config: ReconstructionConfig, record: RunRec
     device = fit_device(config)
     record.device = str(device)
     return Task(parts, record.seeds, config, checkpoints, False, record, device)
+
+
+def prepared(stack: ParticleStack, config: ReconstructionConfig, record: RunRecord) -> ParticleStack:
+    """The stack that methods are given: its images normalised, and those that are absurd left out, as configured."""
+    if not config.normalise:
+        return stack
+    with record.stage("look at images"):
+        found = measure_images(stack)
+    record.warnings += sentences(found, stack, kept=config.keep_outliers)
+    left_out = blank(found) if config.keep_outliers else outliers(found)
+    record.results["images"] = figures(found) | {"left_out": int(left_out.sum())}
+    if left_out.all():
+        raise InputError("no image is left: all are blank or absurd", file=stack.source, remedy="give --keep-outliers")
+    return normalised(stack, found)[~left_out]
 
 
 def fit_device(config: ReconstructionConfig) -> torch.device:

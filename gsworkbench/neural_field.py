@@ -97,10 +97,11 @@ def components(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Frequencies A^T (kx, ky, 0) (m, 3), CTF (m,) and data (m,) of particles: complex transforms or Hartley values.
 
-    All inside |k| < D / 2 (Hartley: of both k and -k), or config.n_components of them drawn at random for each image.
+    All inside 0 < |k| < D / 2 (Hartley: of both k and -k), or config.n_components of them drawn at random for each image.
     """
     box_size = part.box_size
-    inside = disc(box_size)
+    inside = disc(box_size).clone()
+    inside[0, 0] = False  # the background of the images decides it
     ky, kx = (k[inside] for k in half_plane_frequencies(box_size))
     images = torch.from_numpy(part.images())
     data = (centred_rfft2(images) * shift_phases(part.shifts_angstrom, box_size, part.pixel_size))[:, inside]

@@ -40,9 +40,9 @@ from gsworkbench.files import atomic_path, sha256
 from gsworkbench.insertion import PADDING, Direct, Float64, Grid
 from gsworkbench.numpy_files import load_archive
 from gsworkbench.particles import ParticleStack
-from gsworkbench.readers.mrc import read_images
+from gsworkbench.readers.mrc import read_images, stack_shape
 
-VERSION = 2
+VERSION = 3
 ENGINES = ("gridding", "finufft")
 CHUNK_BYTES = 2**22  # of images read at a time: memory that stays in the cache and is used again
 CHECKPOINT_SECONDS = 60.0
@@ -50,6 +50,8 @@ COLUMNS = 16  # of a grid, transformed at a time
 LARGEST_BOX = 800  # cells of the grid are numbered by 32 bits
 _EXACT = 2.0**53  # quanta that float64 counts without a gap
 _ARRAYS = ("sums", "particles")
+_LEAST_NOISE = 1e-4
+_LEVEL_IMAGES = 100  # of the first file, whose median says how large pixels are
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class NormalEquations:
     data_sign : the factor applied to all images, +1 or -1; 0 if there are both.
     engine : "gridding", or "finufft", whose sums are exact to its tolerance but not repeatable to the bit.
     weighted : whether noise spectra divided the data; the noise of a component is then that of a unit spectrum.
+    normalised : whether the images were normalised (ParticleStack.normalisation), to noise of standard deviation 1.
     phases : what was done to the images' phases, in words (ParticleStack.random_phases).
     sources : SHA-256 of the metadata files and noise spectra that went in.
     """
@@ -83,6 +86,7 @@ class NormalEquations:
     data_sign: int
     engine: str
     weighted: bool
+    normalised: bool
     phases: str
     sources: tuple[str, ...]
     version: int = VERSION
@@ -98,8 +102,12 @@ class NormalEquations:
 
     @property
     def noise_power(self) -> float:
-        """Mean power of the noise of one component of a transform of D^2 pixels: D^2 times the variance of a pixel."""
-        return self.noise_sum / max(self.n_particles, 1)
+        """Mean power of the noise of one component of a transform of D^2 pixels: D^2 times the variance of a pixel.
+
+        At least _LEAST_NOISE of the mean power of a component: noise-free images would leave nothing to divide by.
+        """
+        components = math.pi * self.box_size**2 / 4
+        return max(self.noise_sum, _LEAST_NOISE * self.energy_sum / components) / max(self.n_particles, 1)
 
     def b(self) -> Tensor:
         """(D, D, D) float64, origin D // 2: <b, V> = sum_i <y_i, C_i P_i V>."""
@@ -124,7 +132,7 @@ class NormalEquations:
 
     def _with(self, other: NormalEquations, out: Float64 | None = None) -> NormalEquations:
         """The sums over both, the array of them in `out` where one is given."""
-        for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "phases", "version"):
+        for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "normalised", "phases", "version"):
             if getattr(self, name) != getattr(other, name):
                 raise InputError(
                     f"these sums do not add up: {name} is {getattr(self, name)} here and {getattr(other, name)} there"
@@ -333,13 +341,19 @@ class _Pass:
         weights = None if self.weights is None else self.weights[indices]
         energies = self.engine.add(images, self.stack[indices], weights)
         box_size = self.empty.box_size
-        noises = _border_variance(images) * (box_size**4 / self.stack.box_size**2)
+        noises = self._noise(images) * (box_size**4 / self.stack.box_size**2)
         if self.weights is not None:
             noises[:] = box_size**2
         quantum = 2.0**4 * self.empty.data_quantum**2 / self.empty.ctf_quantum
         self.energy_sum += _rounded(energies, quantum)
         self.noise_sum += _rounded(noises, 2.0**-16 * quantum)
         self.summed.append(indices)
+
+    def _noise(self, images: NDArray[np.float32]) -> Float64:
+        """(n,) variance of a pixel's noise: known of normalised images, else measured at the border."""
+        if self.stack.normalisation is None:
+            return _border_variance(images)
+        return np.full(len(images), self.stack.normalisation.noise**2)
 
     def result(self) -> NormalEquations:
         indices = np.concatenate([np.empty(0, np.int64), *self.summed])
@@ -357,16 +371,16 @@ def _empty(
 ) -> NormalEquations:
     """What the sums over these particles will be of, and their quanta, before any particle is in.
 
-    The quanta follow from the root mean square of the first image of the first file, so that every part of a data set
-    has the same: 2^-20 of the noise of a transform's component, and 2^-24 of the largest CTF^2, leave room for 2^20
-    particles or more.
+    The quanta follow from the root mean square of the images: of normalised ones as their normalisation has it, else the
+    median of some images spread over the first file, so that every part of a data set has the same. 2^-20 of the noise of
+    a transform's component, and 2^-24 of the largest CTF^2, leave room for 2^20 particles or more.
     """
     if box_size % 2 or not 0 < box_size <= min(stack.box_size, LARGEST_BOX):
         largest = min(stack.box_size, LARGEST_BOX)
         raise InputError(
             f"a box of {box_size} px cannot be summed up", remedy=f"choose an even one of at most {largest}"
         )
-    level = _power_of_two(float(np.sqrt(np.square(read_images(stack.files[0], np.zeros(1, np.int64))).mean())))
+    level = _level(stack)
     weighted = noise_spectrum is not None
     sources = [] if stack.source is None else [sha256(stack.source)]
     if noise_spectrum is not None:
@@ -386,9 +400,21 @@ def _empty(
         data_sign=int(signs[0]) if len(signs) == 1 else 0,
         engine=engine,
         weighted=weighted,
+        normalised=stack.normalisation is not None,
         phases="as they are" if stack.random_phases is None else str(stack.random_phases),
         sources=tuple(sorted(sources)),
     )
+
+
+def _level(stack: ParticleStack) -> float:
+    """A power of two near the root mean square of the images."""
+    if stack.normalisation is not None:
+        return stack.normalisation.level
+    n = stack_shape(stack.files[0])[0]
+    chosen = np.unique(np.linspace(0, n - 1, _LEVEL_IMAGES).astype(np.int64))
+    size = np.sqrt(np.square(read_images(stack.files[0], chosen).astype(np.float64)).mean((1, 2)))
+    size = size[size > 0]
+    return _power_of_two(float(np.median(size))) if len(size) else 1.0
 
 
 def _identities(stack: ParticleStack) -> NDArray[np.uint64]:
@@ -427,7 +453,7 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _check_resumable(
     done: NormalEquations, empty: NormalEquations, identities: NDArray[np.uint64], checkpoint: Path
 ) -> None:
-    settings = ("box_size", "pixel_size", "half_set", "data_sign", "engine", "weighted", "phases", "sources")
+    settings = ("box_size", "pixel_size", "half_set", "data_sign", "engine", "weighted", "normalised", "phases", "sources")
     same = all(getattr(done, name) == getattr(empty, name) for name in (*settings, "data_quantum", "ctf_quantum"))
     if not same or not np.isin(done.particles, identities).all():
         raise InputError(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
+from gsworkbench.normalisation import Normalisation
 from gsworkbench.substitution import RandomPhases
 
 Float64 = NDArray[np.float64]
@@ -76,6 +77,8 @@ class ParticleStack:
     optics_group : (n,) int64, the optics group of each particle; None where the file has no groups.
     unit : (n,) int64, particles with the same number are one specimen (a filament, the tilt images of one particle), so
         that they belong into one half set; None where every image is a specimen of its own.
+    normalisation : what `images` does to backgrounds, hot pixels and noise; None to leave images as the files hold them.
+        The scale of the CTF is then that of the normalised images.
     random_phases : how `images` replaces phases beyond a resolution, None to leave them as they are.
     also_read : files beside `source` that poses, CTF, rows or fields came from.
     """
@@ -95,6 +98,7 @@ class ParticleStack:
     picks: Picks | None = None
     optics_group: NDArray[np.int64] | None = None
     unit: NDArray[np.int64] | None = None
+    normalisation: Normalisation | None = None
     random_phases: RandomPhases | None = None
     also_read: tuple[Path, ...] = ()
 
@@ -116,6 +120,7 @@ class ParticleStack:
             picks=None if self.picks is None else self.picks[indices],
             optics_group=None if self.optics_group is None else self.optics_group[indices],
             unit=None if self.unit is None else self.unit[indices],
+            normalisation=None if self.normalisation is None else self.normalisation[indices],
         )
 
     def images(self, indices: NDArray[np.integer] | slice | None = None) -> NDArray[np.float32]:
@@ -123,13 +128,10 @@ class ParticleStack:
 
         Pixels that are NaN or infinite raise InputError naming the file and the image.
         """
-        from gsworkbench.readers.mrc import read_images
-
         rows = np.arange(len(self))[slice(None) if indices is None else indices]
-        result = np.empty((len(rows), self.box_size, self.box_size), np.float32)
-        for file in np.unique(self.file_index[rows]):
-            here = np.flatnonzero(self.file_index[rows] == file)
-            result[here] = read_images(self.files[file], self.image_index[rows[here]])
+        result = self.raw_images(rows)
+        if self.normalisation is not None:
+            result = self.normalisation[rows].apply(result)
         result *= self.data_sign[rows, None, None]
         if self.random_phases is not None:
             for i, row in enumerate(rows):
@@ -137,8 +139,22 @@ class ParticleStack:
                 result[i] = self.random_phases.replace(result[i], *which, self.pixel_size)
         return result
 
-    def chunks(self, max_bytes: int = 2**28) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def raw_images(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Read images, (m, box_size, box_size) float32, as the files hold them, in the order asked for."""
+        from gsworkbench.readers.mrc import read_images
+
+        result = np.empty((len(rows), self.box_size, self.box_size), np.float32)
+        for file in np.unique(self.file_index[rows]):
+            here = np.flatnonzero(self.file_index[rows] == file)
+            result[here] = read_images(self.files[file], self.image_index[rows[here]])
+        return result
+
+    def chunks(
+        self, max_bytes: int = 2**28, *, raw: bool = False
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Yield (indices, images) over all particles once, at most `max_bytes` of images at a time.
+
+        raw : whether to take images as the files hold them, and not as `images` gives them.
 
         Particles come sorted by file and by place in the file, so that disks read forwards, and the system reads the
         next ones while these are worked on; `indices` are their rows in this stack.
@@ -147,7 +163,7 @@ class ParticleStack:
         step = max(1, max_bytes // (4 * self.box_size**2))
         for start in range(0, len(order), step):
             indices = order[start : start + step]
-            images = self.images(indices)
+            images = self.raw_images(indices) if raw else self.images(indices)
             self._announce(order[start + step : start + 2 * step])
             yield indices, images
 

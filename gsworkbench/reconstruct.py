@@ -36,6 +36,7 @@ from gsworkbench.methods import (
     make_task,
     substituted_task,
 )
+from gsworkbench.methods import solutions as solve
 from gsworkbench.normal_equations import CHECKPOINT_SECONDS
 from gsworkbench.particles import ParticleStack
 from gsworkbench.provenance import RunRecord
@@ -181,12 +182,12 @@ def _make(
     record.warnings += _warnings(stack) + shared
 
     task, *again = _tasks(stack, output_dir, config, record, resume, checkpoint_seconds)
-    solutions = dict(METHODS[config.method](task))
+    solutions = dict(solve(task))
     record.results |= {name: solution.report for name, solution in solutions.items()}
     if not again:
         return _Made(stack, config, solutions, {}, "", record)
     phases = str(next(iter(again[0].parts.values())).random_phases)
-    return _Made(stack, config, solutions, dict(METHODS[config.method](again[0])), phases, record)
+    return _Made(stack, config, solutions, dict(solve(again[0])), phases, record)
 
 
 def _tasks(
@@ -230,7 +231,7 @@ def assist(stack: ParticleStack, output_dir: str | Path, config: ReconstructionC
     _check(config, stack, Path(output_dir))
     stack = stack.with_half_sets(config.seed) if config.half_maps else stack
     for task in _tasks(stack, Path(output_dir), config, RunRecord.start(to_mapping(config), []), resume):
-        for _ in METHODS[config.method](task):
+        for _ in solve(task):
             pass
 
 

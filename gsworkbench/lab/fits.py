@@ -24,7 +24,7 @@ from gsworkbench.gaussians import Gaussians
 from gsworkbench.judging import assess
 from gsworkbench.lab.commands import identity, number_of
 from gsworkbench.lab.runs import Run, particles_of
-from gsworkbench.methods import METHODS, PartSums, Solution, Task, make_task, substituted_task, sums_of_parts
+from gsworkbench.methods import METHODS, PartSums, Solution, Task, make_task, solutions, substituted_task, sums_of_parts
 from gsworkbench.normal_equations import NormalEquations
 from gsworkbench.particles import ParticleStack
 from gsworkbench.provenance import RunRecord, machine
@@ -125,10 +125,10 @@ def solutions_of(task: Task) -> Iterator[tuple[str, Solution]]:
     """As METHODS of reconstruct; the classical map too is made from the sums at hand."""
     config = task.config
     if config.method == "backprojection" and config.backprojection.filter == "wiener":
-        return _backprojected(task)
+        return solutions(task, _backprojected)
     if config.method not in METHODS:
         raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
-    return METHODS[config.method](task)
+    return solutions(task)
 
 
 def saved_sums(run: Run, stack: ParticleStack) -> PartSums:
