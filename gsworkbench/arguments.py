@@ -437,6 +437,12 @@ def _add_outputs(command: Any) -> None:
     )
     command.add_argument("--truth", type=Path, metavar="MAP", help="a known truth to compare the map with")
     _add_images(command)
+    command.add_argument(
+        "--particle-scales",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="give each particle its own scale where the strength of their signal differs (default: yes)",
+    )
     _add_noise(command)
     command.add_argument("--seed", type=int, default=0, help="random numbers: start, order of particles, half sets")
     command.add_argument("--threads", type=int, metavar="N", help="processor threads to use")

@@ -240,7 +240,7 @@ def _run_reconstruction(options: argparse.Namespace, settings: dict[str, Any]) -
     from gsworkbench.footprint import beside_what_is_free, reconstruct_bytes
     from gsworkbench.reconstruct import assist, reconstruct
 
-    names = ("half_maps", "normalise", "keep_outliers", "mask", "seed", "noise_spectrum", "noise_substitute_beyond")
+    names = ("half_maps", "normalise", "particle_scales", "keep_outliers", "mask", "seed", "noise_spectrum", "noise_substitute_beyond")
     config = from_mapping(ReconstructionConfig, settings | {name: getattr(options, name) for name in names})
     if not distributed.is_first():
         return assist(_stack(options), options.out, config, resume=options.resume)

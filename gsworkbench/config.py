@@ -183,6 +183,7 @@ class ReconstructionConfig:
     cryodrgn: CryodrgnConfig = field(default_factory=CryodrgnConfig)
     half_maps: bool = True
     normalise: bool = True  # take background and hot pixels off each image, and weigh each by its own noise
+    particle_scales: bool = True  # where the signal differs from particle to particle, give each its own scale
     keep_outliers: bool = False  # keep images whose power is absurd
     mask: str = "auto"  # auto, sphere, none, or the path of a mask
     noise_spectrum: str = "white"  # white, measured (noise.measured_noise), or the path of powers per shell (.npy)

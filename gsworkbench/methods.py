@@ -35,6 +35,7 @@ from gsworkbench.image_statistics import (
 from gsworkbench.neural_field import fit_neural_field
 from gsworkbench.noise import chosen_noise
 from gsworkbench.normal_equations import CHECKPOINT_SECONDS, NormalEquations, accumulate
+from gsworkbench.particle_scales import SCALED, measure_scales, with_scales
 from gsworkbench.particles import ParticleStack
 from gsworkbench.programs import ProgramMap, cryodrgn, relion_reconstruct
 from gsworkbench.provenance import RunRecord
@@ -338,7 +339,18 @@ def prepared(stack: ParticleStack, config: ReconstructionConfig, record: RunReco
     record.results["images"] = figures(found) | {"left_out": int(left_out.sum())}
     if left_out.all():
         raise InputError("no image is left: all are blank or absurd", file=stack.source, remedy="give --keep-outliers")
-    return normalised(stack, found)[~left_out]
+    stack = normalised(stack, found)[~left_out]
+    if not config.particle_scales or found.plan.measure == "none":
+        return stack
+    with record.stage("scales of particles"):
+        scales = measure_scales(stack, most=SCALED)
+        if scales is not None and scales.differ:
+            scales = measure_scales(stack)
+    if scales is None:
+        return stack
+    record.results["images"] |= scales.figures()
+    record.warnings += scales.sentences(len(stack))
+    return with_scales(stack, scales) if scales.differ else stack
 
 
 def fit_device(config: ReconstructionConfig) -> torch.device:
