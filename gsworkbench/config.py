@@ -101,6 +101,7 @@ class NormalEquationsConfig:
     initial_scale: float = 0.004
     floor_pixels: float = 0.45  # additive floor of the covariances
     background: bool = True  # measure on held-out particles what the mixture misses, and add it as a smooth map
+    combine: bool = True  # with backprojection, where other particles ask for it (combination.py)
     cutoff: float = 3.5  # footprint half width in standard deviations while fitting
 
 

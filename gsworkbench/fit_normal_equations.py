@@ -38,6 +38,7 @@ from gsworkbench.normal_equations import NormalEquations
 from gsworkbench.parameters import Meaning, Rates, cosine, from_parameters, in_angstrom, to_parameters
 from gsworkbench.problem import (
     Problem,
+    added,
     as_problem,
     error_and_gradient,
     from_transform,
@@ -105,6 +106,8 @@ class NormalFit:
     gaussians : the mixture. background : (D, D, D) map to add to it, or None. volume : their sum, (D, D, D).
     misfit : (D // 2,) per shell, power of what the mixture misses relative to its own, from held-out particles.
     held_out : what these say of the mixture, or None where none were asked.
+    problem : the equations of all particles. trial : the map and the equations of the particles that were not held out,
+    and those of the ones that were; None where none were.
     """
 
     gaussians: Gaussians
@@ -112,6 +115,8 @@ class NormalFit:
     volume: NDArray[np.float32]
     misfit: NDArray[np.float64] | None
     held_out: HeldOut | None
+    problem: Problem
+    trial: tuple[NDArray[np.float32], Problem, Problem] | None = None
 
 
 def fit_normal_equations(
@@ -132,11 +137,13 @@ def fit_normal_equations(
     judged = config.background or config.n_gaussians == "auto"
     if held_out is None and judged:
         raise InputError("a background, and a number of Gaussians chosen by the data, need held-out particles")
-    whole = as_problem(fitted if held_out is None else fitted + held_out)
     if held_out is None or not judged:
+        whole = as_problem(fitted if held_out is None else fitted + held_out)
         gaussians, _ = _descend(whole, None, config, seed, backend, device, label)
-        return NormalFit(gaussians, None, sample(gaussians, whole, backend).numpy(), None, None)
+        return NormalFit(gaussians, None, sample(gaussians, whole, backend).numpy(), None, None, whole)
+    fitted.require_addable(held_out)
     first, judge = as_problem(fitted), as_problem(held_out)
+    whole = added(first, judge, fitted.n_particles, held_out.n_particles)
     ladder: Ladder = ()
     if config.n_gaussians == "auto":
         number, ladder = choose_number(first, judge, config, seed, backend, device, label)
@@ -156,10 +163,21 @@ def fit_normal_equations(
     own = shell_mean(whole, seen.abs().square()).clamp_min(1e-300)
     misfit = (power / own)[: whole.box_size // 2].double().numpy()
     if not config.background:
-        return NormalFit(gaussians, None, mixture.numpy(), misfit, verdict)
-    share = proven_share(judge, seen, wiener_background(first, seen, power))
+        trial_map = from_transform(seen).numpy()
+        return NormalFit(gaussians, None, mixture.numpy(), misfit, verdict, whole, (trial_map, first, judge))
+    beside = wiener_background(first, seen, power)
+    share = proven_share(judge, seen, beside)
+    trial_map = from_transform(seen + share[first.shell] * beside).numpy()
     background = from_transform(share[whole.shell] * wiener_background(whole, to_transform(mixture), power))
-    return NormalFit(gaussians, background.numpy(), (mixture + background).numpy(), misfit, verdict)
+    return NormalFit(
+        gaussians,
+        background.numpy(),
+        (mixture + background).numpy(),
+        misfit,
+        verdict,
+        whole,
+        (trial_map, first, judge),
+    )
 
 
 def preview(
@@ -180,7 +198,7 @@ def preview(
     problem = as_problem(sums)
     chosen = replace(config, n_gaussians=n_gaussians, background=False)
     gaussians, _ = _descend(problem, None, chosen, seed, backend, device, "preview", watch=watch)
-    return NormalFit(gaussians, None, sample(gaussians, problem, backend).numpy(), None, None)
+    return NormalFit(gaussians, None, sample(gaussians, problem, backend).numpy(), None, None, problem)
 
 
 def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) -> Gaussians:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gsworkbench import distributed
 from gsworkbench.blended import fit_blended
+from gsworkbench.combination import Candidate, combine, weigh
 from gsworkbench.config import ReconstructionConfig
 from gsworkbench.device import find_device
 from gsworkbench.errors import InputError
@@ -37,6 +38,7 @@ from gsworkbench.noise import chosen_noise
 from gsworkbench.normal_equations import CHECKPOINT_SECONDS, NormalEquations, accumulate
 from gsworkbench.particle_scales import SCALED, measure_scales, with_scales
 from gsworkbench.particles import ParticleStack
+from gsworkbench.problem import Problem, wiener_map
 from gsworkbench.programs import ProgramMap, cryodrgn, relion_reconstruct
 from gsworkbench.provenance import RunRecord
 from gsworkbench.rendering import voxelize
@@ -194,6 +196,9 @@ def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
     files = _sums(task, hold_out=config.background or config.n_gaussians == "auto")
     if not distributed.is_first():
         return  # the particles have been read; the fit is one process's
+    solved: dict[str, Solution] = {}
+    candidates: dict[str, Candidate] = {}
+    trial = None
     for name in task.parts:
         with task.record.stage(f"{name}: {task.config.method}"):
             fitted, held_out = _loaded(task, files, name)
@@ -208,6 +213,7 @@ def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
                 label=name,
             )
             del fitted, held_out
+            candidates[name] = Candidate(result.problem, result.volume, wiener_map(result.problem).numpy())
         report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
         verdict = result.held_out
         if result.misfit is not None and verdict is not None:
@@ -215,7 +221,41 @@ def _normal_equations(task: Task) -> Iterator[tuple[str, Solution]]:
             report["held_out"] = {"signal": verdict.signal, "missed": verdict.missed, "ladder": verdict.ladder}
             task.record.warnings += [f"{name}: {sentence}" for sentence in verdict.warnings()]
         curve = () if verdict is None else verdict.curve
-        yield name, Solution(result.volume, result.gaussians, result.background, report, curve)
+        solved[name] = Solution(result.volume, result.gaussians, result.background, report, curve)
+        trial = result.trial if len(task.parts) == 1 else None
+    if config.combine:
+        with task.record.stage("combine with backprojection"):
+            solved = _combined(task, solved, candidates, trial)
+    yield from solved.items()
+
+
+def _combined(
+    task: Task,
+    solved: dict[str, Solution],
+    candidates: dict[str, Candidate],
+    trial: tuple[Volume, Problem, Problem] | None,
+) -> dict[str, Solution]:
+    """Fits combined with backprojections as the other half set asks, or, where there are none, as held-out particles."""
+    halves = [name for name in candidates if name != "all"]
+    if len(halves) == 2:
+        first, second = (candidates[name] for name in halves)
+        pairs = [(first, second.problem), (second, first.problem)]
+    elif trial is not None:
+        volume, problem, judge = trial
+        pairs = [(Candidate(problem, volume, wiener_map(problem).numpy()), judge)]
+    else:
+        return solved
+    weights = weigh(pairs)
+    task.record.warnings += weights.sentences()
+    report = {"share_of_fit": round(weights.mean, 4), "support_of_backprojection": weights.support}
+    result = {}
+    for name, solution in solved.items():
+        volume = combine(candidates[name], weights)
+        mixture = solution.volume if solution.background is None else solution.volume - solution.background
+        result[name] = replace(
+            solution, volume=volume, background=volume - mixture, report=solution.report | {"combined": report}
+        )
+    return result
 
 
 def _voxels(task: Task) -> Iterator[tuple[str, Solution]]:

@@ -132,14 +132,7 @@ class NormalEquations:
 
     def _with(self, other: NormalEquations, out: Float64 | None = None) -> NormalEquations:
         """The sums over both, the array of them in `out` where one is given."""
-        for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "normalised", "phases", "version"):
-            if getattr(self, name) != getattr(other, name):
-                raise InputError(
-                    f"these sums do not add up: {name} is {getattr(self, name)} here and {getattr(other, name)} there"
-                )
-        both = np.intersect1d(self.particles, other.particles)
-        if len(both):
-            raise InputError(f"{len(both):,} particles are in both sums", remedy="add parts that share no particle")
+        self.require_addable(other)
         total = dataclasses.replace(
             self,
             sums=np.add(self.sums, other.sums, out=out),
@@ -152,6 +145,17 @@ class NormalEquations:
             sources=tuple(sorted({*self.sources, *other.sources})),
         )
         return total._checked()
+
+    def require_addable(self, other: NormalEquations) -> None:
+        """Raise InputError for sums of another box, pixel size, sign or engine, and for a particle that is in both."""
+        for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "normalised", "phases", "version"):
+            if getattr(self, name) != getattr(other, name):
+                raise InputError(
+                    f"these sums do not add up: {name} is {getattr(self, name)} here and {getattr(other, name)} there"
+                )
+        both = np.intersect1d(self.particles, other.particles)
+        if len(both):
+            raise InputError(f"{len(both):,} particles are in both sums", remedy="add parts that share no particle")
 
     def save(self, path: str | Path) -> None:
         """Write a .npz file, atomically; `load` reads it."""

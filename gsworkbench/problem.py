@@ -62,6 +62,29 @@ def as_problem(equations: NormalEquations) -> Problem:
     )
 
 
+def added(first: Problem, second: Problem, n_first: int, n_second: int) -> Problem:
+    """The equations of two sets of n_first and n_second particles together: data and kernels are sums over particles."""
+    noise = (n_first * first.noise + n_second * second.noise) / (n_first + n_second)
+    return replace(first, data=first.data + second.data, kernel=first.kernel + second.kernel, noise=noise)
+
+
+def wiener_map(problem: Problem) -> Tensor:
+    """(D, D, D) the classical map of a problem, data / (kernel + noise / signal), as `backprojection.solve` makes it.
+
+    The power of the signal in each shell is measured on the data; shells that seem to hold none are weakened to a tenth
+    of the noise.
+    """
+    inside = problem.weight > 0
+    count = shell_sum(problem, inside.float()).clamp_min(1)
+    mean = shell_sum(problem, problem.kernel) / count
+    excess = shell_sum(problem, problem.data.abs().square() - problem.noise * problem.kernel) / count
+    signal = excess / (shell_sum(problem, problem.kernel.square()) / count).clamp_min(1e-300)
+    signal = torch.maximum(signal, 0.1 * problem.noise / mean.clamp_min(1e-300))
+    damping = (problem.noise / signal.clamp_min(1e-300) + 1e-3 * mean).float()
+    divided = problem.data / (problem.kernel + damping[problem.shell]).clamp_min(1e-30)
+    return from_transform(divided * (inside & (mean.float()[problem.shell] > 0)))
+
+
 class Objective(NamedTuple):
     """<V, K * V> - 2 <b, V> with weights worked in: kernel and data on the half grid, data in real space again."""
 
