@@ -47,14 +47,12 @@ def _divided(sums: NormalEquations, kernel: Tensor, damping: Tensor) -> NDArray[
     """The map of b / (K + damping of its shell + a thousandth of the shell's mean of K).
 
     Cutting K at lags of D/2 takes it below 0 where particles hold next to nothing, as at k = 0 with little amplitude
-    contrast. A shell of which nothing is left holds no information, and b there is noise: its components are 0. So is
-    k = 0, which the images' backgrounds decide: the mean of the map is 0.
+    contrast. A shell of which nothing is left holds no information, and b there is noise: its components are 0.
     """
     shell = map_shells(sums.box_size)
     mean = _mean(kernel)[shell]
     transform = _transform(sums) / (kernel + damping[shell] + 1e-3 * mean)
     transform[(shell >= sums.box_size // 2) | (mean == 0)] = 0
-    transform[0, 0, 0] = 0
     return centred_irfftn(transform).float().numpy()
 
 

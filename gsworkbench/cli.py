@@ -163,6 +163,7 @@ def _accumulate(options: argparse.Namespace) -> None:
 
     from gsworkbench.files import remove
     from gsworkbench.footprint import accumulate_bytes, beside_what_is_free
+    from gsworkbench.imaging import require_white_protein
     from gsworkbench.locks import own_file
     from gsworkbench.noise import chosen_noise
     from gsworkbench.normal_equations import accumulate
@@ -171,6 +172,7 @@ def _accumulate(options: argparse.Namespace) -> None:
     stack = _share(whole, options)
     if options.normalise:
         stack = _normalised(whole, stack, options)
+    require_white_protein(stack)
     if options.noise_substitute_beyond is not None:
         stack = stack.with_random_phases(options.noise_substitute_beyond, options.seed)
     if distributed.is_first():

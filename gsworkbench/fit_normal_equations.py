@@ -60,7 +60,6 @@ _GAIN = 0.01  # of the held-out error: what doubling the number must gain
 _EVERY = 10  # steps between looks at the held-out error
 _PREVIEW = NormalEquationsConfig(n_boosted_steps=15, n_steps=30, background=False)
 _SURE = 3.0  # standard errors
-_DARK = 5.0  # standard errors by which density that is refused as dark correlates with the data
 _START_VOXELS = 0.0076  # of all voxels: 2,000 of a box of 64
 _MUCH = 0.03  # of the signal: what mixtures may miss without a word
 
@@ -405,19 +404,11 @@ def _start_at_random(config: NormalEquationsConfig, box_size: int, seed: int) ->
 
 
 def _best_scale(problem: Problem, volume: Tensor) -> float:
-    """The factor that brings a map closest to the data: <b, V> / <V, K * V>, but at least a standard error of it.
-
-    Refuse one that is negative beyond doubt.
-    """
+    """The factor that brings a map closest to the data: <b, V> / <V, K * V>, but at least a standard error of it."""
     transform = to_transform(volume)
     twice = torch.full((transform.shape[-1],), 2.0, device=volume.device)
     twice[0] = twice[-1] = 1.0
     product = float(((transform.conj() * problem.data).real * problem.weight * twice).sum())
     square = float((transform.abs().square() * problem.kernel * problem.weight * twice).sum())
     noise = math.sqrt(problem.noise * square)
-    if product < -_DARK * noise:
-        raise InputError(
-            "the particles anticorrelate with positive density: protein seems dark",
-            remedy="give --sign -1 if the images are not inverted yet",
-        )
     return max(product, noise) / square

@@ -34,7 +34,8 @@ _ALIKE = 0.7  # noise power of the highest frequencies, outside the circle over 
 _AMPLIFIED = 2.0  # above, corners are amplified
 _STRONG = 0.35  # noise at the border over the spread of whole images: below, the signal is stronger than the noise,
 _SMOOTH = 0.7  # where the high frequencies, so much of the spread where noise is white and stronger, are weak as well
-_LEAST_NOISE = 0.01  # of the spread of the images: noise-free images are given so much
+_LEAST_NOISE = 0.01  # of the spread of the images: less is no noise
+_STRONG_NOISE = 0.2  # of the spread of the images: noise-free images are given so much, for errors of interpolation
 _SUSPICIOUS = 9.0  # standard deviations of the whole image, where hot pixels are looked for
 _HOT = 4.0  # times the 99th percentile of |pixel - background|: 10 standard deviations of white noise
 _GAIN = 5.0  # noise this many times above or below the median is another unit of the image, not more noise
@@ -154,7 +155,8 @@ def make_plan(stack: ParticleStack) -> Plan:
     elif odd_corners and high > _SMOOTH * s:
         measure, noise = "high frequencies", high
     ramps = bool(np.median(slope[alive]) > _RAMP) and b > _LEAST_NOISE * s
-    plan = Plan(ramps, measure, b, high, corners, max(noise, _LEAST_NOISE * s))
+    least = _STRONG_NOISE if measure == "none" else _LEAST_NOISE
+    plan = Plan(ramps, measure, b, high, corners, max(noise, least * s))
     found = _as_statistics(np.concatenate([_row(images, plan) for images in chunks]), plan)
     found = found[(found.spread > 0) & (found.noise > 0)]
     if len(found) == 0:

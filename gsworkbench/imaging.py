@@ -20,8 +20,12 @@ from tqdm.auto import tqdm
 
 from gsworkbench.ctf import ctf_grid
 from gsworkbench.device import to_device
+from gsworkbench.errors import InputError
 from gsworkbench.fourier import disc, friedel_weights, half_plane_frequencies, shift_phases
 from gsworkbench.particles import ParticleStack
+
+
+_DARK = 5.0  # standard errors by which the images' lowest frequencies must anticorrelate with a blob of density
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,21 @@ def form_images(projections: Tensor, stack: ParticleStack) -> Tensor:
     transform = transform * disc(stack.box_size)
     transform = transform * shift_phases(stack.shifts_angstrom, stack.box_size, stack.pixel_size).conj()
     return torch.fft.irfft2(transform, s=projections.shape[-2:])
+
+
+def require_white_protein(stack: ParticleStack, *, n_images: int = 500) -> None:
+    """Raise InputError, with the sign to give, for images whose protein is dark beyond doubt; seen on some of them."""
+    weight, error = total_weight(stack, n_images=n_images)
+    if weight > -_DARK * error:
+        return
+    signs = np.unique(stack.data_sign)
+    remedies = {1: "give --sign -1", -1: "give --sign 1: as the file has them, protein is white"}
+    raise InputError(
+        "protein is dark in these images"
+        + (", multiplied by the sign -1 as asked for or as the file says" if list(signs) == [-1] else ""),
+        file=stack.source,
+        remedy=remedies[int(signs[0])] if len(signs) == 1 else "invert the images of one of the two signs",
+    )
 
 
 def total_weight(stack: ParticleStack, *, n_images: int = 2000, seed: int = 0) -> tuple[float, float]:

@@ -122,6 +122,8 @@ double filter(const Plane& plane, const float* transform, int image_box, const P
             powers[x] = ctf_scale * ctfs[x] * ctfs[x];
             squares[x] = re * re + im * im;
         }
+        // The background of the image decides its origin, not the molecule: it counts nowhere.
+        if (at == plane.origin) real[0] = imaginary[0] = powers[0] = squares[0] = 0;
         for (int x = 0; x < end - first; x++) {
             const float g = weights ? weights[shells[x]] : 1.f;
             if (weights) real[x] *= g, imaginary[x] *= g, powers[x] *= g;
@@ -130,11 +132,6 @@ double filter(const Plane& plane, const float* transform, int image_box, const P
         at += std::max(0, end - first);
         energy += power;
     }
-    // The origin is its own mate.
-    const int origin = plane.origin;
-    const float w = p.weight ? p.weight[0] : 1.f, re = transform[0], im = transform[1];
-    energy -= double(w) * (re * re + im * im);
-    for (auto* part : {&values.real, &values.imaginary, &values.power}) (*part)[origin] *= 0.5f;
     return energy;
 }
 

@@ -1,6 +1,6 @@
 """Insertion of particle images into Fourier space: the sums of CTF F and of CTF^2 that normal equations consist of.
 
-Each Fourier component of a centred image inside |k| < D / 2 lies at A^T (kx, ky, 0); a Friedel pair counts once, at
+Each Fourier component of a centred image inside 0 < |k| < D / 2 lies at A^T (kx, ky, 0); a Friedel pair counts once, at
 x >= 0. `Grid` spreads it over the eight nodes around it on a grid PADDING times as fine as the box's: compiled C++
 (insertion.cpp), or the same in torch, readable, for tests and where there is no compiler. Every contribution is
 rounded to a quantum, so that sums are exact: the same bits in any order, by any number of threads. `Direct` sums
@@ -66,7 +66,7 @@ class Grid:
         weakref.finalize(self, compiled.inserter_delete, self.inserter)
 
     def add(self, images: NDArray[np.float32], part: ParticleStack, weights: Weights = None) -> Float64:
-        """Insert the images (n, D', D') of particles; return the sum of |F|^2 over the disc of each, (n,).
+        """Insert the images (n, D', D') of particles; return the sum of |F|^2 over the disc of each without k = 0, (n,).
 
         weights : (n, D / 2 + 1) factor of every shell, of data, CTF^2 and |F|^2 alike.
         """
@@ -186,10 +186,15 @@ class Direct:
 def samples(
     images: NDArray[np.float32], part: ParticleStack, box_size: int, weights: Weights = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """CTF F (n m) complex128 and CTF^2 (n m), each Friedel pair once, and the sum of |F|^2 over the disc, (n,)."""
+    """CTF F (n m) complex128 and CTF^2 (n m), each Friedel pair once, and the sum of |F|^2 over the disc, (n,).
+
+    Nothing is counted at k = 0.
+    """
     inside, shells = disc(box_size), _shells(box_size)
     ky, kx = half_plane_frequencies(box_size)
-    once = torch.where(kx == 0, 0.5, 1.0)[inside]  # the column kx = 0 holds both of a pair
+    once = torch.where(kx == 0, 0.5, 1.0)  # the column kx = 0 holds both of a pair
+    once[0, 0] = 0  # the background of the image decides k = 0, not the molecule
+    once = once[inside]
     factor = once if weights is None else once * torch.from_numpy(weights).double()[:, shells[inside]]
     transform = crop_half_plane(centred_rfft2(torch.from_numpy(images).double()), box_size)[:, inside]
     edge = part.box_size * part.pixel_size

@@ -33,6 +33,7 @@ from gsworkbench.image_statistics import (
     sentences,
     weighted_alike,
 )
+from gsworkbench.imaging import require_white_protein
 from gsworkbench.neural_field import fit_neural_field
 from gsworkbench.noise import chosen_noise
 from gsworkbench.normal_equations import CHECKPOINT_SECONDS, NormalEquations, accumulate
@@ -369,18 +370,13 @@ def make_task(stack: ParticleStack, config: ReconstructionConfig, record: RunRec
 
 
 def prepared(stack: ParticleStack, config: ReconstructionConfig, record: RunRecord) -> ParticleStack:
-    """The stack that methods are given: its images normalised, and those that are absurd left out, as configured."""
-    if not config.normalise:
-        return stack
-    with record.stage("look at images"):
-        found = measure_images(stack)
-    record.warnings += sentences(found, stack, kept=config.keep_outliers)
-    left_out = blank(found) if config.keep_outliers else outliers(found)
-    record.results["images"] = figures(found) | {"left_out": int(left_out.sum())}
-    if left_out.all():
-        raise InputError("no image is left: all are blank or absurd", file=stack.source, remedy="give --keep-outliers")
-    stack = normalised(stack, found)[~left_out]
-    if not config.particle_scales or found.plan.measure == "none":
+    """The stack that methods are given: its images normalised, and those that are absurd left out, as configured.
+
+    Raises InputError for images whose protein is dark, and where no image is left.
+    """
+    stack = _normalised(stack, config, record) if config.normalise else stack
+    require_white_protein(stack)
+    if not (config.normalise and config.particle_scales) or record.results["images"]["noise_measured"] == "none":
         return stack
     with record.stage("scales of particles"):
         scales = measure_scales(stack, most=SCALED)
@@ -391,6 +387,17 @@ def prepared(stack: ParticleStack, config: ReconstructionConfig, record: RunReco
     record.results["images"] |= scales.figures()
     record.warnings += scales.sentences(len(stack))
     return with_scales(stack, scales) if scales.differ else stack
+
+
+def _normalised(stack: ParticleStack, config: ReconstructionConfig, record: RunRecord) -> ParticleStack:
+    with record.stage("look at images"):
+        found = measure_images(stack)
+    record.warnings += sentences(found, stack, kept=config.keep_outliers)
+    left_out = blank(found) if config.keep_outliers else outliers(found)
+    record.results["images"] = figures(found) | {"left_out": int(left_out.sum())}
+    if left_out.all():
+        raise InputError("no image is left: all are blank or absurd", file=stack.source, remedy="give --keep-outliers")
+    return normalised(stack, found)[~left_out]
 
 
 def fit_device(config: ReconstructionConfig) -> torch.device:

@@ -1,6 +1,6 @@
 """The squared error of a map against all particles, from one pass over them: <V, K * V> - 2 <b, V> + energy.
 
-With poses and CTF known, particles y_i (centred, inside |k| < D/2) enter the squared error of a map V,
+With poses and CTF known, particles y_i (centred, inside 0 < |k| < D/2) enter the squared error of a map V,
 
     sum_i |C_i P_i V - y_i|^2 = <V, K * V> - 2 <b, V> + energy,   b = sum_i P_i^T C_i y_i,   K of sum_i P_i^T C_i^2 P_i,
 

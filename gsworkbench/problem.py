@@ -42,15 +42,10 @@ class Problem:
 
 
 def as_problem(equations: NormalEquations) -> Problem:
-    """Normal equations in Fourier space, with the true weights.
-
-    The component k = 0 is left out: ice, the offset of the camera and normalisation decide the mean of an image, not the
-    molecule.
-    """
+    """Normal equations in Fourier space, with the true weights."""
     kernel = equations.kernel(circular=True).clamp_min(0)
     shell = map_shells(equations.box_size)
     inside = (shell < equations.box_size // 2).float()
-    inside[0, 0, 0] = 0
     pixel_variance = equations.noise_power / equations.box_size**2
     return Problem(
         data=(to_transform(equations.b()) * inside).to(torch.complex64),

@@ -27,7 +27,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 from gsworkbench.forward_model import blurred_in_y, off_the_grid, projections
 from gsworkbench.gaussians import Gaussians, split
-from gsworkbench.imaging import DataTerm, data_term, squared_error, total_weight
+from gsworkbench.imaging import DataTerm, data_term, require_white_protein, squared_error, total_weight
 from gsworkbench.parameters import Meaning, Parameters, Rates, cosine, from_parameters, in_angstrom, to_parameters
 from gsworkbench.particles import ParticleStack
 from gsworkbench.rendering.finite import require_finite
@@ -193,13 +193,8 @@ def _meaning(config: StochasticConfig, box_size: int) -> Meaning:
 
 def _image_scale(stack: ParticleStack) -> float:
     """What to divide images by, so that the map's integral is 1/2 in box units; refuse data whose protein is dark."""
+    require_white_protein(stack)
     weight, error = total_weight(stack)
-    if weight <= -3 * error:
-        raise InputError(
-            "protein is dark in these images (their lowest frequencies anticorrelate with a blob of density)",
-            file=stack.source,
-            remedy="give --sign -1 if the images are not inverted yet",
-        )
     weight = max(abs(weight), error)  # below the noise its error is the best guess of its size
     return 2 * weight / (stack.box_size * stack.pixel_size) ** 2
 

@@ -38,13 +38,16 @@ def wave(frequencies):
 
 
 def error_of(transforms, stack):
-    """sum_i |C_i P_i - y_i|^2 over pixels, of what lies in the strict disc; transforms: (n, m) of the projections."""
+    """sum_i |C_i P_i - y_i|^2 over pixels, of what lies in the strict disc without k = 0.
+
+    transforms: (n, m) of the projections.
+    """
     k = simulate.half_disc(BOX)
     ctf = torch.from_numpy(simulate.transfer(stack.ctf, k / (BOX * PIXEL)))
     shifts = torch.from_numpy(stack.shifts_angstrom / (BOX * PIXEL)) @ torch.from_numpy(k.T).double()
     images = torch.from_numpy(stack.images()).to(torch.complex128)
     observed = torch.einsum("nyx,my,mx->nm", images, wave(k[:, 1]), wave(k[:, 0])) * torch.exp(-2j * torch.pi * shifts)
-    twice = torch.from_numpy(np.where(k[:, 0] == 0, 1.0, 2.0))
+    twice = torch.from_numpy(np.where(k[:, 0] == 0, 1.0, 2.0) * k.any(1))
     return ((ctf * transforms - observed).abs().square() * twice).sum() / BOX**2
 
 

@@ -213,7 +213,7 @@ COVERED = {
     "files: pipes and devices": "forged_files::pipes_and_devices_are_refused",
     "cs: fields of odd types": "forged_files::fields_of_odd_types",
     "cs: a header of numbers alone": "forged_files::a_header_of_numbers_alone",
-    "numbers: dark protein": "fit_normal_equations::pure_noise_and_dark_protein",
+    "numbers: dark protein": "image_statistics::dark_protein_is_named_by_every_command_that_reads_images",
 }  # fmt: skip
 
 

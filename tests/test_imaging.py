@@ -11,10 +11,11 @@ from gsworkbench.imaging import data_term, form_images, squared_error, total_wei
 def test_loss_and_gradient_equal_the_direct_squared_error(noisy_set):
     stack = noisy_set.stack[np.arange(6)]
     projections = torch.randn(6, 32, 32, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
-    # Band-limit data and model to the disc, then take the plain mean square of their difference.
+    # Band-limit data and model to the disc, then take the plain mean square of their difference less its mean.
     images = torch.from_numpy(stack.images()).double()
     kept = torch.fft.irfft2(torch.fft.rfft2(images) * disc(32), s=(32, 32))
-    direct = ((form_images(projections, stack) - kept) ** 2).mean()
+    difference = form_images(projections, stack) - kept
+    direct = ((difference - difference.mean((1, 2), keepdim=True)) ** 2).mean()
     (expected,) = torch.autograd.grad(direct, projections)
     kernel, filtered, energy = data_term(stack).batch(np.arange(6))
     loss, gradient = squared_error(projections.float(), kernel, filtered, energy)

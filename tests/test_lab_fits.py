@@ -9,6 +9,7 @@ import shutil
 import struct
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,8 +131,12 @@ def test_noise_substitution_shows_what_half_maps_share_beyond_the_data(bench, tm
 
 
 def test_settings_matter_and_numbers_are_named(bench, outcome):
-    other = bench.fit(preview_config(20, seed=3))
+    """Twenty Gaussians alone are worse; combined with the backprojection they are not."""
+    config = preview_config(20, seed=3)
+    alone = replace(config, normal_equations=replace(config.normal_equations, combine=False))
+    other = bench.fit(alone)
     assert other.number("fsc_truth_mean") < outcome.number("fsc_truth_mean") - 0.05
+    assert bench.fit(config).number("fsc_truth_mean") > outcome.number("fsc_truth_mean") - 0.01
     assert identity(other.config) != identity(outcome.config)
     assert outcome.number("train_seconds") > 0
 

@@ -8,6 +8,7 @@ import pytest
 from gsworkbench.cli import main
 from gsworkbench.config import SimulationConfig
 from gsworkbench.errors import InputError
+from gsworkbench.image_statistics import measure_images, normalised
 from gsworkbench.noise import chosen_noise, measured_noise
 from gsworkbench.normal_equations import accumulate
 from gsworkbench.simulate import simulate
@@ -45,7 +46,7 @@ def test_choices(noisy_set, tmp_path):
 
 
 def test_measured_spectra_divide_the_sums(noisy_set, tmp_path):
-    stack = noisy_set.stack
+    stack = normalised(noisy_set.stack, measure_images(noisy_set.stack))
     arguments = ["accumulate", str(noisy_set.star), "--out", str(tmp_path / "x.npz"), "--noise-spectrum", "measured"]
     assert main(arguments) == 0
     expected = accumulate(stack, noise_spectrum=measured_noise(stack))

@@ -1,12 +1,16 @@
 """Files of sums that are damaged, or do not go together, are refused: real bytes on disk, one sentence."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from gsworkbench.cli import main
 from gsworkbench.config import SimulationConfig
 from gsworkbench.errors import InputError
-from gsworkbench.normal_equations import NormalEquations
+from gsworkbench.image_statistics import measure_images, normalised
+from gsworkbench.normal_equations import NormalEquations, accumulate
+from gsworkbench.readers import read_particles
 from gsworkbench.simulate import simulate
 
 
@@ -28,13 +32,15 @@ def folder(tmp_path_factory):
         ("box", "box"),
         ("pixel", "pixel"),
         ("other", "other"),
-        ("sign", "other", "--sign", "-1"),
         ("engine", "other", "--engine", "finufft"),
         ("weighted", "other", "--noise-spectrum", "measured"),
         ("phases", "other", "--noise-substitute-beyond", "100"),
     ):
         star = str(folder / source / "particles.star")
         assert main(["accumulate", star, "--out", str(folder / f"{name}.npz"), *more]) == 0
+    other = read_particles(folder / "other" / "particles.star")  # the command refuses images of dark protein
+    flipped = dataclasses.replace(normalised(other, measure_images(other)), data_sign=-other.data_sign)
+    accumulate(flipped).save(folder / "sign.npz")
     return folder
 
 
@@ -87,9 +93,9 @@ def test_the_wrong_half_set_is_refused(folder):
 def test_another_version_is_refused(folder, tmp_path):
     with np.load(folder / "base.npz") as file:
         arrays = dict(file)
-    text = arrays["header"].tobytes().replace(b'"version": 2', b'"version": 1')
+    text = arrays["header"].tobytes().replace(b'"version": 3', b'"version": 2')
     np.savez(tmp_path / "old.npz", **(arrays | {"header": np.frombuffer(text, np.uint8)}))
-    with pytest.raises(InputError, match="the sums are of version 1, this program reads version 2"):
+    with pytest.raises(InputError, match="the sums are of version 2, this program reads version 3"):
         NormalEquations.load(tmp_path / "old.npz")
 
 
