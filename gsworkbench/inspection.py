@@ -18,6 +18,7 @@ from gsworkbench.assessment.alarms import (
     identical_images,
     near_coordinates,
     particles_in_both_halves,
+    units_in_both_halves,
 )
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import spherical_mask
@@ -117,6 +118,8 @@ def particle_alarms(stack: ParticleStack, *, most_images: int | None = None, see
     """
     halves = stack if stack.half_set.all() else stack.with_half_sets(seed)
     found = [particles_in_both_halves(halves.file_index, halves.image_index, halves.half_set)]
+    if halves.unit is not None:
+        found.append(units_in_both_halves(halves.unit, halves.half_set))
     if halves.picks is not None:
         where = halves.picks
         found.append(near_coordinates(where.micrograph_index, where.positions_angstrom, halves.half_set, NEAR))

@@ -21,7 +21,8 @@ from gsworkbench.files import atomic_path, require_plain_file
 from gsworkbench.geometry import is_rotation
 from gsworkbench.particles import CtfParameters, Float64, ParticleStack
 from gsworkbench.readers import mrc
-from gsworkbench.readers.columns import check_ctf, common_value, numbers
+from gsworkbench.readers.columns import common_value, numbers
+from gsworkbench.readers.ctf_columns import check_ctf
 from gsworkbench.readers.metadata import Metadata
 from gsworkbench.readers.paths import resolve_stacks
 from gsworkbench.readers.pickles import load_arrays

@@ -2,8 +2,8 @@
 
 A stack is n square images, whatever its header calls itself (RELION's have space group 0, many others 1), and its
 pixel size is taken from x alone (relion_project leaves the cell's z at zero). Origins (nxstart, origin) are ignored:
-the centre is voxel D/2. Modes 0, 1, 2, 6 and 12, either byte order, with or without map ID and machine stamp, .gz and .bz2. Not read: complex transforms,
-4-bit images, volume stacks.
+the centre is voxel D/2. Modes 0, 1, 2, 6 and 12, either byte order, with or without map ID and machine stamp, .gz and
+.bz2. Not read: complex transforms, 4-bit images, volume stacks.
 """
 
 from __future__ import annotations
