@@ -46,9 +46,10 @@ def deal(specimen: NDArray[np.int64], seed: int) -> NDArray[np.int8] | None:
     rng = np.random.default_rng(seed)
     if len(names) == len(specimen):
         return rng.permutation(np.arange(len(specimen)) % 2 + 1).astype(np.int8)
-    # The largest first, each to the half that has fewer rows, so that the last and smallest make up for what differs.
+    # The large ones first, in random order among those within a factor of two, each to the half that has fewer rows, so
+    # that the small ones make up for what differs.
     order = rng.permutation(len(names))
-    order = order[np.argsort(-sizes[order], kind="stable")]
+    order = order[np.argsort(-np.floor(np.log2(sizes[order])), kind="stable")]
     half_of, lead = np.empty(len(names), np.int8), 0
     for k in order.tolist():
         half_of[k] = 1 if lead <= 0 else 2

@@ -93,6 +93,14 @@ def common_value(values: Float64, column: str, file: Path) -> float:
     return float(values[0])
 
 
+def common_box(values: Float64, column: str, file: Path) -> int:
+    """Return the box (px) that all rows share, or raise InputError."""
+    box = common_value(values, column, file)
+    if box != round(box):
+        raise InputError(f"{column} must be a whole number of pixels, not {box:g}", file=file, row=1)
+    return int(box)
+
+
 def _number(value: Any) -> float:
     try:
         return float(value)

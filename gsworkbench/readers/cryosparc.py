@@ -20,7 +20,7 @@ from gsworkbench.files import require_plain_file
 from gsworkbench.geometry import rotation_vectors_to_matrices
 from gsworkbench.numpy_files import check_header
 from gsworkbench.particles import CtfParameters, Float64, Picks
-from gsworkbench.readers.columns import check_pixel_size, common_value, integers, numbers
+from gsworkbench.readers.columns import check_pixel_size, common_box, common_value, integers, numbers
 from gsworkbench.readers.ctf_columns import check_ctf, ctf_notes
 from gsworkbench.readers.metadata import ONE_FILAMENT, Metadata, stated, unique_names
 
@@ -246,7 +246,7 @@ def _box_size(fields: Fields) -> int | None:
         row = int(np.flatnonzero(height != width)[0])
         problem = f"blob/shape is {height[row]:g} x {width[row]:g}, and images must be square"
         raise InputError(problem, file=fields.file, row=row + 1)
-    return int(common_value(height, "blob/shape", fields.file))
+    return common_box(height, "blob/shape", fields.file)
 
 
 def _poses(fields: Fields) -> tuple[Float64 | None, Float64]:

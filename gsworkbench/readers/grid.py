@@ -86,7 +86,7 @@ def image_pixel_size(
 
 
 def _differ(a: float, b: float) -> bool:
-    return abs(a / b - 1) > TOLERANCE
+    return abs(a - b) > TOLERANCE * max(a, b)
 
 
 def _stated(stated: Stated) -> str:

@@ -23,7 +23,7 @@ from gsworkbench.files import write_text
 from gsworkbench.geometry import euler_to_matrices, matrices_to_euler
 from gsworkbench.particles import CtfParameters, Float64, ParticleStack, Picks
 from gsworkbench.readers import star_tables
-from gsworkbench.readers.columns import check_pixel_size, common_value, integers, numbers
+from gsworkbench.readers.columns import check_pixel_size, common_box, common_value, integers, numbers
 from gsworkbench.readers.ctf_columns import NEEDS_CTF, check_ctf, ctf_notes
 from gsworkbench.readers.metadata import ONE_FILAMENT, Metadata, stated, unique_names
 from gsworkbench.readers.paths import is_file
@@ -307,7 +307,7 @@ def _box_size(fields: Fields) -> int | None:
         return None
     sizes = fields.numbers("rlnImageSize")
     _refuse_mixed_optics(fields, sizes, "box size")
-    return int(common_value(sizes, "rlnImageSize", fields.file))
+    return common_box(sizes, "rlnImageSize", fields.file)
 
 
 def _refuse_mixed_optics(fields: Fields, values: Float64, quantity: str) -> None:
@@ -462,13 +462,14 @@ def write_with_half_sets(source: str | Path | None, path: str | Path, stack: Par
 def _agrees(source: Path, stack: ParticleStack) -> bool:
     """Whether the source's own poses and CTF are those of the stack (a cryoDRGN pickle may have replaced them)."""
     try:
-        metadata = read_star(source, pixel_size=stack.pixel_size)
+        metadata = read_star(source, pixel_size=stack.pixel_size, own_pixels=True)
     except InputError:  # what it lacks came from elsewhere
         return False
     rows = stack.source_row
     if (rows >= len(metadata.image_index)).any():  # the file was shortened since it was read
         return False
-    if metadata.box_size not in (None, stack.box_size):  # the images are not those that the table was written for
+    other_pixels = abs((metadata.pixel_size or stack.pixel_size) / stack.pixel_size - 1) > 0.01
+    if metadata.box_size not in (None, stack.box_size) or other_pixels:  # images that the table was not written for
         return False
     assert metadata.ctf is not None
     pairs = [(getattr(metadata.ctf[rows], name), getattr(stack.ctf, name)) for name in CTF_COLUMNS]
