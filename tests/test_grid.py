@@ -170,3 +170,35 @@ def test_the_command_line_settles_it(tmp_path, capsys):
     assert "box            8 px of 5 A = 40 A" in capsys.readouterr().out
     with pytest.raises(InputError, match="images are downsampled or cropped, not 'shrunk'"):
         read_particles(path, image_scale="shrunk")
+
+
+def test_two_magnifications_of_one_pixel_size(tmp_path):
+    write_images(tmp_path / "particles.mrcs", pixel_size=2.5)
+    lines = old_table(2.5).splitlines()
+    rows = [k for k, line in enumerate(lines) if "@" in line]
+    for k in rows[::2]:
+        lines[k] = lines[k].replace("10000 2.5", "20000 5.0")
+    assert read_particles(star.write(tmp_path, "\n".join(lines))).pixel_size == 2.5
+    for bad in ("0", "-1e4"):
+        spoilt = "\n".join(lines).replace("20000 5.0", f"{bad} 5.0")
+        with pytest.raises(InputError, match="row 1: rlnMagnification must be positive"):
+            read_particles(star.write(tmp_path, spoilt))
+
+
+def test_old_columns_beside_the_new_one_are_noted(tmp_path):
+    write_images(tmp_path / "particles.mrcs")
+    old = {"rlnMagnification": [10000] * N, "rlnDetectorPixelSize": [1.25] * N}
+    stack = read_particles(star.write(tmp_path, star_text(star_columns() | old)))
+    assert stack.pixel_size == 2.5
+    assert ["2.5 A by rlnImagePixelSize, which is taken, and 1.25 A by" in note for note in stack.notes] == [True]
+    old["rlnDetectorPixelSize"] = [2.5] * N
+    assert read_particles(star.write(tmp_path, star_text(star_columns() | old))).notes == ()
+
+
+def test_rows_of_ctf_pkl_in_other_pixels_of_one_field_of_view(tmp_path):
+    write_images(tmp_path / "particles.mrcs")
+    ctf = pickles.CTF.astype(float)
+    ctf[::2, :2] = 4 * BOX, PIXEL_SIZE / 4  # the others: twice the box at half the pixel size
+    poses = write_pickle(tmp_path / "poses.pkl", (pickles.ROTATIONS, pickles.SHIFTS))
+    stack = read_particles(tmp_path / "particles.mrcs", poses=poses, ctf=write_pickle(tmp_path / "ctf.pkl", ctf))
+    assert stack.pixel_size == PIXEL_SIZE

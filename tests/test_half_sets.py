@@ -192,3 +192,29 @@ def test_near_places_of_one_filament_are_the_same_alarm_as_before(tmp_path):
     picks = Picks(("m",), np.zeros(N, np.int64), np.outer(np.arange(N) // 2 * 500.0, [1, 1]))
     split = dataclasses.replace(stack, picks=picks, half_set=np.array([1, 2] * 3, np.int8))
     assert any("closer than 20 A" in alarm for alarm in particle_alarms(split, most_images=0))
+
+
+@pytest.mark.parametrize("label", ["rlnImageOriginalName", "rlnOriginalParticleName"])
+def test_images_made_of_one_image_stay_in_one_half(folder, label):
+    """Subtracted after symmetry expansion, or frames of a movie: other images, and not other specimens."""
+    columns = star.without(star_columns(), "rlnRandomSubset")
+    stack = read_particles(star.write(folder, star_text(columns | {label: [f"{k // 2 + 1}@a.mrcs" for k in range(N)]})))
+    assert stack.unit.tolist() == [0, 0, 1, 1, 2, 2] and ["made from 3 (column" in note for note in stack.notes] == [
+        True
+    ]
+    for names in ([f"{k + 1}@a.mrcs" for k in range(N)], ["None"] * N):
+        assert read_particles(star.write(folder, star_text(columns | {label: names}))).unit is None
+
+
+def test_symmetry_expansion_of_cryosparc(folder):
+    uids = np.array([11, 12, 11, 12, 13, 13], np.uint64)
+    assert read_particles(cs.write(folder, cs.EVERYTHING | {"sym_expand/src_uid": uids})).unit.tolist() == [
+        0,
+        1,
+        0,
+        1,
+        2,
+        2,
+    ]
+    alone = cs.EVERYTHING | {"sym_expand/src_uid": np.arange(N, dtype=np.uint64)}
+    assert read_particles(cs.write(folder, alone)).unit is None

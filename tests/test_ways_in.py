@@ -185,7 +185,7 @@ class TestWithoutImages:
         np.testing.assert_array_equal(other.rotations, read_metadata(folder / "poses.pkl").rotations)
         images = read_metadata(folder / "gone.mrcs", poses=folder / "poses.pkl")
         np.testing.assert_array_equal(other.rotations, images.rotations)
-        with pytest.raises(InputError, match="images alone have no poses; give --poses"):
+        with pytest.raises(InputError, match=r"images alone have no poses; give a .star, a .cs or a poses .pkl"):
             read_metadata(folder / "gone.mrcs")
         with pytest.raises(InputError, match="6 particles here but 2 in"):
             read_metadata(path, poses=write_pickle(folder / "two.pkl", np.tile(np.eye(3), (2, 1, 1))))

@@ -168,7 +168,7 @@ def read_metadata(
         return poses_alone(path)
     elif path.suffix in IMAGES:
         if poses is None:
-            raise InputError("images alone have no poses", file=path, remedy="give --poses FILE, or a .star or .cs")
+            raise InputError("images alone have no poses", file=path, remedy="give a .star, a .cs or a poses .pkl")
         return poses_alone(poses)
     else:
         raise unknown_format(path)

@@ -85,6 +85,11 @@ def read_ctf(path: str | Path) -> CtfRows:
     names = ["box size", "pixel size", *CTF_COLUMNS.values()]
     box_sizes, pixel_sizes, *columns = (numbers(table[:, k], name, Path(path)) for k, name in enumerate(names))
     n = len(table)
+    if n and (pixel_sizes > 0).all() and np.ptp(edges := box_sizes * pixel_sizes) <= 1e-4 * edges[0]:
+        box_sizes, pixel_sizes = (
+            np.full(n, box_sizes[0]),
+            np.full(n, pixel_sizes[0]),
+        )  # one field of view, in any pixels
     ctf = CtfParameters(**dict(zip(CTF_COLUMNS, columns, strict=True)), b_factor=np.zeros(n), scale=np.ones(n))
     return CtfRows(
         check_ctf(ctf, CTF_COLUMNS, Path(path)),

@@ -95,7 +95,7 @@ def read_cryosparc(
     rotations, shifts = _poses(fields)
     ctf, notes = _ctf(fields) if needs_ctf else (None, ())
     own = stated(_pixel_size, fields, needed=needs_grid) if pixel_size is None or own_pixels else None
-    unit, unit_notes = _filaments(fields)
+    unit, unit_notes = _units(fields)
     return Metadata(
         stacks=stacks,
         stack_index=stack_index,
@@ -137,15 +137,18 @@ def _pixel_size(fields: Fields) -> float | None:
     return check_pixel_size(common_value(fields.numbers(name), name, fields.file), name, fields.file)
 
 
-def _filaments(fields: Fields) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
-    """(n,) the filament of each segment, and a note that says so; None where particles are not of filaments."""
-    name = "filament/filament_uid"
-    if name not in fields:
+def _units(fields: Fields) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """(n,) the specimen of each particle, and a note where that is a filament; None where each image is its own."""
+    source = "sym_expand/src_uid"  # of symmetry expansion: images made anew from one are of one specimen
+    name = next((name for name in (source, "filament/filament_uid") if name in fields), None)
+    if name is None:
         return None, ()
     uids = fields[name]
     if uids.ndim != 1 or uids.dtype.kind not in "iu":
         raise InputError(f"{name} holds {uids.dtype} of shape {uids.shape}, not whole numbers", file=fields.file)
     unit = np.unique(uids, return_inverse=True)[1].ravel().astype(np.int64)
+    if name == source:
+        return unit if unit.any() and unit.max() + 1 < len(unit) else None, ()
     if not unit.any():
         return None, (ONE_FILAMENT,) if uids.any() else ()
     note = (

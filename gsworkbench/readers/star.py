@@ -61,6 +61,8 @@ OTHERS = {  # how labels begin that tell what a file is, in place of single part
         "export the refinement package in RELION's format and give that .star with its image stack",
     ),
 }
+DETECTOR = "1e4 rlnDetectorPixelSize / rlnMagnification"
+ORIGINALS = ("rlnImageOriginalName", "rlnOriginalParticleName")  # the image that several were made from
 TUBE, GROUP = "rlnHelicalTubeID", "rlnGroupName"
 IGNORED = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike", "rlnMagMat01", "rlnMagMat10")
 DIGITS = set("123456789")  # of a number that is not zero
@@ -134,7 +136,12 @@ def read_star(
         unit=unit,
         class_number=_whole(fields, "rlnClassNumber"),
         norm_correction=_norm_correction(fields),
-        notes=(*ignored, *unit_notes, *(ctf_notes(ctf, CTF_COLUMNS) if ctf is not None else ())),
+        notes=(
+            *ignored,
+            *_other_pixel_size(fields, own),
+            *unit_notes,
+            *(ctf_notes(ctf, CTF_COLUMNS) if ctf is not None else ()),
+        ),
         source=path,
     )
 
@@ -181,6 +188,16 @@ def _units(fields: Fields, stack_index: NDArray[np.int64]) -> tuple[NDArray[np.i
             f"{groups.max() + 1:,} particles, whose images stay in one half set"
         )
         return groups, (note,)
+    label = next((label for label in ORIGINALS if label in table), None)
+    if label is not None:
+        names, originals = unique_names(table[label])
+        largest = int(np.bincount(originals).max())
+        if 1 < largest <= len(originals) / 2 and len(names) > 1:
+            note = (
+                f"{len(originals):,} images were made from {len(names):,} (column {label}), and those of one stay in one "
+                "half set"
+            )
+            return originals, (note,)
     return None, ()
 
 
@@ -290,16 +307,33 @@ def _pixel_size(fields: Fields) -> float | None:
     if "rlnImagePixelSize" in fields:
         label, values = "rlnImagePixelSize", fields.numbers("rlnImagePixelSize")
     elif "rlnMagnification" in fields and "rlnDetectorPixelSize" in fields:
-        label = "1e4 rlnDetectorPixelSize / rlnMagnification"
-        magnification = fields.numbers("rlnMagnification")
-        common_value(magnification, "rlnMagnification", fields.file)
-        values = 1e4 * fields.numbers("rlnDetectorPixelSize") / magnification
+        label, values = DETECTOR, _pixels_of_detector(fields)
     elif "rlnPixelSize" in fields:
         label, values = "rlnPixelSize", fields.numbers("rlnPixelSize")
     else:
         return None
     _refuse_mixed_optics(fields, values, "pixel size")
     return check_pixel_size(common_value(values, label, fields.file), label, fields.file)
+
+
+def _pixels_of_detector(fields: Fields) -> Float64:
+    """(n,) pixel sizes (A) of RELION 3.0; magnifications may differ where detectors do."""
+    magnification = fields.numbers("rlnMagnification")
+    if not (magnification > 0).all():
+        row = int(np.flatnonzero(~(magnification > 0))[0])
+        problem = f"rlnMagnification must be positive, not {magnification[row]:g}"
+        raise InputError(problem, file=fields.file, row=row + 1, remedy="correct it or give --pixel-size in A")
+    return 1e4 * fields.numbers("rlnDetectorPixelSize") / magnification
+
+
+def _other_pixel_size(fields: Fields, taken: float | None) -> tuple[str, ...]:
+    """A note where the older columns of the pixel size contradict the newer one, which is taken."""
+    if "rlnImagePixelSize" not in fields or not {"rlnMagnification", "rlnDetectorPixelSize"} <= set(fields.particles):
+        return ()
+    other = stated(lambda fields: float(np.median(_pixels_of_detector(fields))), fields, needed=False)
+    if taken is None or other is None or abs(other - taken) <= 0.01 * taken:
+        return ()
+    return (f"the pixel size is {taken:.5g} A by rlnImagePixelSize, which is taken, and {other:.5g} A by {DETECTOR}",)
 
 
 def _box_size(fields: Fields) -> int | None:
