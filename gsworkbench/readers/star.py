@@ -194,8 +194,8 @@ def _units(fields: Fields, stack_index: NDArray[np.int64]) -> tuple[NDArray[np.i
         largest = int(np.bincount(originals).max())
         if 1 < largest <= len(originals) / 2 and len(names) > 1:
             note = (
-                f"{len(originals):,} images were made from {len(names):,} (column {label}), and those of one stay in one "
-                "half set"
+                f"{len(originals):,} images were made from {len(names):,} (column {label}), and those of one stay in "
+                "one half set"
             )
             return originals, (note,)
     return None, ()
