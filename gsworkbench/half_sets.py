@@ -35,6 +35,14 @@ def specimens(
     return connected_components(joined, directed=False)[1][images].astype(np.int64)
 
 
+def every_nth(specimen: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
+    """(m,) the rows of the first specimen and of every n-th one after it, in the order in which they appear."""
+    _, first, of_row = np.unique(specimen, return_index=True, return_inverse=True)
+    place = np.empty(len(first), np.int64)
+    place[np.argsort(first)] = np.arange(len(first))
+    return place[of_row.ravel()] % n == 0
+
+
 def deal(specimen: NDArray[np.int64], seed: int) -> NDArray[np.int8] | None:
     """(n,) half sets 1 and 2 of rows of these specimens, dealt at random and as equal in rows as specimens allow.
 

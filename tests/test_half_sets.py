@@ -12,7 +12,7 @@ from gsworkbench.cli import main
 from gsworkbench.copies import write_particles
 from gsworkbench.errors import InputError
 from gsworkbench.geometry import matrices_to_euler, random_rotations
-from gsworkbench.half_sets import deal, image_numbers, specimens
+from gsworkbench.half_sets import deal, every_nth, image_numbers, specimens
 from gsworkbench.inspection import particle_alarms
 from gsworkbench.particles import Picks
 from gsworkbench.readers import read_particles
@@ -58,6 +58,12 @@ def test_specimens_stay_together_and_halves_are_even(sizes):
         rest = sum(sizes) - max(sizes)
         assert difference <= max(max(sizes) - rest, 2 * min(sizes))
     assert len(sizes) < 5 or len({tuple(half) for half in halves}) > 1  # at random
+
+
+def test_every_nth_specimen_with_all_its_rows():
+    plain = np.random.default_rng(0).permutation(25)
+    assert every_nth(plain, 10).nonzero()[0].tolist() == [0, 10, 20]
+    assert every_nth(np.array([7, 7, 2, 5, 2, 9, 9, 7]), 3).tolist() == [1, 1, 0, 0, 0, 1, 1, 1]  # 7 and 9
 
 
 def test_one_specimen_cannot_be_dealt(tmp_path):

@@ -110,27 +110,28 @@ class TestClasses:
         assert read_particles(path, class_number=0).source_row.tolist() == [0, 3, 5]
 
 
-class TestScaleOfImages:
-    def test_alpha_of_cryosparc_scales_the_ctf(self, folder):
-        alpha = np.float32([0.8, 1.2, 1.0, 0.9, 1.1, 1.3])
-        scale = {"ctf/scale": np.full(N, 0.5, np.float32)}
-        stack = read_particles(cs.write(folder, cs.EVERYTHING | scale | {"alignments3D/alpha": alpha}))
-        np.testing.assert_allclose(stack.ctf.scale, 0.5 * alpha, rtol=1e-6)
-        assert ["scaled by alignments3D/alpha (median 1.05, 5 to 95 %: 0.825" in note for note in stack.notes] == [True]
+def test_alpha_of_cryosparc_scales_the_ctf(folder):
+    alpha = np.float32([0.8, 1.2, 1.0, 0.9, 1.1, 1.3])
+    scale = {"ctf/scale": np.full(N, 0.5, np.float32)}
+    stack = read_particles(cs.write(folder, cs.EVERYTHING | scale | {"alignments3D/alpha": alpha}))
+    np.testing.assert_allclose(stack.ctf.scale, 0.5 * alpha, rtol=1e-6)
+    assert ["scaled by alignments3D/alpha (median 1.05, 5 to 95 %: 0.825" in note for note in stack.notes] == [True]
 
-    @pytest.mark.parametrize(
-        "alpha", [[1, 1, 1, 1, 1, 1], [1, 0, 1, 1, 1, 2], [1, np.nan, 1, 1, 1, 2], [-1, 1, 2, 1, 1, 1]]
-    )
-    def test_alpha_that_is_none(self, folder, alpha):
-        stack = read_particles(cs.write(folder, cs.EVERYTHING | {"alignments3D/alpha": np.float32(alpha)}))
-        assert (stack.ctf.scale == 1).all()
-        assert ["will be ignored" in note for note in stack.notes] == [True] * (len(set(alpha)) > 1)
 
-    def test_norm_correction_is_shown_and_not_applied(self, folder, capsys):
-        path = star.write(folder, star_text(sound(rlnNormCorrection=[0.7, 0.8, 0.9, 1.0, 1.1, 1.2])))
-        assert (read_particles(path).ctf.scale == 1).all()
-        assert main(["inspect", str(path)]) == 0
-        assert "rlnNormCorrection 0.95 (5 to 95 %: 0.725 to 1.175), shown" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    "alpha", [[1, 1, 1, 1, 1, 1], [1, 0, 1, 1, 1, 2], [1, np.nan, 1, 1, 1, 2], [-1, 1, 2, 1, 1, 1]]
+)
+def test_alpha_that_is_none(folder, alpha):
+    stack = read_particles(cs.write(folder, cs.EVERYTHING | {"alignments3D/alpha": np.float32(alpha)}))
+    assert (stack.ctf.scale == 1).all()
+    assert ["will be ignored" in note for note in stack.notes] == [True] * (len(set(alpha)) > 1)
+
+
+def test_norm_correction_is_shown_and_not_applied(folder, capsys):
+    path = star.write(folder, star_text(sound(rlnNormCorrection=[0.7, 0.8, 0.9, 1.0, 1.1, 1.2])))
+    assert (read_particles(path).ctf.scale == 1).all()
+    assert main(["inspect", str(path)]) == 0
+    assert "rlnNormCorrection 0.95 (5 to 95 %: 0.725 to 1.175), shown" in capsys.readouterr().out
 
 
 class TestOneDirection:
