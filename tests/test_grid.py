@@ -43,6 +43,14 @@ def test_a_header_that_contradicts_an_old_table(tmp_path, table, header):
     np.testing.assert_allclose(made.shifts_angstrom[0], [0.5 * table, -0.25 * table])  # in pixels of the table
 
 
+def test_a_header_in_nanometres(tmp_path):
+    write_images(tmp_path / "particles.mrcs", pixel_size=0.25)
+    with pytest.raises(
+        InputError, match=r"2.5 A by .* and 0.25 A in the header .*looks like nanometres; give the right"
+    ):
+        read_particles(star.write(tmp_path, old_table(2.5)))
+
+
 @pytest.mark.parametrize("header", [1.0, 2.51, 2.48])
 def test_a_header_that_does_not_know_or_agrees(tmp_path, header):
     write_images(tmp_path / "particles.mrcs", pixel_size=header)

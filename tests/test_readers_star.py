@@ -260,6 +260,10 @@ REFUSALS = {
         "16 px here but .* has images of 8 px",
     ),
     "one angle missing": (star_text(without(star_columns(), "rlnAnglePsi")), "rlnAngleTilt but no rlnAnglePsi"),
+    "angles of a 2D classification": (
+        star_text(without(star_columns(), "rlnAngleRot", "rlnAngleTilt")),
+        "no rlnAngleRot, rlnAngleTilt; the angles of a 2D classification make no map",
+    ),
     "one origin missing": (
         star_text(without(star_columns(), "rlnOriginYAngst")),
         "rlnOriginXAngst but not its partner",

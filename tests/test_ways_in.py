@@ -194,6 +194,19 @@ class TestWithoutImages:
         with pytest.raises(InputError, match="there are no orientations"):
             read_metadata(no_poses).require_poses()
 
+    def test_views_of_tables_that_name_no_images(self, folder):
+        angles = {name: sound()[name] for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")}
+        path = star.write(folder, star_text(angles, optics=""))
+        assert read_metadata(path).require_poses().shape == (N, 3, 3)
+        with pytest.raises(InputError, match="no table of particles with a column rlnImageName"):
+            read_particles(path)
+        with pytest.raises(InputError, match="no table of particles with a column rlnAngleRot"):
+            read_metadata(star.write(folder, "data_other\n\nloop_\n_rlnX\n1\n"))
+        alone = cs.write(folder, cs.POSES | {"uid": cs.BLOB["uid"]})
+        assert read_metadata(alone).require_poses().shape == (N, 3, 3)
+        flipped = sound(rlnCtfDataArePhaseFlipped=[1] * N)
+        assert len(read_metadata(star.write(folder, star_text(flipped)))) == N
+
     def test_cryosparc_with_its_passthrough(self, folder):
         blob = cs.write(folder, cs.BLOB | {"blob/path": np.array([b"gone.mrcs"] * N)})
         rest = cs.write(folder, cs.POSES | {"uid": cs.BLOB["uid"]}, "rest.cs")

@@ -161,9 +161,9 @@ def read_metadata(
     """
     path = Path(path)
     if path.suffix == ".star":
-        found = read_star(path, needs_ctf=needs_ctf, needs_grid=needs_ctf)
+        found = read_star(path, needs_ctf=needs_ctf, needs_grid=needs_ctf, needs_images=False)
     elif path.suffix == ".cs":
-        found = read_cryosparc(path, passthrough, needs_ctf=needs_ctf, needs_grid=needs_ctf)
+        found = read_cryosparc(path, passthrough, needs_ctf=needs_ctf, needs_grid=needs_ctf, needs_images=False)
     elif path.suffix == ".pkl":
         return poses_alone(path)
     elif path.suffix in IMAGES:

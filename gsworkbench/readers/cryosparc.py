@@ -80,18 +80,24 @@ def read_cryosparc(
     *,
     needs_ctf: bool = True,
     needs_grid: bool = True,
+    needs_images: bool = True,
     pixel_size: float | None = None,
     own_pixels: bool = False,
 ) -> Metadata:
     """Read the particles of a .cs file, with the fields it lacks from `passthrough` files.
 
     pixel_size : A, in place of the file's; with `own_pixels` the file's own is taken where it states one. Without
-    `needs_grid`, a pixel size and a box that are contradictory are None and stop nothing.
+    `needs_grid`, a pixel size and a box that are contradictory are None and stop nothing. Without `needs_images`, the
+    file may name no images.
     """
     fields = Fields(path, _joined(path, passthrough))
     _refuse_exposures(fields)
-    stacks, stack_index = unique_names(_stack_names(fields))
-    n = len(stack_index)
+    n = len(fields["uid"])
+    stacks: tuple[str, ...] = ()
+    stack_index, image_index = np.zeros(n, np.int64), np.arange(n)
+    if needs_images or {"blob/path", "blob/idx"} <= set(fields.columns):
+        stacks, stack_index = unique_names(_stack_names(fields))
+        image_index = _image_index(fields)
     rotations, shifts = _poses(fields)
     ctf, notes = _ctf(fields) if needs_ctf else (None, ())
     own = stated(_pixel_size, fields, needed=needs_grid) if pixel_size is None or own_pixels else None
@@ -99,7 +105,7 @@ def read_cryosparc(
     return Metadata(
         stacks=stacks,
         stack_index=stack_index,
-        image_index=_image_index(fields),
+        image_index=image_index,
         box_size=stated(_box_size, fields, needed=needs_grid),
         pixel_size=own or pixel_size,
         ctf=ctf,

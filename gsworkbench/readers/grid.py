@@ -128,12 +128,14 @@ def _contradiction(
 ) -> InputError:
     ratio = size / chosen
     story = "one of them is of other images"
+    if not (_differ(ratio, 10) and _differ(ratio, 0.1)):
+        story = "one of them looks like nanometres"
     remedy = "give the right one with --pixel-size in A"
     if image_scale is None and leading.box_size not in (None, box_size):
         if not _differ(size, leading.pixel_size or size):
             story = f"{leading.name} is of {_stated(leading)}, and the images look cropped"
         remedy += f", or --image-scale cropped if they are {leading.name}'s pixels in a smaller box"
-    elif image_scale is None and leading.box_size is None and ratio > 1:
+    elif image_scale is None and leading.box_size is None and ratio > 1 and _differ(ratio, 10):
         story = f"the images look downsampled {ratio:.3g} times since {leading.name} was written"
         remedy += ", or --image-scale downsampled to take the header's and read shifts as the table means them"
     return InputError(

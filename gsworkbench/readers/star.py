@@ -99,6 +99,7 @@ def read_star(
     *,
     needs_ctf: bool = True,
     needs_grid: bool = True,
+    needs_images: bool = True,
     pixel_size: float | None = None,
     own_pixels: bool = False,
 ) -> Metadata:
@@ -107,11 +108,12 @@ def read_star(
     pixel_size : A, in place of the file's, also for its origins in pixels. own_pixels : of these, the file's own pixel
     size is taken where it states one, because the images have other pixels than the table. Without `needs_grid`, a
     pixel size and a box that are absent or contradictory stop nothing: they are None, and origins in pixels zero.
+    Without `needs_images`, a table may name no images, or images that would be refused.
     """
-    fields = _fields(path)
-    _refuse_unsupported(fields)
-    numbers_and_names = [_image_name(name, row, path) for row, name in enumerate(fields.particles["rlnImageName"])]
-    stacks, stack_index = unique_names(name for _, name in numbers_and_names)
+    fields = _fields(path, needs_images=needs_images)
+    if needs_images:
+        _refuse_unsupported(fields)
+    stacks, stack_index, image_index = _images(fields)
     own = stated(_pixel_size, fields, needed=needs_grid) if pixel_size is None or own_pixels else None
     of_table = own or pixel_size
     n = len(stack_index)
@@ -123,7 +125,7 @@ def read_star(
     return Metadata(
         stacks=stacks,
         stack_index=stack_index,
-        image_index=np.array([number - 1 for number, _ in numbers_and_names], np.int64),
+        image_index=image_index,
         box_size=stated(_box_size, fields, needed=needs_grid),
         pixel_size=of_table,
         ctf=ctf,
@@ -144,6 +146,16 @@ def read_star(
         ),
         source=path,
     )
+
+
+def _images(fields: Fields) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
+    """Names of stacks, each once, and (n,) of each particle which of them and its place in it, counted from 0."""
+    n = len(fields.particles)
+    if "rlnImageName" not in fields.particles:
+        return (), np.zeros(n, np.int64), np.arange(n)
+    pairs = [_image_name(name, row, fields.file) for row, name in enumerate(fields.particles["rlnImageName"])]
+    stacks, stack_index = unique_names(name for _, name in pairs)
+    return stacks, stack_index, np.array([number - 1 for number, _ in pairs], np.int64)
 
 
 def _whole(fields: Fields, label: str) -> NDArray[np.int64] | None:
@@ -228,14 +240,15 @@ def _numbered(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(rows, axis=0, return_inverse=True)[1].ravel().astype(np.int64)
 
 
-def _fields(path: Path) -> Fields:
+def _fields(path: Path, *, needs_images: bool) -> Fields:
     """Read the tables and join each particle to its optics group by number."""
     tables = star_tables.read_tables(path)
     _refuse_others(tables, path)
     name = next((name for name in PARTICLE_BLOCKS if name in tables), None)
-    if name is None or "rlnImageName" not in tables[name]:
+    wanted = "rlnImageName" if needs_images else "rlnAngleRot"
+    if name is None or not {"rlnImageName", wanted} & set(tables[name]):
         found = first_few([f"data_{name}" for name in tables])
-        raise InputError(f"no table of particles with a column rlnImageName among {found}", file=path)
+        raise InputError(f"no table of particles with a column {wanted} among {found}", file=path)
     particles, optics = tables[name], tables.get("optics")
     if not len(particles):
         raise InputError(f"the table data_{name} has no rows", file=path)
@@ -364,7 +377,9 @@ def _rotations(fields: Fields) -> Float64 | None:
         return None
     if len(present) < 3:
         absent = [label for label in EULER_ANGLES if label not in fields]
-        raise InputError(f"there is {', '.join(present)} but no {', '.join(absent)}", file=fields.file)
+        flat = "the angles of a 2D classification make no map, give the particles of a 3D refinement"
+        remedy = flat if present == ["rlnAnglePsi"] else "add what is missing"
+        raise InputError(f"there is {', '.join(present)} but no {', '.join(absent)}", file=fields.file, remedy=remedy)
     return euler_to_matrices(*(fields.numbers(label) for label in EULER_ANGLES))
 
 
