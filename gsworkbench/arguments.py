@@ -311,9 +311,7 @@ def _add_directional(commands: Any) -> None:
     command.add_argument(
         "--particles", type=Path, help="their metadata: views and how evenly they sample (images need not be there)"
     )
-    command.add_argument(
-        "--passthrough", type=Path, action="append", default=[], metavar="CS", help="cryoSPARC passthrough file"
-    )
+    _add_places(command.add_argument_group("of --particles, as for fsc: views need none but --passthrough"))
 
 
 def _add_lab(commands: Any) -> None:
