@@ -247,7 +247,7 @@ def _add_combine(commands: Any) -> None:
         "combine",
         help="join files of 'accumulate': half sets to the full set, parts to the whole",
         description="Add files of 'accumulate'. They must agree in box, pixel size and sign, and share no particle. "
-        "Whether half sets share images is said by 'accumulate', which sees the whole table.",
+        "Where half sets 1 and 2 share images, that is said.",
     )
     command.add_argument("sums", type=Path, nargs="+", metavar="FILE", help="files of 'accumulate' (.npz)")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")

@@ -239,9 +239,12 @@ def _print_notes(sentences: Sequence[str]) -> None:
 
 
 def _combine(options: argparse.Namespace) -> None:
-    from gsworkbench.normal_equations import NormalEquations
+    from gsworkbench.image_sample import shared_by_halves
+    from gsworkbench.normal_equations import NormalEquations, sample_of
 
     total = NormalEquations.load_all(options.sums)
+    alarm = shared_by_halves(sample_of(path) for path in options.sums)
+    _print_notes([alarm] if alarm else [])
     total.save(options.out)
     print(f"{_sums(total)} in {options.out}")
 

@@ -13,6 +13,7 @@ from gsworkbench.copies import write_particles
 from gsworkbench.errors import InputError
 from gsworkbench.geometry import matrices_to_euler, random_rotations
 from gsworkbench.half_sets import deal, every_nth, image_numbers, specimens
+from gsworkbench.image_sample import sample, shared
 from gsworkbench.inspection import particle_alarms
 from gsworkbench.particles import Picks
 from gsworkbench.readers import read_particles
@@ -108,9 +109,24 @@ def test_accumulate_says_what_reconstruct_says_of_shared_images(folder, capsys):
     capsys.readouterr()
     both = [str(folder / "half1.npz"), str(folder / "half2.npz")]
     assert main(["combine", *both, "--out", str(folder / "whole.npz")]) == 0
+    assert "note: the same images are in both half sets, about 100 % of them" in capsys.readouterr().out
     path = star.write(folder, star_text(expanded(2)))
     assert main(["accumulate", str(path), "--half-set", "1", "--out", str(folder / "dealt.npz")]) == 0
-    assert "note" not in capsys.readouterr().out.partition("whole.npz")[2]
+    assert main(["accumulate", str(path), "--half-set", "2", "--out", str(folder / "other.npz")]) == 0
+    both = [str(folder / "dealt.npz"), str(folder / "other.npz")]
+    assert main(["combine", *both, "--out", str(folder / "whole.npz")]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n", [40, 5000, 200_000])
+@pytest.mark.parametrize("part", [0.0, 0.3, 1.0])
+def test_samples_of_images_tell_what_is_shared(n, part):
+    numbers = np.random.default_rng(0).integers(0, 2**64, 2 * n, np.uint64)
+    common = round(part * n)
+    first, second = sample(numbers[:n]), sample(np.concatenate([numbers[:common], numbers[n : 2 * n - common]]))
+    assert shared(first, second) == pytest.approx(part, abs=0.06 if n > 1000 else 1e-9)
+    parts = [sample(numbers[: n // 3]), sample(numbers[n // 3 : n])]
+    assert sample((*parts[0], *parts[1])) == first
 
 
 def test_filaments_stay_in_one_half_set(folder):
