@@ -173,6 +173,9 @@ class TestWithoutImages:
         ):  # fmt: skip
             assert wanted in said.out
         assert "1 of 1 image files are missing: elsewhere.mrcs; give --stack FILE or --datadir FOLDER" in said.err
+        assert main(["inspect", path, "--stack", str(folder / "gone.mrcs")]) == 2
+        said = capsys.readouterr()
+        assert "particles      6" in said.out and "no such image stack; give --stack FILE" in said.err
 
     def test_metadata_alone(self, folder):
         gone = sound(rlnImageName=[f"{k + 1}@gone.mrcs" for k in range(N)])

@@ -14,7 +14,7 @@ from gsworkbench.readers import cryodrgn, mrc
 from gsworkbench.readers.ctf_columns import ctf_notes, no_ctf
 from gsworkbench.readers.grid import CROPPED, Stated, image_pixel_size
 from gsworkbench.readers.metadata import Metadata, class_counts
-from gsworkbench.readers.paths import first_outside, resolve_stacks
+from gsworkbench.readers.paths import MissingImages, first_outside, resolve_stacks
 
 
 def to_stack(
@@ -150,7 +150,7 @@ def _locate(
     """Return the image files of the chosen rows and each row's place among them."""
     if stack is not None:
         if not Path(stack).is_file():
-            raise InputError("there is no such image stack", file=stack, remedy="give --stack FILE")
+            raise MissingImages("there is no such image stack", file=stack, remedy="give --stack FILE")
         if len(metadata.stacks) > 1 and len(np.unique(metadata.image_index)) < len(metadata.image_index):
             raise InputError(
                 f"image numbers repeat over {len(metadata.stacks)} stacks, so that one stack cannot stand in for them",
