@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import fft, ndimage
-from torch import Tensor
 
 from gsworkbench.problem import Problem, from_transform, shell_sum, to_transform
 

@@ -73,9 +73,7 @@ class ImageStatistics:
         return ImageStatistics(**{k: v[rows] if isinstance(v, np.ndarray) else v for k, v in values.items()})
 
 
-def measure_images(
-    stack: ParticleStack, plan: Plan | None = None, *, label: str = "look at images"
-) -> ImageStatistics:
+def measure_images(stack: ParticleStack, plan: Plan | None = None, *, label: str = "look at images") -> ImageStatistics:
     """Measure every image of a stack, each read once. Processes of torchrun measure a share each.
 
     plan : of `make_plan`, for the whole that these particles are part of; by default their own. With one plan, what is
@@ -272,7 +270,9 @@ def _high_frequencies(images: Float32) -> tuple[Float64, Float64]:
     y = images[:, :-1] - images[:, 1:]
     squares = np.square(y[:, :, :-1] - y[:, :, 1:]).reshape(len(images), -1).astype(np.float64) / 4
     geometry = _geometry(images.shape[-1])
-    outside, inside = (squares[:, where].mean(1) for where in (geometry.differences_outside, geometry.differences_inside))
+    outside, inside = (
+        squares[:, where].mean(1) for where in (geometry.differences_outside, geometry.differences_inside)
+    )
     return np.sqrt(outside), np.sqrt(inside)
 
 
@@ -409,7 +409,9 @@ def sentences(found: ImageStatistics, stack: ParticleStack, *, kept: bool = Fals
     empty = np.flatnonzero(blank(found))
     if len(empty):
         be = "is" if len(empty) == 1 else "are"
-        said.append(f"{len(empty):,} of {len(found):,} images {be} blank (first {_rows(stack, empty)}) and {be} left out")
+        said.append(
+            f"{len(empty):,} of {len(found):,} images {be} blank (first {_rows(stack, empty)}) and {be} left out"
+        )
     absurd = np.flatnonzero(out & ~blank(found))
     if len(absurd):
         be = "is" if len(absurd) == 1 else "are"

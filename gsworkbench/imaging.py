@@ -24,7 +24,6 @@ from gsworkbench.errors import InputError
 from gsworkbench.fourier import disc, friedel_weights, half_plane_frequencies, shift_phases
 from gsworkbench.particles import ParticleStack
 
-
 _DARK = 5.0  # standard errors by which the images' lowest frequencies must anticorrelate with a blob of density
 
 

@@ -37,6 +37,7 @@ from tqdm.auto import tqdm
 from gsworkbench import distributed
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path, sha256
+from gsworkbench.image_sample import sample
 from gsworkbench.insertion import PADDING, Direct, Float64, Grid
 from gsworkbench.numpy_files import load_archive
 from gsworkbench.particles import ParticleStack
@@ -72,6 +73,7 @@ class NormalEquations:
     normalised : whether the images were normalised (ParticleStack.normalisation), to noise of standard deviation 1.
     phases : what was done to the images' phases, in words (ParticleStack.random_phases).
     sources : SHA-256 of the metadata files and noise spectra that went in.
+    images : a sample of the images that went in (image_sample.py).
     """
 
     sums: Float64
@@ -90,6 +92,7 @@ class NormalEquations:
     phases: str
     sources: tuple[str, ...]
     version: int = VERSION
+    images: tuple[int, ...] = ()
 
     @property
     def n_particles(self) -> int:
@@ -143,6 +146,7 @@ class NormalEquations:
             particles=np.sort(np.concatenate([self.particles, other.particles])),
             half_set=self.half_set if self.half_set == other.half_set else 0,
             sources=tuple(sorted({*self.sources, *other.sources})),
+            images=sample((*self.images, *other.images)),
         )
         return total._checked()
 
@@ -179,6 +183,7 @@ class NormalEquations:
             if file["sums"].shape != (3, np.count_nonzero(_nodes(box_size, header["engine"]))):
                 raise ValueError("the sums are not those of this box")
             header["sources"] = tuple(header["sources"])
+            header["images"] = sample(map(int, header.get("images", ())))
             result = NormalEquations(sums=file["sums"], particles=file["particles"], **header)
         except InputError:
             raise
@@ -247,6 +252,13 @@ class NormalEquations:
                 remedy="normalise the images to noise of standard deviation 1",
             )
         return self
+
+
+def sample_of(path: str | Path) -> tuple[int, tuple[int, ...]]:
+    """Return the half set and the sample of images of a file that `load` read before, without reading its sums."""
+    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+        header = json.loads(file["header"].tobytes())
+    return int(header["half_set"]), sample(map(int, header.get("images", ())))
 
 
 def accumulate(
@@ -407,6 +419,7 @@ def _empty(
         normalised=stack.normalisation is not None,
         phases="as they are" if stack.random_phases is None else str(stack.random_phases),
         sources=tuple(sorted(sources)),
+        images=sample(_image_numbers(stack)),
     )
 
 
@@ -421,18 +434,23 @@ def _level(stack: ParticleStack) -> float:
     return _power_of_two(float(np.median(size))) if len(size) else 1.0
 
 
-def _identities(stack: ParticleStack) -> NDArray[np.uint64]:
-    """(n,) a number for each particle, of its image (name, size and beginning of its file, index) and its pose.
-
-    The same image may stand for several particles, as in a symmetry-expanded set, but not in the same pose.
-    """
+def _image_numbers(stack: ParticleStack) -> NDArray[np.uint64]:
+    """(n,) a number for each particle's image, of its file (name, size and beginning) and its place in it."""
     files = np.zeros(len(stack.files), np.uint64)
     for i in np.unique(stack.file_index):
         with open(stack.files[i], "rb") as file:
             start = file.read(2**16)
         name = os.fsencode(f"{stack.files[i].name} {stack.files[i].stat().st_size}")  # not all names are UTF-8
         files[i] = int.from_bytes(hashlib.blake2b(name + start, digest_size=8).digest(), "little")
-    identities = _mixed(files[stack.file_index] ^ _mixed(stack.image_index.astype(np.uint64)))
+    return _mixed(files[stack.file_index] ^ _mixed(stack.image_index.astype(np.uint64)))
+
+
+def _identities(stack: ParticleStack) -> NDArray[np.uint64]:
+    """(n,) a number for each particle, of its image (name, size and beginning of its file, index) and its pose.
+
+    The same image may stand for several particles, as in a symmetry-expanded set, but not in the same pose.
+    """
+    identities = _image_numbers(stack)
     for column in np.ascontiguousarray(stack.require_poses()).view(np.uint64).reshape(-1, 9).T:
         identities = _mixed(identities ^ column)
     order = np.argsort(identities, kind="stable")
@@ -457,7 +475,17 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _check_resumable(
     done: NormalEquations, empty: NormalEquations, identities: NDArray[np.uint64], checkpoint: Path
 ) -> None:
-    settings = ("box_size", "pixel_size", "half_set", "data_sign", "engine", "weighted", "normalised", "phases", "sources")
+    settings = (
+        "box_size",
+        "pixel_size",
+        "half_set",
+        "data_sign",
+        "engine",
+        "weighted",
+        "normalised",
+        "phases",
+        "sources",
+    )
     same = all(getattr(done, name) == getattr(empty, name) for name in (*settings, "data_quantum", "ctf_quantum"))
     if not same or not np.isin(done.particles, identities).all():
         raise InputError(

@@ -15,10 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
+from gsworkbench.half_sets import deal, specimens
 from gsworkbench.normalisation import Normalisation
 from gsworkbench.substitution import RandomPhases
 
 Float64 = NDArray[np.float64]
+
+
+def required_poses(rotations: Float64 | None, source: Path | None) -> Float64:
+    """Return `rotations`, or raise InputError naming `source` if the poses are not known."""
+    if rotations is None:
+        raise InputError(
+            "there are no orientations", file=source, remedy="reconstruction needs poses from a refinement"
+        )
+    return rotations
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,9 @@ class ParticleStack:
         that they belong into one half set; None where every image is a specimen of its own.
     normalisation : what `images` does to backgrounds, hot pixels and noise; None to leave images as the files hold them.
         The scale of the CTF is then that of the normalised images.
+    class_number : (n,) int64, the class of each particle as its file numbers it; None where the file has no classes.
+    norm_correction : (n,) float64, RELION's rlnNormCorrection, which is shown and not applied; None if not known.
+    notes : sentences that the reader wants the user to see.
     random_phases : how `images` replaces phases beyond a resolution, None to leave them as they are.
     also_read : files beside `source` that poses, CTF, rows or fields came from.
     """
@@ -99,6 +112,9 @@ class ParticleStack:
     optics_group: NDArray[np.int64] | None = None
     unit: NDArray[np.int64] | None = None
     normalisation: Normalisation | None = None
+    class_number: NDArray[np.int64] | None = None
+    norm_correction: Float64 | None = None
+    notes: tuple[str, ...] = ()
     random_phases: RandomPhases | None = None
     also_read: tuple[Path, ...] = ()
 
@@ -121,6 +137,8 @@ class ParticleStack:
             optics_group=None if self.optics_group is None else self.optics_group[indices],
             unit=None if self.unit is None else self.unit[indices],
             normalisation=None if self.normalisation is None else self.normalisation[indices],
+            class_number=None if self.class_number is None else self.class_number[indices],
+            norm_correction=None if self.norm_correction is None else self.norm_correction[indices],
         )
 
     def images(self, indices: NDArray[np.integer] | slice | None = None) -> NDArray[np.float32]:
@@ -183,15 +201,17 @@ class ParticleStack:
     def with_half_sets(self, seed: int = 0) -> ParticleStack:
         """Return the stack with every particle in half set 1 or 2.
 
-        Half sets of the file are used as they are. Where it has none, particles are dealt at random in equal numbers.
-        Some assigned and some not, or one half empty, raises InputError.
+        Half sets of the file are used as they are. Where it has none, specimens are dealt at random in equal numbers of
+        particles: rows of one image, and rows of one `unit`, come into one half. Some assigned and some not, or one
+        half empty, raises InputError.
         """
         counts = np.bincount(self.half_set, minlength=3)
         if counts[0] == len(self):
-            if len(self) < 2:
-                raise InputError("one particle cannot be split into two half sets", file=self.source)
-            dealt = np.arange(len(self)) % 2 + 1
-            return dataclasses.replace(self, half_set=np.random.default_rng(seed).permutation(dealt).astype(np.int8))
+            dealt = deal(self.specimens(), seed)
+            if dealt is None:
+                problem = "one particle" if len(self) < 2 else f"{len(self):,} rows of one image, filament or particle"
+                raise InputError(f"{problem} cannot be split into two half sets", file=self.source)
+            return dataclasses.replace(self, half_set=dealt)
         if counts[0] or not counts[1] or not counts[2]:
             raise InputError(
                 f"half sets are unusable: {counts[1]} particles in 1, {counts[2]} in 2, {counts[0]} in neither",
@@ -201,10 +221,10 @@ class ParticleStack:
             )
         return self
 
+    def specimens(self) -> NDArray[np.int64]:
+        """(n,) a number for each particle, the same for those that are not independent: of one image or one `unit`."""
+        return specimens(self.file_index, self.image_index, self.unit)
+
     def require_poses(self) -> Float64:
         """Return `rotations`, or raise InputError if the poses are not known."""
-        if self.rotations is None:
-            raise InputError(
-                "there are no orientations", file=self.source, remedy="reconstruction needs poses from a refinement"
-            )
-        return self.rotations
+        return required_poses(self.rotations, self.source)
