@@ -4,9 +4,9 @@ A fit of Gaussians beats the classical map where the data say enough, and loses 
 much noise it fits the noise, and with one-sided views it may miss the molecule. Which of the two holds is seen on
 particles that neither map was made of: of half set 1 on half set 2, and the other way round. In each shell, and its
 neighbours, the correlation of each map with these particles is measured, the fit's less _SURE standard errors of the
-difference, and the two maps are weighed by least squares for these correlations. Where there is no evidence for the fit,
-the backprojection is what remains. The same weights serve the half maps and the map of all particles, so that half maps
-judge the map that is handed out.
+difference, and the two maps are weighed by least squares for these correlations. Where there is no evidence for the
+fit, the backprojection is what remains. The same weights serve the half maps and the map of all particles, so that half
+maps judge the map that is handed out.
 
 The backprojection is taken inside the support of the molecule, where that has the support of other particles too.
 """
@@ -99,7 +99,7 @@ def combine(candidate: Candidate, weights: Weights) -> Volume:
 def weigh(pairs: Sequence[tuple[Candidate, Problem]]) -> Weights:
     """Weights from maps and the equations of other particles, which judge them."""
     agreement = {
-        support: sum(_evidence(judge, candidate.supported(support), candidate.fitted) for candidate, judge in pairs)
+        support: np.sum([_evidence(judge, made.supported(support), made.fitted) for made, judge in pairs], axis=0)
         for support in SUPPORTS
     }
     box_size = pairs[0][1].box_size

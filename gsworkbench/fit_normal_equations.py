@@ -204,8 +204,9 @@ def start_from_data(problem: Problem, config: NormalEquationsConfig, seed: int) 
     """Isotropic Gaussians in box edges, centres drawn in proportion to the density of a low-passed least-squares map.
 
     Only density counts that exceeds 6 robust standard deviations of the map's surroundings, inside .48 of the box, or
-    that is among the largest _START_VOXELS of the voxels there: just above the noise these deviations leave a handful of
-    voxels, and all Gaussians would start there. With signed weights, what lies as far below zero counts as well, and gives Gaussians of negative weight.
+    that is among the largest _START_VOXELS of the voxels there: where the molecule hardly rises above the noise, the
+    former are a handful, and all Gaussians would start there. With signed weights, what lies as far below zero counts
+    as well, and gives Gaussians of negative weight.
     """
     generator = torch.Generator().manual_seed(seed)
     box_size, n = problem.box_size, number_of_gaussians(config, problem.box_size)

@@ -1,8 +1,8 @@
 """What the images of a stack are like: background, noise, outliers; and the normalisation that follows from it.
 
-A sample of the images decides how noise is measured; then every image is read once. Noise has two measures: the standard
-deviation outside the inscribed circle, where particles seldom reach, and that of the highest frequencies, which hold
-little signal. Where corners are masked, windowed or padded the first is wrong, and the second is taken.
+A sample of the images decides how noise is measured; then every image is read once. Noise has two measures: the
+standard deviation outside the inscribed circle, where particles seldom reach, and that of the highest frequencies,
+which hold little signal. Where corners are masked, windowed or padded the first is wrong, and the second is taken.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class ImageStatistics:
 
     def __getitem__(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> ImageStatistics:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return ImageStatistics(**{k: v[rows] if isinstance(v, np.ndarray) else v for k, v in values.items()})
+        chosen: dict[str, Any] = {name: value[rows] for name, value in values.items() if isinstance(value, np.ndarray)}
+        return dataclasses.replace(self, **chosen)
 
 
 def measure_images(stack: ParticleStack, plan: Plan | None = None, *, label: str = "look at images") -> ImageStatistics:
@@ -205,8 +206,8 @@ def _row(images: Float32, plan: Plan) -> Float64:
 
 
 def _hot_pixels(image: Float32) -> tuple[float, int, float]:
-    """From which difference to the background on pixels of an image (D, D) are hot (infinity if none are), how many are,
-    and the background without them, relative to the one that was taken off."""
+    """Of an image (D, D): from which difference to the background on pixels are hot (infinity if none are), how many
+    are, and the background without them, relative to the one that was taken off."""
     corners = image.ravel()[_geometry(len(image)).outside]
     offset = float(np.median(corners))
     size = np.abs(image - np.float32(offset))
@@ -315,8 +316,8 @@ def _other_unit(found: ImageStatistics) -> NDArray[np.bool_]:
 def normalised(stack: ParticleStack, found: ImageStatistics) -> ParticleStack:
     """The stack whose images have no background, no hot pixels, and noise of standard deviation 1.
 
-    The CTF's scale is divided as the images are, so that each image weighs by its noise, and a map that fits them is one
-    of the images in the files divided by `normalisation.unit`.
+    The CTF's scale is divided as the images are, so that each image weighs by its noise, and a map that fits them is
+    one of the images in the files divided by `normalisation.unit`.
     """
     how, factor = normalisation(found)
     ctf = dataclasses.replace(stack.ctf, scale=stack.ctf.scale * factor)
@@ -373,17 +374,17 @@ def sentences(found: ImageStatistics, stack: ParticleStack, *, kept: bool = Fals
     offset = np.abs(found.offset) / np.maximum(found.noise, 1e-300)
     if np.median(offset) > 0.2:
         said.append(
-            f"the images have a background of {np.median(found.offset):.3g}, {np.median(offset):.2g} standard deviations "
-            "of their noise, as images that nobody normalised have: it is subtracted from each image"
+            f"the images have a background of {np.median(found.offset):.3g}, {np.median(offset):.2g} standard "
+            "deviations of their noise, as images that nobody normalised have: it is subtracted from each image"
         )
     if found.slope.any():
         said.append("the background of the images rises from one side to the other: a plane is subtracted from each")
     if plan.measure == "high frequencies":
         how = "less" if plan.corners < 1 else "more"
         said.append(
-            f"the corners of the images hold {how} noise than the rest ({math.sqrt(plan.corners):.2g} times its standard "
-            "deviation), as images that were masked, windowed or padded do: noise is measured in the highest frequencies "
-            "inside the circle instead" + ", and the corners are set to the background" * plan.amplified
+            f"the corners of the images hold {how} noise than the rest ({math.sqrt(plan.corners):.2g} times its "
+            "standard deviation), as images that were masked, windowed or padded do: noise is measured in the highest "
+            "frequencies inside the circle instead" + ", and the corners are set to the background" * plan.amplified
         )
     if plan.measure == "none":
         said.append(

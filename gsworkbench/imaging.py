@@ -65,8 +65,8 @@ def data_term(
     """Prepare the data term; images stay in memory as b if they fit into `max_cache_bytes`, else on disk.
 
     boost weights component k by exp(boost k^2 / k_Nyquist^2): high frequencies, small in any map, are then learned
-    at the pace of low ones. band : "disc", the components |k| < D / 2, or "square", all that an image has. The component
-    k = 0 counts in neither: the background of the images decides it.
+    at the pace of low ones. band : "disc", the components |k| < D / 2, or "square", all that an image has. k = 0 counts
+    in neither: the background of the images decides it.
     """
     kept = disc(stack.box_size) if band == "disc" else torch.ones_like(disc(stack.box_size))
     kept = kept.clone()
@@ -139,11 +139,11 @@ def require_white_protein(stack: ParticleStack, *, n_images: int = 500) -> None:
 
 
 def total_weight(stack: ParticleStack, *, n_images: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Estimate the integral of the map (image units times A^2), and its standard error, from the images' lowest shells but k = 0.
+    """Estimate the integral of the map (image units times A^2), and its standard error, from the images' lowest shells.
 
     Averaged over particles, C y / C^2 is the map's transform averaged over its orientations. The best of a family of
-    spherical Gaussians is fitted to it below 8 cycles per box; its integral is the answer. A negative one says that
-    protein is dark.
+    spherical Gaussians is fitted to it below 8 cycles per box, k = 0 left out; its integral is the answer. A negative
+    one says that protein is dark.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(stack))[:n_images])
     part = stack[chosen]

@@ -66,7 +66,7 @@ class Grid:
         weakref.finalize(self, compiled.inserter_delete, self.inserter)
 
     def add(self, images: NDArray[np.float32], part: ParticleStack, weights: Weights = None) -> Float64:
-        """Insert the images (n, D', D') of particles; return the sum of |F|^2 over the disc of each without k = 0, (n,).
+        """Insert the images (n, D', D') of particles; return the sum of |F|^2 over the disc of each, less k = 0, (n,).
 
         weights : (n, D / 2 + 1) factor of every shell, of data, CTF^2 and |F|^2 alike.
         """

@@ -237,7 +237,7 @@ def _combined(
     candidates: dict[str, Candidate],
     trial: tuple[Volume, Problem, Problem] | None,
 ) -> dict[str, Solution]:
-    """Fits combined with backprojections as the other half set asks, or, where there are none, as held-out particles."""
+    """Fits combined with backprojections as the other half set asks, or, without half sets, as held-out particles."""
     halves = [name for name in candidates if name != "all"]
     if len(halves) == 2:
         first, second = (candidates[name] for name in halves)

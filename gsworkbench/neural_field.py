@@ -97,7 +97,7 @@ def components(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Frequencies A^T (kx, ky, 0) (m, 3), CTF (m,) and data (m,) of particles: complex transforms or Hartley values.
 
-    All inside 0 < |k| < D / 2 (Hartley: of both k and -k), or config.n_components of them drawn at random for each image.
+    All inside 0 < |k| < D / 2 (Hartley: of both k and -k), or config.n_components of them, drawn anew for each image.
     """
     box_size = part.box_size
     inside = disc(box_size).clone()

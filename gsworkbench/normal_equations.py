@@ -387,9 +387,9 @@ def _empty(
 ) -> NormalEquations:
     """What the sums over these particles will be of, and their quanta, before any particle is in.
 
-    The quanta follow from the root mean square of the images: of normalised ones as their normalisation has it, else the
-    median of some images spread over the first file, so that every part of a data set has the same. 2^-20 of the noise of
-    a transform's component, and 2^-24 of the largest CTF^2, leave room for 2^20 particles or more.
+    The quanta follow from the root mean square of the images: of normalised ones as their normalisation has it, else
+    the median of some images spread over the first file, so that every part of a data set has the same. 2^-20 of the
+    noise of a transform's component, and 2^-24 of the largest CTF^2, leave room for 2^20 particles or more.
     """
     if box_size % 2 or not 0 < box_size <= min(stack.box_size, LARGEST_BOX):
         largest = min(stack.box_size, LARGEST_BOX)

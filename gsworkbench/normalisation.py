@@ -6,7 +6,8 @@ A Normalisation is a table with a row for each particle. `image_statistics.norma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,8 @@ class Normalisation:
     round : whether pixels outside the inscribed circle are set to the background, because something amplified them.
     noise : standard deviation of the noise of the images that result.
     level : a power of two near the root mean square of these images.
-    unit : a power of two near the noise of the images in the files: maps that are made of the normalised images, with the
-        scale of the CTF that goes with them, are in these units.
+    unit : a power of two near the noise of the images in the files: maps that are made of the normalised images, with
+        the scale of the CTF that goes with them, are in these units.
     """
 
     offset: Float64
@@ -40,7 +41,8 @@ class Normalisation:
 
     def __getitem__(self, indices: NDArray[np.integer] | NDArray[np.bool_] | slice) -> Normalisation:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Normalisation(**{k: v[indices] if isinstance(v, np.ndarray) else v for k, v in values.items()})
+        chosen: dict[str, Any] = {name: v[indices] for name, v in values.items() if isinstance(v, np.ndarray)}
+        return replace(self, **chosen)
 
     def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalise images (n, D, D) in place, one for each row of this table, and return them."""

@@ -1,9 +1,9 @@
 """How strong the signal of each particle is, beside a map of other particles; and how many hold none.
 
 Every particle is compared with a quick map that it is not part of: its half set is dealt into two quarters, and the map
-of one quarter judges the particles of the other, so that half sets stay independent. With the prediction p_i of an image
-and the image y_i of noise 1, the scale is <y_i, p_i> / <p_i, p_i>, and its standard error 1 / |p_i|. The scales of a
-stack are taken to be those of particles, normally distributed, and of images without any signal, whose scale is 0.
+of one quarter judges the particles of the other, so that half sets stay independent. With the prediction p_i of an
+image and the image y_i of noise 1, the scale is <y_i, p_i> / <p_i, p_i>, and its standard error 1 / |p_i|. The scales
+of a stack are taken to be those of particles, normally distributed, and of images without any signal, whose scale is 0.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.backprojection import solve
+from gsworkbench.half_sets import deal
 from gsworkbench.insertion import PADDING, positions, samples, taper
 from gsworkbench.normal_equations import accumulate
 from gsworkbench.particles import ParticleStack
@@ -68,12 +69,13 @@ class Scales:
         if self.empty > _JUNK:
             said.append(
                 f"about {self.empty * n:,.0f} of {n:,} images ({100 * self.empty:.0f} %) agree with a map of other "
-                "particles no better than noise does: they hold no particle, or their poses are wrong; they hardly count"
+                "particles no better than noise does: they hold no particle, or their poses are wrong, and are given "
+                "next to no weight"
             )
         if self.spread > _SPREAD:
             said.append(
-                f"the strength of the signal differs from particle to particle (standard deviation {100 * self.spread:.0f} "
-                "%): each is given its own scale"
+                f"the strength of the signal differs from particle to particle by {100 * self.spread:.0f} % (standard "
+                "deviation): each is given its own scale"
             )
         return said
 
@@ -91,10 +93,11 @@ def measure_scales(stack: ParticleStack, *, most: int | None = None, seed: int =
     box_size = min(part.box_size, LARGEST_BOX)
     product, power = np.zeros(len(part)), np.zeros(len(part))
     for half in np.unique(part.half_set):
-        members = rng.permutation(np.flatnonzero(part.half_set == half))
-        quarters = np.sort(members[0::2]), np.sort(members[1::2])
-        if len(quarters[1]) < _FEWEST // 4:
+        members = np.flatnonzero(part.half_set == half)
+        dealt = deal(part[members].specimens(), seed)
+        if dealt is None or min(np.bincount(dealt, minlength=3)[1:]) < _FEWEST // 4:
             return None
+        quarters = members[dealt == 1], members[dealt == 2]
         for own, others in (quarters, quarters[::-1]):
             quick = solve(accumulate(part[others], box_size=box_size, label="quick map"))
             product[own], power[own] = _compared(part[own], quick)
@@ -132,8 +135,11 @@ def _compared(part: ParticleStack, volume: NDArray[np.float32]) -> tuple[Float64
 
 
 def padded_transform(volume: NDArray[np.float32]) -> Tensor:
-    """(2 D, 2 D, D + 2) transform of a map (D, D, D) about its centre D // 2, to be interpolated between nodes: padded to
-    twice the box, z and y from -D to D - 1. What trilinear interpolation takes away at the edges is put back first."""
+    """(2 D, 2 D, D + 2) transform of a map (D, D, D) about its centre D // 2, to be interpolated between nodes.
+
+    It is that of the map padded to twice the box, z and y from -D to D - 1. What trilinear interpolation takes away at
+    the edges of the map is put back first.
+    """
     box_size = len(volume)
     edge = PADDING * box_size
     inner = slice(edge // 2 - box_size // 2, edge // 2 + box_size // 2)

@@ -87,8 +87,8 @@ class ParticleStack:
     optics_group : (n,) int64, the optics group of each particle; None where the file has no groups.
     unit : (n,) int64, particles with the same number are one specimen (a filament, the tilt images of one particle), so
         that they belong into one half set; None where every image is a specimen of its own.
-    normalisation : what `images` does to backgrounds, hot pixels and noise; None to leave images as the files hold them.
-        The scale of the CTF is then that of the normalised images.
+    normalisation : what `images` does to backgrounds, hot pixels and noise; None to leave images as the files hold
+        them. The scale of the CTF is that of the images as `images` gives them.
     class_number : (n,) int64, the class of each particle as its file numbers it; None where the file has no classes.
     norm_correction : (n,) float64, RELION's rlnNormCorrection, which is shown and not applied; None if not known.
     notes : sentences that the reader wants the user to see.

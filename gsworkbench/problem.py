@@ -58,7 +58,7 @@ def as_problem(equations: NormalEquations) -> Problem:
 
 
 def added(first: Problem, second: Problem, n_first: int, n_second: int) -> Problem:
-    """The equations of two sets of n_first and n_second particles together: data and kernels are sums over particles."""
+    """The equations of two sets of n_first and n_second particles together: data and kernel are sums over particles."""
     noise = (n_first * first.noise + n_second * second.noise) / (n_first + n_second)
     return replace(first, data=first.data + second.data, kernel=first.kernel + second.kernel, noise=noise)
 

@@ -90,7 +90,7 @@ def test_a_checkpoint_of_something_else_is_refused(noisy_set, tmp_path):
 
 def test_dark_protein_is_refused_with_the_remedy(clean_set):
     dark = dataclasses.replace(clean_set.stack, data_sign=-clean_set.stack.data_sign)
-    with pytest.raises(InputError, match="protein is dark.*give --sign 1: as the file has them"):
+    with pytest.raises(InputError, match=r"protein is dark.*give --sign 1: as the file has them"):
         fit(dark, TINY)
 
 
