@@ -86,14 +86,14 @@ _NOTHING, _MUCH = 0.03, 0.25
 
 
 def combine(candidate: Candidate, weights: Weights) -> Volume:
-    """(D, D, D) the fit by its share of each shell, the backprojection for the rest."""
+    """(D, D, D) the fit by its share of each shell, the backprojection for the rest; nothing beyond |k| = D / 2."""
     problem = candidate.problem
     share = torch.zeros(int(problem.shell.max()) + 1)
     share[: len(weights.share)] = torch.from_numpy(weights.share).float()
     share = share[problem.shell]
     other = to_transform(torch.from_numpy(candidate.supported(weights.support)))
     fitted = to_transform(torch.from_numpy(candidate.fitted))
-    return from_transform(other + share * (fitted - other)).numpy()
+    return from_transform((other + share * (fitted - other)) * (problem.weight > 0)).numpy()
 
 
 def weigh(pairs: Sequence[tuple[Candidate, Problem]]) -> Weights:

@@ -251,7 +251,7 @@ def _geometry(box_size: int) -> _Geometry:
         solve=design @ inverse,
         design=design,
         slope_variance=np.diag(inverse)[1:],
-        differences_outside=between >= 0.5,
+        differences_outside=between >= 0.5 + 1 / box_size,  # no neighbours across the circle
         differences_inside=(between > 0.2) & (between < 0.4),
     )
 
@@ -269,7 +269,8 @@ def _high_frequencies(images: Float32) -> tuple[Float64, Float64]:
     """(m,) standard deviation of white noise whose mixed second difference is that of images, outside the inscribed
     circle, and in a ring from 0.2 to 0.4 of the box."""
     y = images[:, :-1] - images[:, 1:]
-    squares = np.square(y[:, :, :-1] - y[:, :, 1:]).reshape(len(images), -1).astype(np.float64) / 4
+    with np.errstate(over="ignore"):  # of hot pixels
+        squares = np.square(y[:, :, :-1] - y[:, :, 1:]).reshape(len(images), -1).astype(np.float64) / 4
     geometry = _geometry(images.shape[-1])
     outside, inside = (
         squares[:, where].mean(1) for where in (geometry.differences_outside, geometry.differences_inside)

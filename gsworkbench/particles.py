@@ -147,7 +147,7 @@ class ParticleStack:
         Pixels that are NaN or infinite raise InputError naming the file and the image.
         """
         rows = np.arange(len(self))[slice(None) if indices is None else indices]
-        result = self.raw_images(rows)
+        result = self._read(rows, warn=True)
         if self.normalisation is not None:
             result = self.normalisation[rows].apply(result)
         result *= self.data_sign[rows, None, None]
@@ -158,13 +158,19 @@ class ParticleStack:
         return result
 
     def raw_images(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Read images, (m, box_size, box_size) float32, as the files hold them, in the order asked for."""
+        """Read images, (m, box_size, box_size) float32, as the files hold them, in the order asked for.
+
+        Blank ones raise no warning: whoever looks at images as they are counts them.
+        """
+        return self._read(rows, warn=False)
+
+    def _read(self, rows: NDArray[np.integer], *, warn: bool) -> NDArray[np.float32]:
         from gsworkbench.readers.mrc import read_images
 
         result = np.empty((len(rows), self.box_size, self.box_size), np.float32)
         for file in np.unique(self.file_index[rows]):
             here = np.flatnonzero(self.file_index[rows] == file)
-            result[here] = read_images(self.files[file], self.image_index[rows[here]])
+            result[here] = read_images(self.files[file], self.image_index[rows[here]], warn_of_blank=warn)
         return result
 
     def chunks(

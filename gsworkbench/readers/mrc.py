@@ -46,7 +46,7 @@ class Header:
     unsigned_bytes: bool
 
 
-def read_images(path: str | Path, indices: NDArray[np.integer]) -> NDArray[np.float32]:
+def read_images(path: str | Path, indices: NDArray[np.integer], *, warn_of_blank: bool = True) -> NDArray[np.float32]:
     """Read the images at `indices` (m,), counted from 0, as (m, D, D) float32, in the order asked for.
 
     Raises InputError for a file that is unsound, an index beyond its end, and pixels that are NaN or infinite. Warns of
@@ -60,7 +60,8 @@ def read_images(path: str | Path, indices: NDArray[np.integer]) -> NDArray[np.fl
     broken = ~np.isfinite(images).all(axis=(1, 2))
     if broken.any():
         raise InputError(f"image {indices[broken][0] + 1} has pixels that are NaN or infinite", file=path)
-    _warn_of_blank(images, indices, path)
+    if warn_of_blank:
+        _warn_of_blank(images, indices, path)
     return images
 
 
