@@ -56,11 +56,15 @@ def as_pair(
     if first.all() or not first.any():
         first = np.arange(len(stack)) % 2 == 0
     sums = [
-        accumulate(stack[part], noise_spectrum=noise_spectrum, label=f"{label}, half {k}")
+        accumulate(stack[part], noise_spectrum=_of_rows(noise_spectrum, part), label=f"{label}, half {k}")
         for k, part in enumerate((first, ~first), 1)
     ]
     halves = least_squares(sums[0]), least_squares(sums[1])
     return Pair(least_squares(sums[0] + sums[1]), halves, stack.pixel_size)
+
+
+def _of_rows(spectrum: NDArray[np.floating] | None, rows: NDArray[np.bool_]) -> NDArray[np.floating] | None:
+    return spectrum[rows] if spectrum is not None and spectrum.ndim == 2 else spectrum
 
 
 def weighted_by_fsc(pair: Pair) -> Volume:

@@ -314,7 +314,7 @@ def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[Path, Path | No
         file = task.sums_file(name, what)
         found = accumulate(
             stack[chosen],
-            noise_spectrum=spectrum,
+            noise_spectrum=spectrum[chosen] if spectrum is not None and spectrum.ndim == 2 else spectrum,
             checkpoint=file,
             checkpoint_seconds=task.checkpoint_seconds,
             resume=task.resume,

@@ -15,21 +15,51 @@ from gsworkbench.numpy_files import load_array
 from gsworkbench.particles import ParticleStack
 
 _MOST_IMAGES = 2000  # a shell's power is then known to a percent or better
+_ENOUGH = 200  # images of a group, whose power in a shell is then known to a few percent
 _EDGE = 3  # px over which the window rises, outside the inscribed circle
 _LEAST_SHELL = 3  # cycles per box: below, the corners are too small to tell
 
 
 def chosen_noise(choice: str, stack: ParticleStack) -> NDArray[np.float64] | None:
-    """What `accumulate` is to divide by: None if "white"; if "measured", measured on these images; else read (.npy)."""
+    """What `accumulate` is to divide by: None if "white"; if "measured", what is measured on these images; else a file's.
+
+    A file is .npy, one power per shell.
+    """
     if choice == "white":
         return None
     if choice == "measured":
-        return measured_noise(stack)
+        return measured_by_group(stack)
     try:
         return load_array(choice)
     except (OSError, ValueError) as error:
         remedy = "give 'white', 'measured' or a .npy file, one power per shell"
         raise InputError("not a noise spectrum", file=choice, remedy=remedy) from error
+
+
+def measured_by_group(stack: ParticleStack) -> NDArray[np.float64]:
+    """(n, D / 2 + 1) the measured noise of each particle's group, or (D / 2 + 1,) that of all.
+
+    Groups are micrographs where each has images enough to tell, else optics groups likewise.
+    """
+    groups = _groups(stack)
+    if groups is None:
+        return measured_noise(stack)
+    result = np.empty((len(stack), stack.box_size // 2 + 1))
+    for group in np.unique(groups):
+        result[groups == group] = measured_noise(stack[groups == group])
+    return result
+
+
+def _groups(stack: ParticleStack) -> NDArray[np.integer] | None:
+    """(n,) numbers of groups of images that can differ in noise, each large enough; None where there are none."""
+    candidates = [None if stack.picks is None else stack.picks.micrograph_index, stack.optics_group]
+    for groups in candidates:
+        if groups is None:
+            continue
+        sizes = np.unique(groups, return_counts=True)[1]
+        if len(sizes) > 1 and sizes.min() >= _ENOUGH:
+            return groups
+    return None
 
 
 def measured_noise(stack: ParticleStack) -> NDArray[np.float64]:

@@ -1,16 +1,19 @@
 """The noise spectrum measured in the corners: of white and coloured noise, whatever lies in the middle."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from gsworkbench.cli import main
-from gsworkbench.config import SimulationConfig
+from gsworkbench.config import NormalEquationsConfig, ReconstructionConfig, SimulationConfig
 from gsworkbench.errors import InputError
 from gsworkbench.image_statistics import measure_images, normalised
 from gsworkbench.noise import chosen_noise, measured_noise
 from gsworkbench.normal_equations import accumulate
+from gsworkbench.readers import new_image_stack
+from gsworkbench.reconstruct import reconstruct
 from gsworkbench.simulate import simulate
 
 POWER = 1 / (1 + (8 * np.arange(32) / 32) ** 2) + 0.3
@@ -70,3 +73,32 @@ def test_the_stochastic_method_refuses_it(noisy_set, tmp_path, capsys):
     assert main(["reconstruct", *arguments, "--method", "stochastic"]) == 2
     assert "knows white noise only" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_optics_groups_with_images_enough_have_spectra_of_their_own(noisy_set, tmp_path):
+    stack = noisy_set.stack
+    groups = np.where(np.arange(600) < 300, 4, 9)
+    images = stack.images().copy()
+    images[300:] *= 2
+    with new_image_stack(tmp_path / "two.mrcs", 600, 32, stack.pixel_size) as file:
+        file[:] = images
+    two = dataclasses.replace(stack, files=(tmp_path / "two.mrcs",), optics_group=groups)
+    spectra = chosen_noise("measured", two)
+    assert spectra.shape == (600, 17)
+    assert spectra[300:, 8:].mean() / spectra[:300, 8:].mean() == pytest.approx(4, rel=0.05)
+    few = dataclasses.replace(two, optics_group=np.where(np.arange(600) < 20, 4, 9))
+    assert chosen_noise("measured", few).shape == (17,)
+    table = accumulate(two[::2], noise_spectrum=spectra[::2])
+    assert table.weighted and table.noise_power == 32**2
+
+
+def test_a_reconstruction_takes_spectra_by_group(noisy_set, tmp_path):
+    stack = dataclasses.replace(noisy_set.stack, optics_group=np.arange(600) % 2)
+    config = ReconstructionConfig(method="backprojection", noise_spectrum="measured", mask="none")
+    assert np.isfinite(reconstruct(stack, tmp_path, config).volume).all()
+    fitted = ReconstructionConfig(
+        normal_equations=NormalEquationsConfig(n_gaussians=64, n_boosted_steps=2, n_steps=4, n_final_steps=2),
+        noise_spectrum="measured",
+        mask="none",
+    )
+    assert np.isfinite(reconstruct(stack, tmp_path / "fit", fitted).volume).all()
