@@ -21,7 +21,7 @@ _LEAST_SHELL = 3  # cycles per box: below, the corners are too small to tell
 
 
 def chosen_noise(choice: str, stack: ParticleStack) -> NDArray[np.float64] | None:
-    """What `accumulate` is to divide by: None if "white"; if "measured", what is measured on these images; else a file's.
+    """What `accumulate` is to divide by: None if "white", what is measured on these images if "measured", or a file's.
 
     A file is .npy, one power per shell.
     """
