@@ -11,11 +11,24 @@ from gsworkbench.particles import ParticleStack
 from gsworkbench.readers.assembly import to_stack
 from gsworkbench.readers.cryodrgn import read_stack_list, write_cryodrgn_pickles
 from gsworkbench.readers.cryosparc import read_cryosparc
-from gsworkbench.readers.mrc import map_origin, new_image_stack, read_images, read_map, stack_shape, write_map
+from gsworkbench.readers.mrc import (
+    MapPlace,
+    map_origin,
+    map_place,
+    map_voxel_size,
+    new_image_stack,
+    read_images,
+    read_map,
+    stack_shape,
+    write_map,
+)
 from gsworkbench.readers.star import read_star, write_star, write_with_half_sets
 
 __all__ = [
+    "MapPlace",
     "map_origin",
+    "map_place",
+    "map_voxel_size",
     "new_image_stack",
     "read_images",
     "read_map",
