@@ -20,6 +20,13 @@ from gsworkbench.substitution import RandomPhases
 Float64 = NDArray[np.float64]
 
 
+def required_poses(rotations: Float64 | None, source: Path | None) -> Float64:
+    """Return `rotations`, or raise InputError naming `source` if the poses are not known."""
+    if rotations is None:
+        raise InputError("there are no orientations", file=source, remedy="reconstruction needs poses from a refinement")
+    return rotations
+
+
 @dataclass(frozen=True)
 class CtfParameters:
     """Contrast transfer function of each particle, every field of shape (n,), float64 (see ctf.py)."""
@@ -76,6 +83,9 @@ class ParticleStack:
     optics_group : (n,) int64, the optics group of each particle; None where the file has no groups.
     unit : (n,) int64, particles with the same number are one specimen (a filament, the tilt images of one particle), so
         that they belong into one half set; None where every image is a specimen of its own.
+    class_number : (n,) int64, the class of each particle as its file numbers it; None where the file has no classes.
+    norm_correction : (n,) float64, RELION's rlnNormCorrection, which is shown and not applied; None if not known.
+    notes : sentences that the reader wants the user to see.
     random_phases : how `images` replaces phases beyond a resolution, None to leave them as they are.
     also_read : files beside `source` that poses, CTF, rows or fields came from.
     """
@@ -95,6 +105,9 @@ class ParticleStack:
     picks: Picks | None = None
     optics_group: NDArray[np.int64] | None = None
     unit: NDArray[np.int64] | None = None
+    class_number: NDArray[np.int64] | None = None
+    norm_correction: Float64 | None = None
+    notes: tuple[str, ...] = ()
     random_phases: RandomPhases | None = None
     also_read: tuple[Path, ...] = ()
 
@@ -116,6 +129,8 @@ class ParticleStack:
             picks=None if self.picks is None else self.picks[indices],
             optics_group=None if self.optics_group is None else self.optics_group[indices],
             unit=None if self.unit is None else self.unit[indices],
+            class_number=None if self.class_number is None else self.class_number[indices],
+            norm_correction=None if self.norm_correction is None else self.norm_correction[indices],
         )
 
     def images(self, indices: NDArray[np.integer] | slice | None = None) -> NDArray[np.float32]:
@@ -187,8 +202,4 @@ class ParticleStack:
 
     def require_poses(self) -> Float64:
         """Return `rotations`, or raise InputError if the poses are not known."""
-        if self.rotations is None:
-            raise InputError(
-                "there are no orientations", file=self.source, remedy="reconstruction needs poses from a refinement"
-            )
-        return self.rotations
+        return required_poses(self.rotations, self.source)

@@ -130,6 +130,25 @@ def read_stack_list(path: Path, datadir: str | Path | None = None) -> Metadata:
     )
 
 
+def poses_alone(path: str | Path) -> Metadata:
+    """Read a poses.pkl as the metadata of particles whose images are not known; shifts (A) are not known either."""
+    rotations = read_poses(path).rotations
+    n = len(rotations)
+    return Metadata(
+        stacks=(),
+        stack_index=np.zeros(n, np.int64),
+        image_index=np.arange(n),
+        box_size=None,
+        pixel_size=None,
+        ctf=None,
+        rotations=rotations,
+        shifts_angstrom=np.zeros((n, 2)),
+        half_set=np.zeros(n, np.int8),
+        data_sign=np.ones(n, np.int8),
+        source=Path(path),
+    )
+
+
 def _seen_before(values: Sequence[Hashable]) -> NDArray[np.bool_]:
     first: dict[Hashable, int] = {}
     return np.array([first.setdefault(value, k) != k for k, value in enumerate(values)], bool)

@@ -91,6 +91,7 @@ def read_cryosparc(path: Path, passthrough: Sequence[str | Path] = (), *, needs_
         half_set=_half_sets(fields),
         data_sign=integers(fields.numbers("blob/sign", np.ones(n)), "blob/sign", path, allowed=(-1, 1)).astype(np.int8),
         picks=_picks(fields),
+        source=path,
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.particles import CtfParameters, Float64, Picks
+from gsworkbench.particles import CtfParameters, Float64, Picks, required_poses
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Metadata:
 
     `stacks` are names as written, each once; `stack_index` (n,) points into them; `image_index` (n,) counts from 0.
     `box_size` (px) and `pixel_size` (A) are None where the file does not say; `ctf` is None where it was not asked for.
+    The other fields are those of ParticleStack, None where the file does not say. `norm_correction` (n,) is RELION's
+    rlnNormCorrection, to be shown only. `source` is the file.
     """
 
     stacks: tuple[str, ...]
@@ -30,6 +33,19 @@ class Metadata:
     half_set: NDArray[np.int8]
     data_sign: NDArray[np.int8]
     picks: Picks | None = None
+    optics_group: NDArray[np.int64] | None = None
+    unit: NDArray[np.int64] | None = None
+    class_number: NDArray[np.int64] | None = None
+    norm_correction: Float64 | None = None
+    notes: tuple[str, ...] = ()
+    source: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    def require_poses(self) -> Float64:
+        """Return `rotations`, or raise InputError if the poses are not known."""
+        return required_poses(self.rotations, self.source)
 
 
 def unique_names(names: Iterable[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:

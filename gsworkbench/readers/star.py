@@ -99,6 +99,7 @@ def read_star(path: Path, *, needs_ctf: bool = True, pixel_size: float | None = 
         half_set=integers(subsets, "rlnRandomSubset", path, allowed=(0, 1, 2)).astype(np.int8),
         data_sign=integers(fields.numbers(DATA_SIGN, np.ones(n)), DATA_SIGN, path, allowed=(-1, 1)).astype(np.int8),
         picks=_picks(fields, shifts, pixel_size),
+        source=path,
     )
 
 
