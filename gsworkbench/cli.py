@@ -297,12 +297,14 @@ def _assessment(options: argparse.Namespace, halves: tuple[Path, Path]) -> Any:
     if (options.substituted is None) != (options.beyond is None):
         raise InputError("--substituted and --beyond go together")
     masks = options.mask or [options.default_mask]
-    named = {k: getattr(options, k) for k in ("definition", "truth", "model", "b_factor", "initial", "held_out")}
+    names = ("definition", "truth", "model", "b_factor", "initial", "held_out", "voxel_size")
+    named = {k: getattr(options, k) for k in names}
     found = judge_maps(*halves, masks=masks, **named)
     if options.substituted is None:
         return found
     mask = "auto" if masks[0] == "own" else masks[0]
-    return with_substitution(found, judge_substituted(halves, options.substituted, beyond=options.beyond, mask=mask))
+    named = {"beyond": options.beyond, "mask": mask, "voxel_size": options.voxel_size}
+    return with_substitution(found, judge_substituted(halves, options.substituted, **named))
 
 
 def _sharpened(options: argparse.Namespace, halves: tuple[Path, Path], assessment: Any) -> Any:
@@ -322,21 +324,20 @@ def _particle_alarms(path: Path) -> list[str]:
 
 
 def _localres(options: argparse.Namespace) -> None:
-    from gsworkbench.judging import localise
+    from gsworkbench.local_judging import localise
 
-    named = {k: getattr(options, k) for k in ("out", "mask", "window", "step", "threshold", "truth")}
-    labels = ("half maps", "their mean and the truth")
-    for label, found in zip(labels, localise(*_found(options), **named), strict=False):
-        print(f"{label}: {found}")
+    named = {k: getattr(options, k) for k in ("out", "mask", "window", "step", "threshold", "truth", "voxel_size")}
+    print("\n".join(localise(*_found(options), **named).lines()))
 
 
 def _directional(options: argparse.Namespace) -> None:
-    from gsworkbench.judging import direct, views
-    from gsworkbench.readers import read_particles
+    from gsworkbench.local_judging import direct, views
+    from gsworkbench.readers import read_metadata
 
-    rotations = None if options.particles is None else read_particles(options.particles).require_poses()
-    named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold")}
-    print(direct(*_found(options), **named))
+    # Views need no images, which may lie on another machine.
+    rotations = None if options.particles is None else read_metadata(options.particles).require_poses()
+    named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold", "voxel_size")}
+    print("\n".join(direct(*_found(options), **named).lines()))
     if rotations is not None:
         print(views(rotations, options.out))
 

@@ -167,6 +167,14 @@ def _no_voxel_size(mrc):
     mrc.header.cella.x = 0
 
 
+def without_voxel_sizes(half):
+    """Take it from both headers: one alone is read as the other."""
+    for path in (half, half.replace("half2", "half1")):
+        with mrcfile.mmap(path, mode="r+") as mrc:
+            _no_voxel_size(mrc)
+    return half
+
+
 def _axes(mrc):
     mrc.header.mapc = 3  # z twice
 
@@ -185,7 +193,7 @@ BAD_MAPS = {
     "a box": (lambda maps, half: maps("slab.mrc", noise(2)[:16]), "not a cube of even side"),
     "odd": (lambda maps, half: maps("odd.mrc", noise(2)[1:, 1:, 1:]), "not a cube of even side"),
     "anisotropic": (lambda maps, half: damaged(half, _flat), "3 x 3 x 6 A, not cubes"),
-    "no voxel size": (lambda maps, half: damaged(half, _no_voxel_size), "no voxel size"),
+    "no voxel size": (lambda maps, half: without_voxel_sizes(half), "has no voxel size; give --voxel-size"),
     "axes": (lambda maps, half: damaged(half, _axes), "the header is damaged"),
     "truncated": (lambda maps, half: (_cut(half), half)[1], "the file is truncated"),
     "absent": (lambda maps, half: half + "x", "no such file"),

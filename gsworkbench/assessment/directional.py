@@ -15,6 +15,7 @@ from scipy.spatial import ConvexHull
 
 from gsworkbench.assessment.fsc import shell_weights
 from gsworkbench.assessment.local import first_crossings
+from gsworkbench.assessment.masks import inside_mask
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
 
@@ -83,7 +84,7 @@ def directional_fsc(
     if not 0 < threshold < 1:
         raise InputError(f"a threshold of {threshold:g} is never crossed", remedy="give one between 0 and 1")
     box_size = len(map_1)
-    pair = [transform(m if mask is None else m * mask.astype(np.float64)) for m in (map_1, map_2)]
+    pair = [transform(inside_mask(m, mask)) for m in (map_1, map_2)]
     directions = half_sphere(n_directions)
     shells, units, products = _by_shell(pair[0], pair[1])
     axes = directions.T.astype(np.float32)
