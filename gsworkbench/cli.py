@@ -331,15 +331,13 @@ def _localres(options: argparse.Namespace) -> None:
 
 
 def _directional(options: argparse.Namespace) -> None:
-    from gsworkbench.local_judging import direct, views
+    from gsworkbench.local_judging import direct
     from gsworkbench.readers import read_metadata
 
     # Views need no images, which may lie on another machine.
     rotations = None if options.particles is None else read_metadata(options.particles).require_poses()
     named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold", "voxel_size")}
-    print("\n".join(direct(*_found(options), **named).lines()))
-    if rotations is not None:
-        print(views(rotations, options.out))
+    print("\n".join(direct(*_found(options), **named, rotations=rotations).lines()))
 
 
 def _lab(options: argparse.Namespace) -> None:

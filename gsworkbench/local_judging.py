@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.assessment.directional import DirectionalFsc, Sampling, directional_fsc, sampling
+from gsworkbench.assessment.directional import MOST_UNSAMPLED, DirectionalFsc, Sampling, directional_fsc, sampling
 from gsworkbench.assessment.half_maps import half_map_alarms
 from gsworkbench.assessment.local import LocalResolution, local_resolution
 from gsworkbench.errors import InputError
@@ -29,7 +29,7 @@ Volume = NDArray[np.floating]
 class Finding:
     """What was found, result by result, and what must be said of the maps beside it; `lines` is what to print."""
 
-    results: tuple[LocalResolution | DirectionalFsc, ...]
+    results: tuple[LocalResolution | DirectionalFsc | Sampling, ...]
     labels: tuple[str, ...]
     notes: tuple[str, ...]
     alarms: tuple[str, ...]
@@ -103,10 +103,13 @@ def direct(
     half_angle: float = 20.0,
     threshold: float = 0.143,
     voxel_size: float | None = None,
+    rotations: NDArray[np.floating] | None = None,
 ) -> Finding:
     """Directional FSC of two maps on disk; writes directional.csv, a row per direction, and directional.png.
 
-    voxel_size : A, in place of what the headers of both maps say.
+    voxel_size : A, in place of what the headers of both maps say. rotations : (n, 3, 3) of the particles; then how
+    evenly their views sample is a second result, views.png shows it, and directions that no view samples leave the
+    sphericity without a value.
     """
     read = _maps_and_mask(mask, voxel_size, map_1, map_2)
     found = directional_fsc(
@@ -117,6 +120,9 @@ def direct(
         half_angle=half_angle,
         threshold=threshold,
     )
+    seen = None if rotations is None else sampling(rotations)
+    if seen is not None and seen.unsampled > MOST_UNSAMPLED:
+        found = found.without_sphericity(f"the views leave {100 * seen.unsampled:.1f} % of the directions unsampled")
     rows = np.column_stack([found.directions, found.values])
     with outputs(out):
         with atomic_path(out / "directional.csv") as temporary:
@@ -124,15 +130,11 @@ def direct(
             np.savetxt(temporary, rows, fmt="%.5f", delimiter=",", header=header, comments="")
         with atomic_path(out / "directional.png") as temporary:
             directional_figure(found).savefig(temporary, dpi=150)
-    return Finding((found,), ("",), read.maps.notes, read.alarms())
-
-
-def views(rotations: NDArray[np.floating], out: Path) -> Sampling:
-    """Distribution of the views of `rotations` (n, 3, 3) and how evenly they sample; writes views.png."""
-    found = sampling(rotations)
-    with atomic_path(out / "views.png") as temporary:
-        views_figure(rotations, found).savefig(temporary, dpi=150)
-    return found
+        if seen is not None and rotations is not None:
+            with atomic_path(out / "views.png") as temporary:
+                views_figure(rotations, seen).savefig(temporary, dpi=150)
+    results = (found,) if seen is None else (found, seen)
+    return Finding(results, ("",) * len(results), read.maps.notes, read.alarms())
 
 
 def _maps_and_mask(mask: str, voxel_size: float | None, first: Path, *others: Path) -> _Masked:

@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment import alarms
-from gsworkbench.assessment.fsc import NO_POWER, shell_indices, shell_weights
+from gsworkbench.assessment.fsc import shell_indices
 from gsworkbench.assessment.masks import doubtful_mask
+from gsworkbench.assessment.power import CLIFF, cliff, component_power, last_shell_with_power
 from gsworkbench.assessment.register import out_of_register
 from gsworkbench.assessment.transforms import coarser, inverse, transform
 
 Map = NDArray[np.floating]
 
-_CLIFF = 1e-4  # a filter lets the power fall by so much over a few shells; molecules and sums of Gaussians do not
-_WEAK = 1e-6  # of the strongest shell's power per component: below it nothing is said of how power falls
 _OUTSIDE = 0.45  # of the box: farther from its centre than this there is solvent
 _SHARED = 0.2  # correlation of the noise of two half maps
 _COMPARED_BOX = 96  # voxels: larger maps are compared as coarse as this, which takes a second
@@ -36,24 +35,6 @@ def half_map_alarms(half_1: Map, half_2: Map, voxel_size: float, mask_name: str 
     return alarms.gather([same, scales, *others, filtered, masked, doubtful_mask(mask_name)])
 
 
-def component_power(volume: Map) -> NDArray[np.float64]:
-    """(D // 2,) mean power of the Fourier components of each shell, 0 to Nyquist - 1."""
-    box = len(volume)
-    shells = shell_indices(box)
-    weights = np.broadcast_to(shell_weights(box), shells.shape)
-    inside = shells < box // 2
-    power = np.abs(transform(volume - volume.mean(dtype=np.float64))) ** 2
-    sums = np.bincount(shells[inside], (power * weights)[inside], minlength=box // 2)
-    return sums / np.bincount(shells[inside], weights[inside], minlength=box // 2)
-
-
-def last_shell_with_power(power: NDArray[np.float64]) -> int:
-    """Return the last shell of a map's `component_power` that holds more than rounding."""
-    counts = np.maximum(np.arange(len(power)), 1) ** 2.0
-    there = np.flatnonzero(power * counts > NO_POWER * (power * counts).sum())
-    return int(there[-1]) if len(there) else 0
-
-
 def power_ends(power: NDArray[np.float64], box: int, voxel_size: float) -> str | None:
     """A map that holds nothing, or next to nothing, beyond a shell: filtered, or enlarged in Fourier space."""
     edge, last = box * voxel_size, last_shell_with_power(power)
@@ -62,15 +43,11 @@ def power_ends(power: NDArray[np.float64], box: int, voxel_size: float) -> str |
             f"the half maps hold no power beyond {edge / last:.2f} A (shell {last} of {box // 2}): they were low-pass "
             f"filtered there, or enlarged from voxels of about {edge / last / 2:.3g} A; nothing finer is in them"
         )
-    step = max(box // 32, 1)
-    strong = power[1:-step] > _WEAK * power[1:].max()
-    steep = np.flatnonzero(strong & (power[1 + step :] < _CLIFF * power[1:-step])) + 1
-    falls = [int(s) for s in steep if (power[s + step :] < _CLIFF * power[s]).all()]
-    if not falls:
+    shell, step = cliff(power), max(box // 32, 1)
+    if shell is None:
         return None
-    shell = falls[0]
     return (
-        f"the power of the half maps falls to less than a {1 / _CLIFF:,.0f}th between {edge / shell:.2f} and "
+        f"the power of the half maps falls to less than a {1 / CLIFF:,.0f}th between {edge / shell:.2f} and "
         f"{edge / (shell + step):.2f} A: they were low-pass filtered; give half maps that were not, for masked "
         "curves and local resolutions beyond that are those of the filter"
     )

@@ -15,7 +15,7 @@ Map = NDArray[np.floating]
 Mask = tuple[NDArray[np.float32], str]
 
 FEWEST_VOXELS = 30  # of a piece above the level: fewer are not a particle but noise, or one extreme voxel low-passed
-MOST_OF_BOX = 40.0  # %, of a piece above the level; the inscribed sphere holds 52 %
+MOST_OF_BOX = 45.0  # %, of a piece above the level; the inscribed sphere holds 52 %
 NO_PARTICLE = "automatic: nothing that could be a particle"
 
 
