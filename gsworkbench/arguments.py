@@ -274,7 +274,7 @@ def _add_fsc(commands: Any) -> None:
         "--sharpen",
         default="auto",
         metavar="B",
-        help="B factor in A^2, as --sharpen=-120, 0 for none; auto (default) fits it from 10 A to Nyquist",
+        help="B factor in A^2, as --sharpen=-120, 0 for none; auto (default) fits it from 10 A to the resolution",
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
 

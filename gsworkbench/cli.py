@@ -1,6 +1,7 @@
 """The command line, `gsworkbench COMMAND`: reads arguments, calls the core, prints what came out.
 
-Exit codes: 0 done, 2 input that cannot be used (one sentence says why, nothing was written), 130 interrupted.
+Exit codes: 0 done, 2 input that cannot be used (one sentence says why, nothing was written), 70 something unexpected
+(one sentence, and a log that names the place in the program), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gsworkbench.config import (
     from_mapping,
     to_mapping,
 )
+from gsworkbench.crash_log import UNEXPECTED, unexpected
 from gsworkbench.errors import InputError
 from gsworkbench.memory import is_out_of_memory, keep_freed_memory
 
@@ -49,14 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"gsworkbench: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
         return 2
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print(f"gsworkbench: there is not enough memory: {NOT_ENOUGH}.", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("gsworkbench: interrupted; the same command with --resume goes on where it can.", file=sys.stderr)
         return 130
+    except Exception as error:  # whatever it is, a user gets one sentence
+        if is_out_of_memory(error):
+            print(f"gsworkbench: there is not enough memory: {NOT_ENOUGH}.", file=sys.stderr)
+            return 2
+        print(f"gsworkbench: {unexpected(error, options.command, getattr(options, 'out', None))}.", file=sys.stderr)
+        return UNEXPECTED
     return 0
 
 

@@ -335,7 +335,7 @@ def postprocess(half_1: Path, half_2: Path, judgement: Judgement, b_factor: floa
     first, second = read_maps(half_1, half_2, voxel_size=judgement.curves[0].voxel_size).volumes
     curve = judgement.curve(judgement.resolution.curve)
     assert curve is not None
-    return sharpen((first + second) / np.float32(2), curve, b_factor)
+    return sharpen((first + second) / np.float32(2), curve, b_factor, unmasked=judgement.curves[0])
 
 
 def write_assessment(

@@ -123,7 +123,7 @@ def test_sharpening_gives_relions_map_b_factor_and_guinier_plot(halves, relion):
     general = blocks["general"]
     # Their curve, so that their random phases do not blur the comparison.
     curve = FscCurve("fsc_corrected", blocks["fsc"]["rlnFourierShellCorrelationCorrected"].to_numpy(), BOX, VOXEL)
-    found = sharpen((halves[0] + halves[1]) / 2, curve)
+    found = sharpen((halves[0] + halves[1]) / 2, curve, to_nyquist=True)
     assert found.b_factor == pytest.approx(general["rlnBfactorUsedForSharpening"], rel=1e-3)
     assert found.fit.intercept == pytest.approx(general["rlnFittedInterceptGuinierPlot"], abs=1e-3)
     assert found.fit.correlation == pytest.approx(general["rlnCorrelationFitGuinierPlot"], abs=1e-3)
