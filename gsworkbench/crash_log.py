@@ -39,9 +39,9 @@ def _likely(words: str) -> str:
     """What is known to be behind such an error."""
     if "is not finite" in words or "NaN or infinit" in words:
         return (
-            "numbers ran over, most likely because some images hold absurd values or their background holds no noise at "
-            "all, as in images with empty corners; `gsworkbench inspect` on the particles names such images; if it does "
-            "not, "
+            "numbers ran over, most likely because some images hold absurd values or their background holds no noise "
+            "at all, as in images with empty corners; `gsworkbench inspect` on the particles names such images; if it "
+            "does not, "
         )
     return "if numbers in the input are unusual, `gsworkbench inspect` on the particles names them; "
 

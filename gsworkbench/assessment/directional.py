@@ -16,7 +16,7 @@ from scipy.spatial import ConvexHull
 from gsworkbench.assessment.fsc import shell_weights
 from gsworkbench.assessment.local import first_crossings
 from gsworkbench.assessment.masks import inside_mask
-from gsworkbench.assessment.power import last_shell
+from gsworkbench.assessment.power import last_shell, spectrum
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
 
@@ -114,7 +114,7 @@ def directional_fsc(
             sums += products[:, here] @ inside
         power = np.sqrt(sums[1] * sums[2])
         np.divide(sums[0], power, out=curves[:, shell], where=power > 0)
-    first, last = _first_shell(half_angle), last_shell(map_1, map_2)
+    first, last = _first_shell(half_angle), last_shell(spectrum(map_1), spectrum(map_2))
     curves[:, last + 1 :] = np.nan
     read = curves.copy()
     read[:, :first] = 1.0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gsworkbench.assessment import alarms
 from gsworkbench.assessment.fsc import shell_indices
 from gsworkbench.assessment.masks import doubtful_mask
-from gsworkbench.assessment.power import CLIFF, cliff, component_power, last_shell_with_power
+from gsworkbench.assessment.power import CLIFF, Spectrum, cliff, spectrum
 from gsworkbench.assessment.register import out_of_register
 from gsworkbench.assessment.transforms import coarser, inverse, transform
 
@@ -28,22 +28,22 @@ def half_map_alarms(half_1: Map, half_2: Map, voxel_size: float, mask_name: str 
     """Return what two (D, D, D) half maps are not; mask_name : the description of the mask that was made of them."""
     same = alarms.same_map_twice(half_1, half_2)
     others = [] if same else [out_of_register(half_1, half_2, voxel_size), shared_noise(half_1, half_2)]
-    powers = [component_power(half) for half in (half_1, half_2)]
-    filtered = _first(power_ends(power, len(half_1), voxel_size) for power in powers)
+    filtered = _first(power_ends(spectrum(half), voxel_size) for half in (half_1, half_2))
     masked = _first(masked_already(half) for half in (half_1, half_2))
     scales = alarms.unlike_scales(half_1, half_2)
     return alarms.gather([same, scales, *others, filtered, masked, doubtful_mask(mask_name)])
 
 
-def power_ends(power: NDArray[np.float64], box: int, voxel_size: float) -> str | None:
+def power_ends(found: Spectrum, voxel_size: float) -> str | None:
     """A map that holds nothing, or next to nothing, beyond a shell: filtered, or enlarged in Fourier space."""
-    edge, last = box * voxel_size, last_shell_with_power(power)
-    if 0 < last < len(power) - 1:
+    box, last = 2 * len(found.power), found.last
+    edge = box * voxel_size
+    if 0 < last < len(found.power) - 1:
         return (
             f"the half maps hold no power beyond {edge / last:.2f} A (shell {last} of {box // 2}): they were low-pass "
             f"filtered there, or enlarged from voxels of about {edge / last / 2:.3g} A; nothing finer is in them"
         )
-    shell, step = cliff(power), max(box // 32, 1)
+    shell, step = cliff(found.power), max(box // 32, 1)
     if shell is None:
         return None
     return (
@@ -84,8 +84,7 @@ def noise_correlation(half_1: Map, half_2: Map) -> float | None:
     band = 0.5 * (1 - np.cos(np.pi * np.clip((distance - 0.35) / 0.3, 0, 1))) * (distance < 1)
     maps = []
     for half in (half_1, half_2):
-        power = component_power(half)
-        if last_shell_with_power(power) < 0.8 * len(power) or power_ends(power, box, 1.0):
+        if power_ends(spectrum(half), 1.0):
             return None
         f = transform(half)
         limit = 2 * np.sqrt(_median_power(f, shells))[np.minimum(shells, box // 2)]

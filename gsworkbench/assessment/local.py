@@ -18,7 +18,7 @@ from scipy import fft
 from scipy.spatial import cKDTree
 
 from gsworkbench.assessment.fsc import shell_indices, shell_weights
-from gsworkbench.assessment.power import component_power, last_shell, resolved_by_windows
+from gsworkbench.assessment.power import last_shell, own_shells, spectrum
 from gsworkbench.assessment.transforms import threads
 from gsworkbench.errors import InputError
 
@@ -33,10 +33,11 @@ class LocalResolution:
     """resolution : (D, D, D) float32 A, interpolated between the points sampled; 0 outside the mask.
 
     points : (n, 3) int, the voxels sampled, z, y, x. values : (n,) A at them; where the FSC stays above the threshold
-    to the end, `finest`; the window's width where it is below it at once, or where a map holds nothing in the window.
+    to the end, the end; the window's width where it is below it at once, or where a map holds nothing in the window.
     window, step : A. threshold : of the FSC. at_nyquist : fraction of points that never cross. finest : A, where the
     power of the maps ends: twice the voxel size in maps that nobody filtered. ended : fraction of points that stay
-    above the threshold up to there, where that is before Nyquist. empty : fraction of points with nothing in them.
+    above the threshold up to where the maps, or what the window shows of them, end, if that is before Nyquist. empty :
+    fraction of points where a map holds nothing.
     """
 
     resolution: NDArray[np.float32]
@@ -60,9 +61,7 @@ class LocalResolution:
             f"{self.voxel_size:.4g} A/voxel; {100 * self.at_nyquist:.1f} % of the points never cross"
         )
         if self.ended:
-            where += (
-                f"; {100 * self.ended:.1f} % of the points end at {self.finest:.2f} A, where the maps have no power"
-            )
+            where += f"; {100 * self.ended:.1f} % of the points end where the maps have no power"
         if self.empty:
             where += f"; {100 * self.empty:.1f} % of the points lie where a map is empty"
         return (
@@ -104,12 +103,14 @@ def local_resolution(
     batches = [points[i : i + _BATCH] for i in range(0, len(points), _BATCH)]
     with ThreadPoolExecutor(threads()) as pool:
         found = list(pool.map(lambda batch: _curves(pair[0], pair[1], batch, width), batches))
-    curves, least = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    end = _end(map_1, map_2, width)
+    curves, least, own = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    last, box = last_shell(spectrum(map_1), spectrum(map_2)), len(map_1)
+    end = width / 2 if last == box // 2 - 1 else max(last * width / box, 1.0)
+    ends = np.minimum(np.where(own < width // 2 - 1, own, width / 2), end)
     shells = first_crossings(curves, threshold)
-    ended = (shells > end) & (end < width / 2)
     empty = least <= _NOTHING * least.mean() if least.any() else np.ones(len(least), bool)
-    shells = np.where(empty, 1, np.minimum(shells, end))
+    ended = (shells > ends) & (ends < width / 2) & ~empty
+    shells = np.where(empty, 1, np.minimum(shells, ends))
     values = width * voxel_size / np.clip(shells, 1, width / 2)
     return LocalResolution(
         resolution=_filled(points, values, mask),
@@ -122,20 +123,9 @@ def local_resolution(
         mask=mask_name,
         voxel_size=voxel_size,
         finest=width * voxel_size / end,
-        ended=float(np.mean(ended & ~empty)),
+        ended=float(np.mean(ended)),
         empty=float(np.mean(empty)),
     )
-
-
-def _end(map_1: Map, map_2: Map, width: int) -> float:
-    """Return the shell of a window beyond which a map holds no power, or none that is the shell's own."""
-    box = len(map_1)
-    windows = min(resolved_by_windows(component_power(m), width) for m in (map_1, map_2))
-    last = last_shell(map_1, map_2)
-    end = min(
-        width / 2 if windows == width // 2 - 1 else windows, width / 2 if last == box // 2 - 1 else last * width / box
-    )
-    return max(float(end), 1.0)
 
 
 def first_crossings(curves: NDArray[np.floating], threshold: float) -> NDArray[np.float64]:
@@ -161,9 +151,9 @@ def _points(mask: Map, stride: int) -> NDArray[np.int64]:
 
 def _curves(
     map_1: Map, map_2: Map, points: NDArray[np.int64], width: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(n, width // 2) FSC of the windows around `points`, of maps padded by half a window, and (n,) the power in them,
-    of the map that has less."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """(n, width // 2) FSC of the windows around `points`, of maps padded by half a window; (n,) the power in them, of
+    the map that has less; (n,) the last shell that holds power of both maps' own."""
     spectra = [_spectra(m, points, width) for m in (map_1, map_2)]
     first, second = spectra
     shells, weights = shell_indices(width).ravel(), np.broadcast_to(shell_weights(width), first.shape[1:]).ravel()
@@ -181,7 +171,9 @@ def _curves(
     powers = [shell_sums(np.abs(spectrum) ** 2) for spectrum in spectra]
     power = powers[0] * powers[1]
     curves = np.divide(cross, np.sqrt(power), out=np.full(cross.shape, np.nan), where=power > 0)
-    return curves, np.minimum(powers[0].sum(1), powers[1].sum(1))
+    counts = np.bincount(shells[kept], weights[kept], minlength=n)
+    own = [own_shells(shell_power / counts, width) for shell_power in powers]
+    return curves, np.minimum(powers[0].sum(1), powers[1].sum(1)), np.minimum(own[0], own[1])
 
 
 def _spectra(padded: Map, points: NDArray[np.int64], width: int) -> NDArray[np.complexfloating]:

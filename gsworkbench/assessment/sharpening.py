@@ -116,8 +116,8 @@ def _fitted(
     fall = float(np.exp(-2 * gain[used].min()))
     if fall > _FILTERED:
         said.append(
-            f"the noise of the half maps falls {fall:.1f} times there, so they were filtered, and what the filter took is "
-            "not taken for decay"
+            f"the noise of the half maps falls {fall:.1f} times there, so they were filtered, and what the filter "
+            "took is not taken for decay"
         )
     limited = float(np.clip(b_factor, STRONGEST, 0.0))
     if limited != b_factor:
