@@ -15,6 +15,7 @@ Map = NDArray[np.floating]
 Mask = tuple[NDArray[np.float32], str]
 
 FEWEST_VOXELS = 30  # of a piece above the level: fewer are not a particle but noise, or one extreme voxel low-passed
+_FEWEST_EFFECTIVE = 8
 MOST_OF_BOX = 45.0  # %, of a piece above the level; the inscribed sphere holds 52 %
 NO_PARTICLE = "automatic: nothing that could be a particle"
 
@@ -99,8 +100,9 @@ def automatic_mask(
     The map, less its median outside the inscribed sphere, is low-passed at `lowpass` A (at least 3 voxels), cut where
     it exceeds `threshold` times the standard deviation out there or 5 % of its 99.9th percentile, whichever is higher;
     its largest connected piece is grown by `dilation` A and given a cosine edge of `edge` A. By default these are 6 A
-    and 12 A, but at least 2 and 5 voxels, for a mask with a harder edge correlates by itself. With no piece of
-    FEWEST_VOXELS or more the mask is the sphere.
+    and 12 A, but at least 2 and 5 voxels, for a mask with a harder edge correlates by itself. The mask is the sphere
+    where no piece has FEWEST_VOXELS or more, where less than _FEWEST_EFFECTIVE of them make up its power, and where the
+    map goes farther below its solvent than above.
     """
     from scipy import ndimage
 
@@ -108,15 +110,17 @@ def automatic_mask(
     lowpass = max(lowpass, 3 * voxel_size)
     dilation = max(6.0, 2 * voxel_size) if dilation is None else dilation
     edge = max(12.0, 5 * voxel_size) if edge is None else edge
-    smooth = _lowpass(above_solvent(volume), voxel_size, lowpass)
+    lifted = above_solvent(volume)
+    smooth = _lowpass(lifted, voxel_size, lowpass)
     outside = _outside(box_size)
     level = max(threshold * smooth[outside].std(), 0.05 * np.percentile(smooth, 99.9))
     pieces, n = ndimage.label((smooth > level) & ~outside)
     sizes = ndimage.sum_labels(np.ones_like(smooth), pieces, np.arange(1, n + 1))
-    if n == 0 or sizes.max() < FEWEST_VOXELS:
+    largest = pieces == 1 + np.argmax(sizes) if n else np.zeros(smooth.shape, bool)
+    dark = -np.percentile(smooth, 0.1) > 1.5 * np.percentile(smooth, 99.9)
+    if dark or largest.sum() < FEWEST_VOXELS or _effective(lifted[largest]) < _FEWEST_EFFECTIVE:
         sphere, words = spherical_mask(box_size, voxel_size)
         return sphere, f"{NO_PARTICLE}, so {words}"
-    largest = pieces == 1 + np.argmax(sizes)
     distance = ndimage.distance_transform_edt(~largest) * voxel_size
     words = (
         f"automatic: low-pass {lowpass:.0f} A, level {level:.3g}, dilated {dilation:.3g} A, soft edge {edge:.3g} A, "
@@ -163,6 +167,12 @@ def inside_mask(volume: Map, mask: Map | None, *, keep_offset: bool = False) -> 
     first = float(volume.flat[0])
     lifted = volume.astype(np.float64) - first
     return (lifted - float((lifted * edge).sum() / edge.sum())) * soft
+
+
+def _effective(values: NDArray[np.float64]) -> float:
+    """Return how many of some voxels make up their power: 1 where one outweighs all others."""
+    squares = values**2
+    return float(squares.sum() ** 2 / max((squares**2).sum(), np.finfo(float).tiny))
 
 
 def above_solvent(volume: Map) -> NDArray[np.float64]:
