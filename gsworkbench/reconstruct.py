@@ -24,6 +24,7 @@ from gsworkbench.files import atomic_path, remove, together
 from gsworkbench.inspection import particle_alarms
 from gsworkbench.judging import FILES, HALF_MAPS, MASKS, assess, assess_substituted, write_assessment
 from gsworkbench.locks import own_folder
+from gsworkbench.map_files import SAME_SIZE, unknown_size
 from gsworkbench.methods import (
     FEW,
     METHODS,
@@ -39,7 +40,7 @@ from gsworkbench.methods import (
 from gsworkbench.normal_equations import CHECKPOINT_SECONDS
 from gsworkbench.particles import ParticleStack
 from gsworkbench.provenance import RunRecord
-from gsworkbench.readers import read_map, write_map, write_with_half_sets
+from gsworkbench.readers import map_voxel_size, read_map, write_map, write_with_half_sets
 from gsworkbench.readers.star import relative_names
 from gsworkbench.substitution import RandomPhases
 from gsworkbench.viewers import write_chimerax_script, write_splats
@@ -92,7 +93,7 @@ def reconstruct(
     truth = None if truth is None else Path(truth)
     _check(config, stack, output_dir)
     true_map = _matching_map(truth, stack) if truth else None
-    user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
+    user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack, only_box=True)
     with own_folder(output_dir, CHECKPOINTS):
         made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds)
         record, volume, halves = made.record, made.solutions["all"].volume, made.halves
@@ -295,12 +296,17 @@ def _write_solution(
             table.writerows(solution.held_out)
 
 
-def _matching_map(path: Path, stack: ParticleStack) -> Volume:
-    """Read a map that must lie on the grid of the reconstruction."""
-    volume, voxel_size = read_map(path)
-    if len(volume) != stack.box_size or abs(voxel_size / stack.pixel_size - 1) > 0.01:
+def _matching_map(path: Path, stack: ParticleStack, *, only_box: bool = False) -> Volume:
+    """Read a map that must lie on the grid of the reconstruction; of a mask only the box must match.
+
+    A header that says 1 A per voxel, or nothing, is taken for that of a program that did not know it.
+    """
+    volume, _ = read_map(path, voxel_size=stack.pixel_size)
+    said = None if only_box else map_voxel_size(path)
+    known = stack.pixel_size if said is None or unknown_size(said) else said
+    if len(volume) != stack.box_size or abs(known / stack.pixel_size - 1) > SAME_SIZE:
         raise InputError(
-            f"its grid, {len(volume)} voxels of {voxel_size:.4g} A, is not that of the particles, "
+            f"its grid, {len(volume)} voxels of {known:.4g} A, is not that of the particles, "
             f"{stack.box_size} of {stack.pixel_size:.4g} A",
             file=path,
         )
