@@ -38,6 +38,7 @@ from gsworkbench.assessment.model_map import model_map
 from gsworkbench.assessment.sharpening import Sharpened, sharpen
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
+from gsworkbench.half_map_names import REGULARISED, UNFILTERED, find_half_maps
 from gsworkbench.map_files import read_maps
 from gsworkbench.molecules import read_atoms
 from gsworkbench.plotting import fsc_figure
@@ -46,7 +47,6 @@ from gsworkbench.readers import MapPlace, map_origin, write_map
 Volume = NDArray[np.floating]
 
 MASKS = ("own", "auto", "sphere", "loose", "tight", "none")
-HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")  # as `reconstruct` names them
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
 MODEL_B_FACTOR = 60.0  # A^2, of every atom of a model; inside a shell the FSC does not depend on it, but for the mask
 FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.star")  # what write_assessment may write
@@ -284,9 +284,10 @@ class RunFolder:
 
 def run_folder(path: Path) -> RunFolder:
     """Find half maps, substituted half maps and held_out.csv in the folder of a reconstruction."""
-    halves, substituted = ((path / first, path / second) for first, second in (HALF_MAPS, SUBSTITUTED))
-    if not all(half.is_file() for half in halves):
-        raise InputError("this folder holds no two half maps", file=path, remedy=f"it should have {HALF_MAPS[0]}")
+    halves, substituted = find_half_maps(path), (path / SUBSTITUTED[0], path / SUBSTITUTED[1])
+    if halves is None:
+        remedy = f"it should have {REGULARISED[0]} or {UNFILTERED[0]}, and those of half set 2"
+        raise InputError("this folder holds no two half maps", file=path, remedy=remedy)
     held_out, beyond = path / "held_out.csv", None
     if not all(half.is_file() for half in substituted):
         return RunFolder(halves, None, None, held_out if held_out.is_file() else None)
