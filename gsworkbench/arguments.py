@@ -246,7 +246,8 @@ def _add_combine(commands: Any) -> None:
     command = commands.add_parser(
         "combine",
         help="join files of 'accumulate': half sets to the full set, parts to the whole",
-        description="Add files of 'accumulate'. They must agree in box, pixel size and sign, and share no particle.",
+        description="Add files of 'accumulate'. They must agree in box, pixel size and sign, and share no particle. "
+        "Where half sets 1 and 2 share images, that is said.",
     )
     command.add_argument("sums", type=Path, nargs="+", metavar="FILE", help="files of 'accumulate' (.npz)")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
@@ -307,7 +308,10 @@ def _add_directional(commands: Any) -> None:
     command.add_argument("--mask", default="auto", help="auto (default), sphere, loose, tight, none or a mask (.mrc)")
     command.add_argument("--half-angle", type=float, default=20.0, metavar="DEG", help="of the cones (default 20)")
     command.add_argument("--threshold", type=float, default=0.143, help="of the FSC (default 0.143)")
-    command.add_argument("--particles", type=Path, help="their metadata: views and how evenly they sample")
+    command.add_argument(
+        "--particles", type=Path, help="their metadata: views and how evenly they sample (images need not be there)"
+    )
+    _add_places(command.add_argument_group("of --particles, as for fsc: views need none but --passthrough"))
 
 
 def _add_lab(commands: Any) -> None:
@@ -390,6 +394,15 @@ def _add_judged(command: Any, mask: str) -> None:
     command.add_argument(
         "--particles", type=Path, metavar="FILE", help="particles of both halves: do they share any? (reads all images)"
     )
+    _add_places(command.add_argument_group("where the images of --particles are"))
+
+
+def _add_places(group: Any) -> None:
+    group.add_argument("--stack", type=Path, metavar="FILE", help="image stack, in place of the paths in the metadata")
+    group.add_argument("--datadir", type=Path, metavar="DIR", help="folder that image paths are relative to")
+    group.add_argument(
+        "--passthrough", type=Path, action="append", default=[], metavar="CS", help="cryoSPARC passthrough file"
+    )
 
 
 def _add_particles(command: Any) -> None:
@@ -397,21 +410,35 @@ def _add_particles(command: Any) -> None:
         "particles", type=Path, help=".star (RELION 3.0 to 5), .cs (cryoSPARC), .mrcs or .txt (cryoDRGN)"
     )
     group = command.add_argument_group("where images, poses and CTF are")
-    group.add_argument("--stack", type=Path, metavar="FILE", help="image stack, in place of the paths in the metadata")
-    group.add_argument("--datadir", type=Path, metavar="DIR", help="folder that image paths are relative to")
+    _add_places(group)
     group.add_argument(
         "--strict-paths", action="store_true", help="refuse images outside the folders of the metadata and --datadir"
     )
     group.add_argument("--poses", type=Path, metavar="PKL", help="cryoDRGN poses.pkl")
     group.add_argument("--ctf", type=Path, metavar="PKL", help="cryoDRGN ctf.pkl")
+    group.add_argument(
+        "--no-ctf", action="store_true", help="images without contrast transfer: a CTF of 1 at every frequency"
+    )
     group.add_argument("--ind", type=Path, metavar="PKL", help="cryoDRGN indices of the particles to use")
     group.add_argument(
-        "--passthrough", type=Path, action="append", default=[], metavar="CS", help="cryoSPARC passthrough file"
+        "--class",
+        dest="class_number",
+        type=int,
+        metavar="N",
+        help="take one class alone, by the file's numbers (RELION counts from 1, cryoSPARC from 0)",
     )
     group.add_argument(
         "--sign", type=int, choices=(1, -1), help="factor that makes protein white (inspect proposes one)"
     )
-    group.add_argument("--pixel-size", type=float, metavar="A", help="A per pixel, in place of the file's")
+    group.add_argument(
+        "--pixel-size", type=float, metavar="A", help="A per pixel, in place of what files say, whatever they say"
+    )
+    group.add_argument(
+        "--image-scale",
+        choices=("downsampled", "cropped"),
+        help="the images are not those the metadata were written for: downsampled (the same field of view in fewer "
+        "pixels) or cropped (the same pixels, cut or padded)",
+    )
 
 
 def _add_outputs(command: Any) -> None:

@@ -10,7 +10,8 @@ import argparse
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from gsworkbench.config import (
     to_mapping,
 )
 from gsworkbench.crash_log import UNEXPECTED, unexpected
-from gsworkbench.errors import InputError
+from gsworkbench.errors import InputError, Note
 from gsworkbench.memory import is_out_of_memory, keep_freed_memory
 
 NOT_ENOUGH = (
@@ -38,6 +39,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     keep_freed_memory()
     options = parser().parse_args(arguments)
+    with _notes():
+        return _run(options)
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Print what is noted on the way as one line each, once, without the place in the program that Python adds."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=Note)
+        shown, otherwise = set[str](), warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, Note):
+                otherwise(message, category, *where, **more)
+            elif str(message) not in shown:
+                shown.add(str(message))
+                print(f"gsworkbench: note: {message}", file=sys.stderr, flush=True)
+
+        warnings.showwarning = show
+        yield
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         if getattr(options, "threads", None):
             import torch
@@ -88,12 +112,18 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from gsworkbench.description import describe
     from gsworkbench.footprint import beside_what_is_free, reconstruct_bytes
     from gsworkbench.inspection import COMPARED, check_poses, contrast, particle_alarms
+    from gsworkbench.readers.paths import MissingImages
+    from gsworkbench.views import views_problem
 
-    stack = _stack(options)
-    for line in _description(stack):
-        print(line)
+    try:
+        stack = _stack(options)
+    except MissingImages:  # say what the table holds before what it lacks
+        print("\n".join(describe(_table(options))))
+        raise
+    print("\n".join(describe(stack)))
     guess = contrast(stack)
     difference = f"{guess.centre_minus_border:+.4g} +- {guess.standard_error:.2g}"
     print(f"contrast       centre minus border {difference} (image units)")
@@ -115,6 +145,9 @@ def _inspect(options: argparse.Namespace) -> None:
     if stack.rotations is None:
         print("poses          none in this file: reconstruction needs poses from a refinement")
         return
+    if problem := views_problem(stack):
+        print(f"poses          {problem}")
+        return
     check = check_poses(stack)
     print(f"poses          mean half-map FSC to half Nyquist of a quick map of {check.n_particles:,} particles:")
     for name, value in {"as given": check.as_given, **check.alternatives, "chance": check.chance}.items():
@@ -132,6 +165,7 @@ def _copy(options: argparse.Namespace) -> None:
             raise InputError("there is such a file already", file=out / name, remedy="name another folder")
     with outputs(out):
         write_particles(stack, out, half_precision=options.half_precision)
+    _print_notes(stack.notes)
     size = (out / IMAGES).stat().st_size / 1e9
     print(f"{len(stack):,} particles of {stack.box_size} px, {size:.3g} GB, in {out}")
 
@@ -166,11 +200,18 @@ def _accumulate(options: argparse.Namespace) -> None:
 
     from gsworkbench.files import remove
     from gsworkbench.footprint import accumulate_bytes, beside_what_is_free
+    from gsworkbench.inspection import particle_alarms
     from gsworkbench.locks import own_file
     from gsworkbench.noise import chosen_noise
     from gsworkbench.normal_equations import accumulate
+    from gsworkbench.views import refuse_one_view
 
-    stack = _share(_stack(options), options)
+    whole = _stack(options)
+    refuse_one_view(whole)
+    shared = particle_alarms(whole, most_images=0) if options.half_set else []
+    if distributed.is_first():
+        _print_notes([*whole.notes, *shared])
+    stack = _share(whole, options)
     if options.noise_substitute_beyond is not None:
         stack = stack.with_random_phases(options.noise_substitute_beyond, options.seed)
     if distributed.is_first():
@@ -195,10 +236,18 @@ def _accumulate(options: argparse.Namespace) -> None:
     print(f"  {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s")
 
 
+def _print_notes(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        print(f"note: {sentence}", flush=True)
+
+
 def _combine(options: argparse.Namespace) -> None:
-    from gsworkbench.normal_equations import NormalEquations
+    from gsworkbench.image_sample import shared_by_halves
+    from gsworkbench.normal_equations import NormalEquations, sample_of
 
     total = NormalEquations.load_all(options.sums)
+    alarm = shared_by_halves(sample_of(path) for path in options.sums)
+    _print_notes([alarm] if alarm else [])
     total.save(options.out)
     print(f"{_sums(total)} in {options.out}")
 
@@ -263,7 +312,7 @@ def _fsc(options: argparse.Namespace) -> None:
     halves = _found(options)
     assessment = _assessment(options, halves)
     if options.particles is not None:
-        assessment = assessment.raising(*_particle_alarms(options.particles))
+        assessment = assessment.raising(*_particle_alarms(options))
     sharpened = _sharpened(options, halves, assessment) if hasattr(options, "sharpen") else None
     if options.out is not None:
         names = (halves[0].name, halves[1].name)
@@ -319,11 +368,12 @@ def _sharpened(options: argparse.Namespace, halves: tuple[Path, Path], assessmen
     return postprocess(*halves, assessment.judgement, b_factor)
 
 
-def _particle_alarms(path: Path) -> list[str]:
+def _particle_alarms(options: argparse.Namespace) -> list[str]:
     from gsworkbench.inspection import particle_alarms
-    from gsworkbench.readers import read_particles
+    from gsworkbench.readers import read_identities
 
-    return particle_alarms(read_particles(path))
+    named = {name: getattr(options, name) for name in ("stack", "datadir", "passthrough")}
+    return particle_alarms(read_identities(options.particles, **named))
 
 
 def _localres(options: argparse.Namespace) -> None:
@@ -338,7 +388,8 @@ def _directional(options: argparse.Namespace) -> None:
     from gsworkbench.readers import read_metadata
 
     # Views need no images, which may lie on another machine.
-    rotations = None if options.particles is None else read_metadata(options.particles).require_poses()
+    table = None if options.particles is None else read_metadata(options.particles, passthrough=options.passthrough)
+    rotations = None if table is None else table.require_poses()
     named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold", "voxel_size")}
     print("\n".join(direct(*_found(options), **named, rotations=rotations).lines()))
 
@@ -375,43 +426,20 @@ def _stack(options: argparse.Namespace) -> Any:
         passthrough=options.passthrough,
         data_sign=options.sign,
         pixel_size=options.pixel_size,
+        image_scale=options.image_scale,
+        no_ctf=options.no_ctf,
+        class_number=options.class_number,
         strict_paths=options.strict_paths,
     )
 
 
-def _description(stack: Any) -> list[str]:
-    """What a stack is, line by line."""
-    import numpy as np
+def _table(options: argparse.Namespace) -> Any:
+    """What the metadata say of the particles that the options name, without their images."""
+    from gsworkbench.readers import read_metadata
 
-    def spread(values: Any, unit: str) -> str:
-        low, middle, high = np.percentile(values, [5, 50, 95])
-        return f"{middle:,.4g} {unit} (5 to 95 %: {low:,.4g} to {high:,.4g})"
-
-    ctf = stack.ctf
-    halves = np.bincount(stack.half_set, minlength=3)
-    half_sets = (
-        f"{halves[1]:,} and {halves[2]:,}" if halves[1:].any() else "none in the file: dealt at random when needed"
-    )
-    return [
-        f"particles      {len(stack):,} in {len(stack.files)} file(s), first {stack.files[0]}",
-        f"folders        {_folders(stack.files)}",
-        f"box            {stack.box_size} px of {stack.pixel_size:.4g} A = {stack.box_size * stack.pixel_size:.4g} A; "
-        f"Nyquist {2 * stack.pixel_size:.4g} A",
-        f"defocus        {spread((ctf.defocus_u + ctf.defocus_v) / 2e4, 'um')}, astigmatism "
-        f"{spread(np.abs(ctf.defocus_u - ctf.defocus_v), 'A')}",
-        f"microscope     {np.median(ctf.voltage_kv):g} kV, Cs {np.median(ctf.spherical_aberration_mm):g} mm, "
-        f"amplitude contrast {np.median(ctf.amplitude_contrast):g}",
-        f"shifts         {spread(np.hypot(*stack.shifts_angstrom.T), 'A')}, that is "
-        f"{spread(np.hypot(*stack.shifts_angstrom.T) / stack.pixel_size, 'px')}",
-        f"half sets      {half_sets}",
-        f"data sign      {', '.join(f'{s:+d}' for s in np.unique(stack.data_sign))} (multiplies the images)",
-    ]
-
-
-def _folders(files: Sequence[Path]) -> str:
-    """Where images are read from, links followed: metadata can name any place."""
-    folders = sorted({str(file.resolve().parent) for file in files})
-    return ", ".join(folders[:5]) + f" and {len(folders) - 5} more" * (len(folders) > 5)
+    needs_ctf = options.ctf is None and not options.no_ctf
+    named = {name: getattr(options, name) for name in ("poses", "passthrough")}
+    return read_metadata(options.particles, needs_ctf=needs_ctf, **named)
 
 
 COMMANDS = {

@@ -36,8 +36,11 @@ def write_particles(stack: ParticleStack, folder: Path, *, half_precision: bool 
                 _check_range(chunk, stack)
             images[indices] = chunk
             bar.update(len(indices))
+    specimens = stack.specimens()
+    repeated = len(np.unique(specimens)) < n  # rows of one image become images of their own, and stay one specimen
     written = dataclasses.replace(
         stack,
+        unit=specimens if repeated else None,
         files=(folder / IMAGES,),
         file_index=np.zeros(n, np.int64),
         image_index=np.arange(n),

@@ -41,6 +41,10 @@ class InputError(ValueError):
         super().__init__(one_line(sentence) + ".")
 
 
+class Note(UserWarning):
+    """A sentence the user should see while the work goes on; the command line prints it as `note: ...`."""
+
+
 def first_few(values: Collection[Any], most: int = 5) -> str:
     """Values for a message: all if they are few, else the first and dots, as a file may hold thousands; "none"."""
     return ", ".join([*map(str, islice(values, most)), *["..."] * (len(values) > most)]) or "none"

@@ -18,10 +18,12 @@ from gsworkbench.assessment.alarms import (
     identical_images,
     near_coordinates,
     particles_in_both_halves,
+    units_in_both_halves,
 )
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.backprojection import solve
+from gsworkbench.half_sets import deal
 from gsworkbench.normal_equations import accumulate
 from gsworkbench.particles import ParticleStack
 
@@ -117,6 +119,8 @@ def particle_alarms(stack: ParticleStack, *, most_images: int | None = None, see
     """
     halves = stack if stack.half_set.all() else stack.with_half_sets(seed)
     found = [particles_in_both_halves(halves.file_index, halves.image_index, halves.half_set)]
+    if halves.unit is not None:
+        found.append(units_in_both_halves(halves.unit, halves.half_set))
     if halves.picks is not None:
         where = halves.picks
         found.append(near_coordinates(where.micrograph_index, where.positions_angstrom, halves.half_set, NEAR))
@@ -131,8 +135,12 @@ def _half_map_fsc(stack: ParticleStack) -> float:
     box_size = min(stack.box_size, QUICK_BOX)
     pixel_size = stack.pixel_size * stack.box_size / box_size
     order = np.random.default_rng(0).permutation(len(stack))
+    parts = [np.sort(order[k::2]) for k in (0, 1)]
+    specimens = stack.specimens()
+    if len(np.unique(specimens)) < len(stack) and (dealt := deal(specimens, 0)) is not None:
+        parts = [np.flatnonzero(dealt == half) for half in (1, 2)]
     halves: list[NDArray[np.float32]] = [
-        solve(accumulate(stack[np.sort(order[k::2])], box_size=box_size, label="quick map")) for k in (0, 1)
+        solve(accumulate(stack[part], box_size=box_size, label="quick map")) for part in parts
     ]
     mask, name = spherical_mask(box_size, pixel_size)
     curve = fourier_shell_correlation(*halves, voxel_size=pixel_size, mask=mask, mask_name=name)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from gsworkbench.errors import Note
 from gsworkbench.files import remove_strays_of, strays, together
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -97,7 +98,7 @@ def _lock(file: TextIO, what: Path, wait: bool) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        warnings.warn(f"{what}: this file system has no locks; start no second run into it", stacklevel=2)
+        warnings.warn(f"{what}: this file system has no locks; start no second run into it", Note, stacklevel=2)
 
 
 def _is(path: Path, file: TextIO) -> bool:

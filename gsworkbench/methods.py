@@ -23,6 +23,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.filtered_backprojection import filtered_backprojection
 from gsworkbench.fit_normal_equations import fit_normal_equations
 from gsworkbench.gaussians import Gaussians
+from gsworkbench.half_sets import every_nth
 from gsworkbench.neural_field import fit_neural_field
 from gsworkbench.noise import chosen_noise
 from gsworkbench.normal_equations import CHECKPOINT_SECONDS, NormalEquations, accumulate
@@ -238,8 +239,8 @@ def _loaded(
 def _accumulated(task: Task, name: str, hold_out: bool) -> tuple[Path, Path | None]:
     """Files of the sums of a stack without every tenth particle, and of these; all in one where there are few."""
     stack = task.parts[name]
-    held = np.arange(len(stack)) % _HELD_OUT == 0
-    if len(stack) < FEW / 2 or not hold_out:
+    held = every_nth(stack.specimens(), _HELD_OUT)
+    if len(stack) < FEW / 2 or not hold_out or held.all():
         held[:] = False
     spectrum = chosen_noise(task.config.noise_spectrum, stack)
 

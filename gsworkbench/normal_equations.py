@@ -37,6 +37,7 @@ from tqdm.auto import tqdm
 from gsworkbench import distributed
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path, sha256
+from gsworkbench.image_sample import sample
 from gsworkbench.insertion import PADDING, Direct, Float64, Grid
 from gsworkbench.numpy_files import load_archive
 from gsworkbench.particles import ParticleStack
@@ -69,6 +70,7 @@ class NormalEquations:
     weighted : whether noise spectra divided the data; the noise of a component is then that of a unit spectrum.
     phases : what was done to the images' phases, in words (ParticleStack.random_phases).
     sources : SHA-256 of the metadata files and noise spectra that went in.
+    images : a sample of the images that went in (image_sample.py).
     """
 
     sums: Float64
@@ -86,6 +88,7 @@ class NormalEquations:
     phases: str
     sources: tuple[str, ...]
     version: int = VERSION
+    images: tuple[int, ...] = ()
 
     @property
     def n_particles(self) -> int:
@@ -142,6 +145,7 @@ class NormalEquations:
             particles=np.sort(np.concatenate([self.particles, other.particles])),
             half_set=self.half_set if self.half_set == other.half_set else 0,
             sources=tuple(sorted({*self.sources, *other.sources})),
+            images=sample((*self.images, *other.images)),
         )
         return total._checked()
 
@@ -167,6 +171,7 @@ class NormalEquations:
             if file["sums"].shape != (3, np.count_nonzero(_nodes(box_size, header["engine"]))):
                 raise ValueError("the sums are not those of this box")
             header["sources"] = tuple(header["sources"])
+            header["images"] = sample(map(int, header.get("images", ())))
             result = NormalEquations(sums=file["sums"], particles=file["particles"], **header)
         except InputError:
             raise
@@ -235,6 +240,13 @@ class NormalEquations:
                 remedy="normalise the images to noise of standard deviation 1",
             )
         return self
+
+
+def sample_of(path: str | Path) -> tuple[int, tuple[int, ...]]:
+    """Return the half set and the sample of images of a file that `load` read before, without reading its sums."""
+    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+        header = json.loads(file["header"].tobytes())
+    return int(header["half_set"]), sample(map(int, header.get("images", ())))
 
 
 def accumulate(
@@ -388,7 +400,19 @@ def _empty(
         weighted=weighted,
         phases="as they are" if stack.random_phases is None else str(stack.random_phases),
         sources=tuple(sorted(sources)),
+        images=sample(_image_numbers(stack)),
     )
+
+
+def _image_numbers(stack: ParticleStack) -> NDArray[np.uint64]:
+    """(n,) a number for each particle's image, of its file (name, size and beginning) and its place in it."""
+    files = np.zeros(len(stack.files), np.uint64)
+    for i in np.unique(stack.file_index):
+        with open(stack.files[i], "rb") as file:
+            start = file.read(2**16)
+        name = os.fsencode(f"{stack.files[i].name} {stack.files[i].stat().st_size}")  # not all names are UTF-8
+        files[i] = int.from_bytes(hashlib.blake2b(name + start, digest_size=8).digest(), "little")
+    return _mixed(files[stack.file_index] ^ _mixed(stack.image_index.astype(np.uint64)))
 
 
 def _identities(stack: ParticleStack) -> NDArray[np.uint64]:
@@ -396,13 +420,7 @@ def _identities(stack: ParticleStack) -> NDArray[np.uint64]:
 
     The same image may stand for several particles, as in a symmetry-expanded set, but not in the same pose.
     """
-    files = np.zeros(len(stack.files), np.uint64)
-    for i in np.unique(stack.file_index):
-        with open(stack.files[i], "rb") as file:
-            start = file.read(2**16)
-        name = os.fsencode(f"{stack.files[i].name} {stack.files[i].stat().st_size}")  # not all names are UTF-8
-        files[i] = int.from_bytes(hashlib.blake2b(name + start, digest_size=8).digest(), "little")
-    identities = _mixed(files[stack.file_index] ^ _mixed(stack.image_index.astype(np.uint64)))
+    identities = _image_numbers(stack)
     for column in np.ascontiguousarray(stack.require_poses()).view(np.uint64).reshape(-1, 9).T:
         identities = _mixed(identities ^ column)
     order = np.argsort(identities, kind="stable")

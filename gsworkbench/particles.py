@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
+from gsworkbench.half_sets import deal, specimens
 from gsworkbench.substitution import RandomPhases
 
 Float64 = NDArray[np.float64]
@@ -23,7 +24,9 @@ Float64 = NDArray[np.float64]
 def required_poses(rotations: Float64 | None, source: Path | None) -> Float64:
     """Return `rotations`, or raise InputError naming `source` if the poses are not known."""
     if rotations is None:
-        raise InputError("there are no orientations", file=source, remedy="reconstruction needs poses from a refinement")
+        raise InputError(
+            "there are no orientations", file=source, remedy="reconstruction needs poses from a refinement"
+        )
     return rotations
 
 
@@ -182,15 +185,17 @@ class ParticleStack:
     def with_half_sets(self, seed: int = 0) -> ParticleStack:
         """Return the stack with every particle in half set 1 or 2.
 
-        Half sets of the file are used as they are. Where it has none, particles are dealt at random in equal numbers.
-        Some assigned and some not, or one half empty, raises InputError.
+        Half sets of the file are used as they are. Where it has none, specimens are dealt at random in equal numbers of
+        particles: rows of one image, and rows of one `unit`, come into one half. Some assigned and some not, or one
+        half empty, raises InputError.
         """
         counts = np.bincount(self.half_set, minlength=3)
         if counts[0] == len(self):
-            if len(self) < 2:
-                raise InputError("one particle cannot be split into two half sets", file=self.source)
-            dealt = np.arange(len(self)) % 2 + 1
-            return dataclasses.replace(self, half_set=np.random.default_rng(seed).permutation(dealt).astype(np.int8))
+            dealt = deal(self.specimens(), seed)
+            if dealt is None:
+                problem = "one particle" if len(self) < 2 else f"{len(self):,} rows of one image, filament or particle"
+                raise InputError(f"{problem} cannot be split into two half sets", file=self.source)
+            return dataclasses.replace(self, half_set=dealt)
         if counts[0] or not counts[1] or not counts[2]:
             raise InputError(
                 f"half sets are unusable: {counts[1]} particles in 1, {counts[2]} in 2, {counts[0]} in neither",
@@ -199,6 +204,10 @@ class ParticleStack:
                 remedy="assign every particle to 1 or 2, or remove the column to have them dealt at random",
             )
         return self
+
+    def specimens(self) -> NDArray[np.int64]:
+        """(n,) a number for each particle, the same for those that are not independent: of one image or one `unit`."""
+        return specimens(self.file_index, self.image_index, self.unit)
 
     def require_poses(self) -> Float64:
         """Return `rotations`, or raise InputError if the poses are not known."""

@@ -42,9 +42,11 @@ from gsworkbench.normal_equations import CHECKPOINT_SECONDS
 from gsworkbench.particles import ParticleStack
 from gsworkbench.provenance import RunRecord
 from gsworkbench.readers import map_voxel_size, read_map, write_map, write_with_half_sets
+from gsworkbench.readers.ctf_columns import is_no_ctf
 from gsworkbench.readers.star import relative_names
 from gsworkbench.substitution import RandomPhases
 from gsworkbench.viewers import write_chimerax_script, write_splats
+from gsworkbench.views import refuse_one_view
 
 Volume = NDArray[np.float32]
 
@@ -247,6 +249,7 @@ def _check(config: ReconstructionConfig, stack: ParticleStack, output_dir: Path)
         raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
     fit_device(config)
     stack.require_poses()
+    refuse_one_view(stack)
     relative_names(output_dir / RUN_DATA, stack)
     if config.noise_spectrum != "white" and config.method not in WEIGHTED:
         remedy = f"leave out the noise spectrum, or use {', '.join(WEIGHTED)}"
@@ -340,13 +343,13 @@ def _as_read(stack: ParticleStack) -> dict[str, Any]:
         "data_sign": int(signs[0]) if len(signs) == 1 else None,
         "pixel_size": float(stack.pixel_size),
         "box_size": stack.box_size,
+        **({"no_ctf": True} if is_no_ctf(stack.ctf) else {}),
     }
 
 
 def _warnings(stack: ParticleStack) -> list[str]:
-    if len(stack) >= FEW:
-        return []
-    return [f"only {len(stack)} particles: expect a poor map, thousands are usual"]
+    few = [f"only {len(stack)} particles: expect a poor map, thousands are usual"] if len(stack) < FEW else []
+    return [*stack.notes, *few]
 
 
 def _saturation(resolutions: tuple[Resolution, ...]) -> list[str]:

@@ -32,7 +32,7 @@ from gsworkbench.molecules import MOLECULES, Molecule, load_molecule, read_molec
 from gsworkbench.numpy_files import load_array
 from gsworkbench.particles import CtfParameters, ParticleStack
 from gsworkbench.provenance import RunRecord
-from gsworkbench.readers import cryodrgn, cryosparc, new_image_stack, star, write_map, write_star
+from gsworkbench.readers import new_image_stack, read_metadata, write_map, write_star
 
 Float64 = NDArray[np.float64]
 Complex128 = NDArray[np.complex128]
@@ -382,12 +382,9 @@ def _with_errors(particles: ParticleStack, config: SimulationConfig) -> Particle
 
 def _read_rotations(path: Path) -> Float64:
     """Rotations (m, 3, 3) of a metadata file; its images need not be at hand."""
-    if path.suffix == ".pkl":
-        return cryodrgn.read_poses(path).rotations
-    if path.suffix not in (".star", ".cs"):
+    if path.suffix not in (".pkl", ".star", ".cs"):
         raise InputError("not a file of poses", file=path, remedy="give 'uniform' or a .star, .cs or poses .pkl")
-    read = star.read_star if path.suffix == ".star" else cryosparc.read_cryosparc
-    metadata = read(path, needs_ctf=False)
+    metadata = read_metadata(path)
     if metadata.rotations is None:
         raise InputError("there are no orientations to draw from", file=path)
     return metadata.rotations

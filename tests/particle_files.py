@@ -34,9 +34,9 @@ _rlnImageSize #7
 """
 
 
-def write_images(path: Path, n: int = N, box: int = BOX, seed: int = 0) -> np.ndarray:
+def write_images(path: Path, n: int = N, box: int = BOX, seed: int = 0, pixel_size: float = PIXEL_SIZE) -> np.ndarray:
     images = np.random.default_rng(seed).normal(size=(n, box, box)).astype(np.float32)
-    with new_image_stack(path, n, box, PIXEL_SIZE) as writable:
+    with new_image_stack(path, n, box, pixel_size) as writable:
         writable[:] = images
     return images
 

@@ -42,6 +42,7 @@ COVERED = {
     "star: groups with two boxes": "readers_star::refusals[two boxes]",
     "star: group without a number": "readers_star::refusals[group that is no number]",
     "star: no column rlnOpticsGroup": "readers_star::refusals[no group column]",
+    "star: one optics group and no column": "readers_star::one_optics_group_is_that_of_all_particles",
     "star: group defined twice": "readers_star::refusals[group twice]",
     "star: group name stays text": "readers_star::group_name_stays_text_and_quotes_hold_spaces",
     "star: particle row before optics row": "readers_star::particle_row_goes_before_optics_row",
@@ -55,9 +56,9 @@ COVERED = {
     "star: image numbers count from 1": "readers_star::refusals[image number zero]",
     "star: row order is not stack order": "readers_star::rows_in_any_order_are_keyed_by_stack_and_number",
     "star: premultiplied by the CTF": "readers_star::refusals[premultiplied]",
-    "star: beam tilt": "readers_star::beam_tilt_is_warned_of",
+    "star: beam tilt": "readers_star::beam_tilt_is_noted",
     "star: tomography": "readers_star::refusals[tomography]",
-    "star: helices": "readers_star::refusals[helix]",
+    "star: helices": "half_sets::filaments_stay_in_one_half_set",
     "star: rlnRandomSubset absent": "particles::half_sets_are_dealt_evenly_and_by_seed",
     "star: rlnRandomSubset as given": "particles::half_sets_of_the_file_stay",
     "star: rlnRandomSubset mixed or one half empty": "particles::half_sets_half_assigned_are_refused",
@@ -134,7 +135,8 @@ COVERED = {
     "mrc: unsigned bytes of IMOD": "readers_mrc::mode_0_of_imod_without_its_signed_flag_is_unsigned",
     "mrc: complex mode": "readers_mrc::damaged_headers[mode of complex numbers]",
     "mrc: unknown mode": "readers_mrc::damaged_headers[mode unknown]",
-    "mrc: truncated, empty, no map ID, no stamp, a web page": "readers_mrc::damaged_files",
+    "mrc: truncated, empty, a web page": "readers_mrc::damaged_files",
+    "mrc: neither map ID nor stamp": "readers_mrc::neither_map_id_nor_stamp_is_needed",
     "mrc: extra bytes": "readers_mrc::a_few_bytes_at_the_end_do_no_harm",
     "mrc: fewer images in the header": "readers_mrc::damaged_headers[fewer images than bytes]",
     "mrc: 2,000,000,000 images in the header": "readers_mrc::damaged_headers[more images than bytes]",
@@ -236,7 +238,7 @@ def folder(tmp_path):
     (folder / "J1").mkdir(parents=True)
     for stack in ("particles.mrcs", "J1/particles.mrcs"):
         write_images(folder / stack)
-    star.write(folder, star_text(star_columns()))
+    star.write(folder, star_text(star_columns() | {"rlnAngleTilt": [20 * k for k in range(N)]}))
     cs.write(folder, cs.EVERYTHING)
     write_pickle(folder / "poses.pkl", (pickles.ROTATIONS, pickles.SHIFTS))
     write_pickle(folder / "ctf.pkl", pickles.CTF)
@@ -444,12 +446,11 @@ def test_without_strict_paths_any_folder_is_read_and_named(folder, capsys):
     ("label", "value"),
     [("rlnEvenZernike", "[0,0,1.2e-7]"), ("rlnOddZernike", "[0.5]"), ("rlnMagMat00", "1.02"), ("rlnMagMat10", "0.01")],
 )
-def test_aberrations_are_warned_of_and_not_lost_on_the_way_out(folder, label, value):
+def test_aberrations_are_noted_and_not_lost_on_the_way_out(folder, label, value):
     path = star.write(folder, star_text(star_columns() | {label: [value] * N}))
-    with pytest.warns(UserWarning, match=f"{label} is not modelled"):
-        stack = read_particles(path)
-    with pytest.warns(UserWarning):
-        write_with_half_sets(path, folder / "out.star", stack)
+    stack = read_particles(path)
+    assert [f"{label} is not modelled" in note for note in stack.notes] == [True]
+    write_with_half_sets(path, folder / "out.star", stack)
     assert (folder / "out.star").read_text().count(value) == N
 
 
@@ -463,10 +464,9 @@ def test_a_magnification_matrix_that_is_none_is_no_news(folder):
     assert len(read_particles(star.write(folder, star_text(star_columns() | identity)))) == N
 
 
-def test_beam_tilt_of_cryosparc_is_warned_of(folder):
+def test_beam_tilt_of_cryosparc_is_noted(folder):
     path = cs.write(folder, cs.EVERYTHING | {"ctf/tilt_A": np.ones((N, 2), np.float32)})
-    with pytest.warns(UserWarning, match="ctf/tilt_A is not modelled"):
-        read_particles(path)
+    assert ["ctf/tilt_A is not modelled" in note for note in read_particles(path).notes] == [True]
 
 
 def test_header_of_relion(folder):

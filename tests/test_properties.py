@@ -78,7 +78,7 @@ def stacks(draw, folder, n=6):
     files = tuple(folder / name for name in ("first.mrcs", "second one.mrcs")[: draw(st.integers(1, 2))])
     for seed, file in enumerate(files):
         if not file.exists():
-            write_images(file, n, seed=seed)
+            write_images(file, n, seed=seed, pixel_size=1.0)  # a header that does not know
 
     def column(low, high):
         values = st.floats(low, high)
@@ -86,7 +86,7 @@ def stacks(draw, folder, n=6):
 
     voltage = draw(st.sampled_from([80.0, 200.0, 300.0]))
     ctf = CtfParameters(
-        column(-1e5, 1e5), column(-1e5, 1e5), column(-360, 360), np.full(n, voltage),
+        column(3000, 1e5), column(3000, 1e5), column(-360, 360), np.full(n, voltage),
         np.full(n, draw(st.sampled_from([0.0, 0.01, 2.7]))), column(0, 1).round(3), column(-180, 180),
         np.zeros(n), np.ones(n),
     )  # fmt: skip

@@ -31,6 +31,11 @@ def patch(path, at, values, dtype="<i4"):
     path.write_bytes(data)
 
 
+def without_id(data, stamp=b"\0\0\0\0"):
+    """The bytes of a file without map ID, and without machine stamp or with another one."""
+    return data[:208] + b"\0\0\0\0" + stamp + data[216:]
+
+
 def everything(path):
     n, _, _ = stack_shape(path)
     return read_images(path, np.arange(n))
@@ -63,6 +68,42 @@ def test_big_endian(stack):
     stack.with_name("big.mrcs").write_bytes(swapped)
     np.testing.assert_array_equal(everything(stack.with_name("big.mrcs")), images)
     assert stack_shape(stack.with_name("big.mrcs")) == stack_shape(stack)
+
+
+def swapped(data, item):
+    """The bytes of a big-endian file of the same values; the header is made of four-byte numbers up to byte 208."""
+    head = np.frombuffer(data[:208], "<u4").astype(">u4").tobytes() + data[208:212] + b"\x11\x11\0\0" + data[216:1024]
+    return head + np.frombuffer(data[1024:], f"<{item}").astype(f">{item}").tobytes()
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress])
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(("dtype", "n", "box"), [("f4", 5, 8), ("i1", 1, 16), ("i2", 3, 256), ("f2", 256, 4)])
+@pytest.mark.parametrize("spoil", [without_id, lambda data: data[:212] + bytes(4) + data[216:]])
+def test_neither_map_id_nor_stamp_is_needed(tmp_path, compress, big, dtype, n, box, spoil):
+    """cryoDRGN wrote zeros in bytes 208 to 215 until March 2023, and no program of the field looks at them."""
+    images = np.random.default_rng(0).normal(scale=9, size=(n, box, box)).astype(dtype)
+    mrcfile.write(tmp_path / "x.mrcs", images, voxel_size=2.5)
+    data = (tmp_path / "x.mrcs").read_bytes()
+    (tmp_path / "y.mrcs").write_bytes(compress(spoil(swapped(data, dtype) if big else data)))
+    assert stack_shape(tmp_path / "y.mrcs") == (n, box, 2.5)
+    np.testing.assert_array_equal(everything(tmp_path / "y.mrcs"), images)
+
+
+def test_a_map_without_id_and_stamp(tmp_path):
+    volume = np.random.default_rng(0).normal(size=(BOX,) * 3).astype(np.float32)
+    write_map(tmp_path / "x.mrc", volume, 1.5)
+    data = without_id((tmp_path / "x.mrc").read_bytes())
+    for content in (data, data[:64] + bytes(12) + data[76:]):  # nor the axes
+        (tmp_path / "y.mrc").write_bytes(content)
+        np.testing.assert_array_equal(read_map(tmp_path / "y.mrc")[0], volume)
+        assert read_map(tmp_path / "y.mrc")[1] == 1.5
+
+
+def test_a_wrong_stamp_is_overruled_by_the_sizes(stack):
+    images, data = everything(stack), stack.read_bytes()
+    stack.write_bytes(data[:212] + b"\x11\x11\0\0" + data[216:])
+    np.testing.assert_array_equal(everything(stack), images)
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
@@ -164,8 +205,11 @@ def test_damaged_headers(stack, field, value, message):
         (lambda data: data[:500], "not a readable MRC file"),
         (lambda data: b"", "not a readable MRC file"),
         (lambda data: b"<html>" * 300, "not a readable MRC file"),
-        (lambda data: data[:208] + b"\0\0\0\0" + data[212:], "not a readable MRC file"),  # no 'MAP '
-        (lambda data: data[:212] + b"\0\0\0\0" + data[216:], "not a readable MRC file"),  # no machine stamp
+        (lambda data: b"x,y\n1,2\n" * 900, "no map ID at byte 208"),
+        (lambda data: bytes(5000), "no map ID at byte 208"),
+        (lambda data: without_id(data)[:-1], "truncated: its header says 5 images, it holds 4.996"),
+        (lambda data: without_id(data)[:1024], "truncated: its header says 5 images, it holds 0"),
+        (lambda data: without_id(data) + data[1024:1400], "the header says 5 images, the file holds 6"),
     ],
 )
 def test_damaged_files(stack, content, message):

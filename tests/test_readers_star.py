@@ -241,7 +241,10 @@ REFUSALS = {
         "row 1: optics group 1 is not in data_optics, which has none",
     ),
     "group twice": (star_text(star_columns(), OPTICS + "1 b 300 2.7 0.1 2.5 8\n"), "two rows for one rlnOpticsGroup"),
-    "no group column": (star_text(without(star_columns(), "rlnOpticsGroup")), "no column rlnOpticsGroup"),
+    "no group column": (
+        star_text(without(star_columns(), "rlnOpticsGroup"), OPTICS + "2 b 200 1.4 0.1 2.5 8\n"),
+        "no column rlnOpticsGroup, and there are 2 optics groups; add the column",
+    ),
     "two pixel sizes": (
         star_text(star_columns() | {"rlnOpticsGroup": [1, 2] * 3}, OPTICS + "2 b 300 2.7 0.1 1.25 8\n"),
         r"differ in pixel size \(group 1: 2.5, group 2: 1.25\)",
@@ -257,6 +260,10 @@ REFUSALS = {
         "16 px here but .* has images of 8 px",
     ),
     "one angle missing": (star_text(without(star_columns(), "rlnAnglePsi")), "rlnAngleTilt but no rlnAnglePsi"),
+    "angles of a 2D classification": (
+        star_text(without(star_columns(), "rlnAngleRot", "rlnAngleTilt")),
+        "no rlnAngleRot, rlnAngleTilt; the angles of a 2D classification make no map",
+    ),
     "one origin missing": (
         star_text(without(star_columns(), "rlnOriginYAngst")),
         "rlnOriginXAngst but not its partner",
@@ -291,7 +298,15 @@ REFUSALS = {
         "row 4: there is no image 7 in .*, which holds 6",
     ),
     "tomography": (star_text(star_columns() | {"rlnTomoParticleName": ["a/1"] * N}), "from tomography"),
-    "helix": (star_text(star_columns() | {"rlnHelicalTubeID": [1] * N}), "helical segments"),
+    "tomography of RELION 5": (
+        star_text(star_columns(), OPTICS.replace("rlnImageSize", "rlnTomoTiltSeriesPixelSize")),
+        "from tomography, .*export their tilt images as 2D particles",
+    ),
+    "subtomograms": (star_text(star_columns() | {"rlnCtfImage": ["a.mrc"] * N}), "are subtomograms"),
+    "cisTEM": (
+        star_text({"cisTEMPositionInStack": [1, 2], "cisTEMAnglePsi": [0, 0]}, optics="", block=""),
+        "a STAR file of cisTEM, which is not read .*; export",
+    ),
     "premultiplied": (
         star_text(star_columns() | {"rlnCtfDataAreCtfPremultiplied": [1] * N}),
         "were multiplied by their CTF",
@@ -337,9 +352,25 @@ def test_flags_that_are_zero_are_no_obstacle(folder):
     assert len(read(folder, star_text(columns))) == N
 
 
-def test_beam_tilt_is_warned_of(folder):
-    with pytest.warns(UserWarning, match="rlnBeamTiltX is not modelled"):
-        read(folder, star_text(star_columns() | {"rlnBeamTiltX": [0.1] * N}))
+def test_beam_tilt_is_noted(folder):
+    (note,) = read(folder, star_text(star_columns() | {"rlnBeamTiltX": [0.1] * N})).notes
+    assert note.endswith("particles.star: rlnBeamTiltX is not modelled and will be ignored")
+
+
+def test_all_columns_that_are_not_modelled_are_one_note(folder):
+    columns = {"rlnBeamTiltX": [0.1] * N, "rlnBeamTiltY": [0] * N, "rlnOddZernike": ["[0.5]"] * N}
+    (note,) = read(folder, star_text(star_columns() | columns | {"rlnMagMat00": [1.01] * N})).notes
+    assert note.endswith("rlnBeamTiltX, rlnOddZernike, rlnMagMat00 are not modelled and will be ignored")
+
+
+def test_one_optics_group_is_that_of_all_particles(folder):
+    whole = read(folder, star_text(star_columns()))
+    bare = star_text(without(star_columns(), "rlnOpticsGroup"))
+    assert_same_particles(read(folder, bare), whole)
+    assert_same_particles(
+        read(folder, star_text(star_columns(), OPTICS.replace("rlnOpticsGroup #1", "rlnX #1"))), whole
+    )
+    assert whole.optics_group.tolist() == read(folder, bare).optics_group.tolist() == [1] * N
 
 
 def test_group_name_stays_text_and_quotes_hold_spaces(folder):

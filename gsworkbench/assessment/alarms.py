@@ -31,6 +31,18 @@ def particles_in_both_halves(
     return _shared("the same images are", shared, min(len(first), len(second)))
 
 
+def units_in_both_halves(unit: NDArray[np.integer], half_set: NDArray[np.integer]) -> str | None:
+    """Specimens of several images (filaments, particles of tilt series) with images in half set 1 and in half set 2."""
+    first, second = (np.unique(unit[half_set == half]) for half in (1, 2))
+    shared = len(np.intersect1d(first, second))
+    if not shared:
+        return None
+    return (
+        f"images of one filament, or tilt images of one particle, are in both half sets, of {shared:,} of "
+        f"{len(np.unique(unit)):,}: the halves are not independent, and the half-map FSC reads too high"
+    )
+
+
 def fingerprints(images: NDArray[np.floating], n_components: int = 512) -> NDArray[np.complex64]:
     """(n, m) Fourier components of images (n, D, D), the same ones of each: what `identical_images` compares."""
     size = images.shape[-1]

@@ -9,8 +9,11 @@ from pathlib import Path
 from gsworkbench.errors import InputError
 from gsworkbench.particles import ParticleStack
 from gsworkbench.readers.assembly import to_stack
+from gsworkbench.readers.columns import check_pixel_size
 from gsworkbench.readers.cryodrgn import poses_alone, read_stack_list, write_cryodrgn_pickles
 from gsworkbench.readers.cryosparc import read_cryosparc
+from gsworkbench.readers.formats import unknown_format
+from gsworkbench.readers.grid import IMAGE_SCALES
 from gsworkbench.readers.metadata import Metadata
 from gsworkbench.readers.mrc import (
     MapPlace,
@@ -32,6 +35,7 @@ __all__ = [
     "map_place",
     "map_voxel_size",
     "new_image_stack",
+    "read_identities",
     "read_images",
     "read_map",
     "read_metadata",
@@ -46,14 +50,6 @@ __all__ = [
 IMAGES = (".mrcs", ".mrc", ".txt")  # suffixes of image stacks, and of lists of them
 
 
-def _unknown(path: Path) -> InputError:
-    return InputError(
-        f"particles are not read from {path.suffix or 'a file without a suffix'}",
-        file=path,
-        remedy="give a .star, .cs, .mrcs, .mrc or .txt",
-    )
-
-
 def read_particles(
     path: str | Path,
     *,
@@ -65,6 +61,9 @@ def read_particles(
     passthrough: Sequence[str | Path] = (),
     data_sign: int | None = None,
     pixel_size: float | None = None,
+    image_scale: str | None = None,
+    no_ctf: bool = False,
+    class_number: int | None = None,
     strict_paths: bool = False,
 ) -> ParticleStack:
     """Read particles from RELION, cryoSPARC or cryoDRGN files; images stay on disk.
@@ -78,7 +77,11 @@ def read_particles(
     indices : cryoDRGN's ind.pkl, the rows to keep, in its order.
     passthrough : cryoSPARC's passthrough .cs files, which give the fields that `path` lacks.
     data_sign : +1 or -1, the factor that makes protein white; default blob/sign of a .cs, else +1.
-    pixel_size : A, in place of the files' own.
+    pixel_size : A, in place of what the files say, which is then not compared.
+    image_scale : what became of the images after the metadata were written: "downsampled" (the same field of view in
+        fewer pixels), "cropped" (the same pixels, cut or padded), None for neither.
+    no_ctf : take the images to have no contrast transfer: a CTF of 1 at every frequency. What files say is not read.
+    class_number : keep the particles of this class alone, as the file numbers it (RELION from 1, cryoSPARC from 0).
     strict_paths : refuse images that lie, links followed, outside the metadata file's folder and `datadir`. Without,
         absolute paths and '..' are followed, as they are usual in RELION's projects.
 
@@ -87,18 +90,29 @@ def read_particles(
     path = Path(path)
     if data_sign not in (None, 1, -1):
         raise InputError(f"the data sign must be 1 or -1, not {data_sign}")
-    if pixel_size is not None and not 0 < pixel_size < float("inf"):
-        raise InputError(f"the pixel size must be positive, not {pixel_size}")
+    if pixel_size is not None:
+        check_pixel_size(pixel_size, "the pixel size that is asked for", None, otherwise="")
+    if image_scale not in (None, *IMAGE_SCALES):
+        raise InputError(f"images are {' or '.join(IMAGE_SCALES)}, not {image_scale!r}")
+    if no_ctf and ctf is not None:
+        raise InputError("a CTF file and no CTF exclude each other", remedy="give --ctf or --no-ctf, not both")
+    needs_ctf = ctf is None and not no_ctf
+    own_pixels = image_scale is not None
     if path.suffix == ".star":
-        metadata = read_star(path, needs_ctf=ctf is None, pixel_size=pixel_size)
+        metadata = read_star(path, needs_ctf=needs_ctf, pixel_size=pixel_size, own_pixels=own_pixels)
     elif path.suffix == ".cs":
-        metadata = read_cryosparc(path, passthrough, needs_ctf=ctf is None)
+        metadata = read_cryosparc(path, passthrough, needs_ctf=needs_ctf, pixel_size=pixel_size, own_pixels=own_pixels)
     elif path.suffix in IMAGES:
-        if poses is None or ctf is None:
-            raise InputError("images alone have no poses and CTF", file=path, remedy="give --poses FILE and --ctf FILE")
+        if poses is None or needs_ctf:
+            raise InputError(
+                "images alone have no poses and CTF",
+                file=path,
+                remedy="give --poses FILE and --ctf FILE, or --no-ctf in place of --ctf for images without contrast "
+                "transfer",
+            )
         metadata = read_stack_list(Path(stack or path), datadir)
     else:
-        raise _unknown(path)
+        raise unknown_format(path)
     found = to_stack(
         metadata,
         path,
@@ -109,9 +123,35 @@ def read_particles(
         indices=indices,
         data_sign=data_sign,
         pixel_size=pixel_size,
+        image_scale=image_scale,
+        without_ctf=no_ctf,
+        class_number=class_number,
         strict_paths=strict_paths,
     )
     return replace(found, also_read=tuple(Path(p) for p in (poses, ctf, indices, *passthrough) if p is not None))
+
+
+def read_identities(
+    path: str | Path,
+    *,
+    stack: str | Path | None = None,
+    datadir: str | Path | None = None,
+    passthrough: Sequence[str | Path] = (),
+) -> ParticleStack:
+    """Read which image each particle is and the half set it is in, for telling whether half sets share any.
+
+    Poses may be absent, the CTF is not read (the stack has none, as with `no_ctf`), and the pixel size is not compared.
+    """
+    path = Path(path)
+    if path.suffix == ".star":
+        metadata = read_star(path, needs_ctf=False, needs_grid=False)
+    elif path.suffix == ".cs":
+        metadata = read_cryosparc(path, passthrough, needs_ctf=False, needs_grid=False)
+    elif path.suffix in IMAGES:
+        metadata = read_stack_list(Path(stack or path), datadir)
+    else:
+        raise unknown_format(path)
+    return to_stack(metadata, path, stack=stack, datadir=datadir, without_ctf=True, identities_only=True)
 
 
 def read_metadata(
@@ -128,23 +168,23 @@ def read_metadata(
     path : a .star, a .cs, a poses .pkl of cryoDRGN, or images (.mrcs, .mrc, .txt), which need `poses` and stay unread.
     poses : cryoDRGN's poses.pkl, row by row as in `path`; they replace the poses of a .star or .cs.
     passthrough : cryoSPARC's passthrough .cs files.
-    needs_ctf : read the CTF too; without, `ctf` is None.
+    needs_ctf : read the CTF too; without, `ctf` is None, and a pixel size that is absent or impossible stops nothing.
 
     Raises InputError naming file, row and remedy, as `read_particles` does.
     """
     path = Path(path)
     if path.suffix == ".star":
-        found = read_star(path, needs_ctf=needs_ctf)
+        found = read_star(path, needs_ctf=needs_ctf, needs_grid=needs_ctf, needs_images=False)
     elif path.suffix == ".cs":
-        found = read_cryosparc(path, passthrough, needs_ctf=needs_ctf)
+        found = read_cryosparc(path, passthrough, needs_ctf=needs_ctf, needs_grid=needs_ctf, needs_images=False)
     elif path.suffix == ".pkl":
         return poses_alone(path)
     elif path.suffix in IMAGES:
         if poses is None:
-            raise InputError("images alone have no poses", file=path, remedy="give --poses FILE, or a .star or .cs")
+            raise InputError("images alone have no poses", file=path, remedy="give a .star, a .cs or a poses .pkl")
         return poses_alone(poses)
     else:
-        raise _unknown(path)
+        raise unknown_format(path)
     if poses is None:
         return found
     rows = poses_alone(poses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 from gsworkbench.errors import InputError
 from gsworkbench.particles import Float64, ParticleStack
 from gsworkbench.readers import cryodrgn, mrc
-from gsworkbench.readers.metadata import Metadata
-from gsworkbench.readers.paths import first_outside, resolve_stacks
+from gsworkbench.readers.ctf_columns import ctf_notes, no_ctf
+from gsworkbench.readers.grid import CROPPED, Stated, image_pixel_size
+from gsworkbench.readers.metadata import Metadata, class_counts
+from gsworkbench.readers.paths import MissingImages, first_outside, resolve_stacks
 
 
 def to_stack(
@@ -25,9 +28,16 @@ def to_stack(
     indices: str | Path | None = None,
     data_sign: int | None = None,
     pixel_size: float | None = None,
+    image_scale: str | None = None,
+    without_ctf: bool = False,
+    class_number: int | None = None,
     strict_paths: bool = False,
+    identities_only: bool = False,
 ) -> ParticleStack:
-    """Make the ParticleStack of the rows that `indices` selects (all by default); see readers.read_particles."""
+    """Make the ParticleStack of the rows that `indices` and `class_number` select; see readers.read_particles.
+
+    identities_only : for telling particles apart, so that their pixel size need not be known.
+    """
     n = len(metadata.image_index)
     if not n:
         raise InputError("there are no particles", file=source)
@@ -35,24 +45,35 @@ def to_stack(
     ctf_rows = cryodrgn.read_ctf(ctf) if ctf else None
     _check_counts(n, source, poses, pose_rows, ctf, ctf_rows)
     rows = np.arange(n) if indices is None else cryodrgn.read_indices(indices, n)
+    rows, class_notes = _of_class(metadata.class_number, rows, class_number, source)
 
     files, file_index = _locate(metadata, rows, source, stack, datadir)
     if strict_paths and stack is None:
         _refuse_outside(files, file_index, rows, source, datadir)
-    box_size = _common_box(files, file_index, metadata.image_index[rows], rows, source)
-    if metadata.box_size not in (None, box_size):
-        raise InputError(f"{metadata.box_size} px here but {files[0]} has images of {box_size} px", file=source)
-    pixel_size = pixel_size or (ctf_rows.pixel_size_at(box_size) if ctf_rows else metadata.pixel_size)
-    if pixel_size is None:
-        raise InputError("the pixel size is not given", file=source, remedy="give --pixel-size in A")
+    box_size, headers = _common_box(files, file_index, metadata.image_index[rows], rows, source)
+    table = Stated(source.name, metadata.box_size, metadata.pixel_size)
+    if source.suffix not in (".star", ".cs") and ctf_rows is None:  # of images alone, nothing else says it
+        table = Stated("the header", None, next((size for _, size in headers if size not in (None, 1)), None))
+    stated = None if ctf_rows is None else Stated(Path(str(ctf)).name, ctf_rows.box_size, ctf_rows.pixel_size)
+    if identities_only:
+        pixel_size = pixel_size or metadata.pixel_size or 1.0
+    elif pixel_size is None:
+        pixel_size = image_pixel_size(box_size, headers, table, stated, source, image_scale)
 
-    ctf_parameters = ctf_rows.ctf if ctf_rows else metadata.ctf
+    ctf_parameters = no_ctf(n) if without_ctf else ctf_rows.ctf if ctf_rows else metadata.ctf
     if ctf_parameters is None:
-        raise InputError("there is no CTF", file=source, remedy="give --ctf FILE with a cryoDRGN ctf.pkl")
+        raise InputError("there is no CTF", file=source, remedy="give --ctf FILE with a cryoDRGN ctf.pkl, or --no-ctf")
     rotations, shifts = metadata.rotations, metadata.shifts_angstrom
     if pose_rows:
-        rotations, shifts = pose_rows.rotations, pose_rows.shifts * box_size * pixel_size
-    _check_shifts(shifts[rows], rows, box_size * pixel_size, source)
+        leading = stated or table
+        box_of_poses = leading.box_size if image_scale == CROPPED and leading.box_size else box_size
+        rotations, shifts = pose_rows.rotations, pose_rows.shifts * box_of_poses * pixel_size
+    if not identities_only:
+        _check_shifts(shifts[rows], rows, box_size * pixel_size, source)
+
+    def chosen(column: Any) -> Any:
+        return None if column is None else column[rows]
+
     return ParticleStack(
         files=files,
         file_index=file_index,
@@ -60,14 +81,38 @@ def to_stack(
         box_size=box_size,
         pixel_size=pixel_size,
         ctf=ctf_parameters[rows],
-        rotations=None if rotations is None else rotations[rows],
+        rotations=chosen(rotations),
         shifts_angstrom=shifts[rows],
         half_set=metadata.half_set[rows],
         data_sign=metadata.data_sign[rows] if data_sign is None else np.full(len(rows), data_sign, np.int8),
         source=source,
         source_row=rows,
-        picks=None if metadata.picks is None else metadata.picks[rows],
+        picks=chosen(metadata.picks),
+        optics_group=chosen(metadata.optics_group),
+        unit=chosen(metadata.unit),
+        class_number=chosen(metadata.class_number),
+        norm_correction=chosen(metadata.norm_correction),
+        notes=(*class_notes, *metadata.notes, *(ctf_notes(ctf_rows.ctf, cryodrgn.CTF_COLUMNS) if ctf_rows else ())),
     )
+
+
+def _of_class(
+    classes: NDArray[np.int64] | None, rows: NDArray[np.int64], wanted: int | None, source: Path
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the rows of the class that is wanted, all by default, with a note where several classes are mixed."""
+    if wanted is None:
+        several = class_counts(None if classes is None else classes[rows])
+        if several is None or several.count(",") == 0:
+            return rows, ()
+        return rows, (f"particles of several classes are taken together ({several}): give --class N for one of them",)
+    if classes is None:
+        raise InputError("the file has no classes to choose from", file=source, remedy="leave out --class")
+    kept = rows[classes[rows] == wanted]
+    if not len(kept):
+        raise InputError(
+            f"no particle is of class {wanted}", file=source, remedy=f"there are {class_counts(classes[rows])}"
+        )
+    return kept, ()
 
 
 def _check_counts(
@@ -105,7 +150,7 @@ def _locate(
     """Return the image files of the chosen rows and each row's place among them."""
     if stack is not None:
         if not Path(stack).is_file():
-            raise InputError("there is no such image stack", file=stack, remedy="give --stack FILE")
+            raise MissingImages("there is no such image stack", file=stack, remedy="give --stack FILE")
         if len(metadata.stacks) > 1 and len(np.unique(metadata.image_index)) < len(metadata.image_index):
             raise InputError(
                 f"image numbers repeat over {len(metadata.stacks)} stacks, so that one stack cannot stand in for them",
@@ -147,8 +192,11 @@ def _common_box(
     image_index: NDArray[np.int64],
     rows: NDArray[np.int64],
     source: Path,
-) -> int:
-    """Return the box size that all files share; every image index must lie within its file."""
+) -> tuple[int, list[tuple[Path, float | None]]]:
+    """Return the box size that all files share, and each file with the pixel size (A) of its header.
+
+    Every image index must lie within its file.
+    """
     shapes = [mrc.stack_shape(file) for file in files]
     boxes = [box for _, box, _ in shapes]
     if len(set(boxes)) > 1:
@@ -163,4 +211,4 @@ def _common_box(
             file=source,
             row=int(rows[k]) + 1,
         )
-    return boxes[0]
+    return boxes[0], [(file, size) for file, (_, _, size) in zip(files, shapes, strict=True)]

@@ -5,7 +5,7 @@ Each returns what it was given in the type asked for, or raises InputError namin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
-from gsworkbench.particles import CtfParameters, Float64
+from gsworkbench.particles import Float64
 
 LARGEST = 1e30  # no quantity of a microscope is larger, and products of such numbers are still finite
+SMALLEST_PIXEL, LARGEST_PIXEL = 0.1, 100.0  # A
+_PIXEL_UNITS = (
+    (1e-11, 1e-8, "metres"),
+    (1e-5, 1e-2, "micrometres"),
+    (1e-2, 0.1, "nanometres"),
+    (100, 1e5, "picometres"),
+)
 EXACT = 2**53  # up to here a float64 holds every whole number
 
 
@@ -48,17 +55,25 @@ def integers(values: Any, column: str, file: Path, allowed: Sequence[int] | None
     return result.astype(np.int64)
 
 
-def check_ctf(ctf: CtfParameters, columns: Mapping[str, str], file: Path) -> CtfParameters:
-    """Return `ctf` if voltage and amplitude contrast are possible, else raise InputError with the column's own name."""
-    for name, good, wanted in (
-        ("voltage_kv", (ctf.voltage_kv >= 10) & (ctf.voltage_kv <= 2000), "between 10 and 2000 kV"),
-        ("amplitude_contrast", (ctf.amplitude_contrast >= 0) & (ctf.amplitude_contrast <= 1), "a fraction from 0 to 1"),
-    ):
-        if not good.all():
-            row = int(np.flatnonzero(~good)[0])
-            value = getattr(ctf, name)[row]
-            raise InputError(f"{columns[name]} must be {wanted}, not {value:g}", file=file, row=row + 1)
-    return ctf
+def check_pixel_size(
+    size: float, column: str, file: Path | None, row: int | None = None, otherwise: str = " or give --pixel-size"
+) -> float:
+    """Return a pixel size (A) that a detector and a microscope can have, or raise InputError with a likely story.
+
+    otherwise : what else than correcting the column helps, for the remedy.
+    """
+    if not size > 0:
+        raise InputError(f"{column} must be positive, not {size:g}", file=file, row=row)
+    if SMALLEST_PIXEL <= size <= LARGEST_PIXEL:
+        return size
+    looks = next((unit for low, high, unit in _PIXEL_UNITS if low <= size < high), None)
+    story = f"looks like {looks}" if looks else "no detector has such pixels"
+    raise InputError(
+        f"{column} is {size:g}: {story}",
+        file=file,
+        row=row,
+        remedy=f"pixel sizes are in A here, from {SMALLEST_PIXEL:g} to {LARGEST_PIXEL:g}, correct it{otherwise}",
+    )
 
 
 def common_value(values: Float64, column: str, file: Path) -> float:
@@ -76,6 +91,14 @@ def common_value(values: Float64, column: str, file: Path) -> float:
             remedy="bring all particles to one box and pixel size first",
         )
     return float(values[0])
+
+
+def common_box(values: Float64, column: str, file: Path) -> int:
+    """Return the box (px) that all rows share, or raise InputError."""
+    box = common_value(values, column, file)
+    if box != round(box):
+        raise InputError(f"{column} must be a whole number of pixels, not {box:g}", file=file, row=1)
+    return int(box)
 
 
 def _number(value: Any) -> float:

@@ -21,7 +21,8 @@ from gsworkbench.files import atomic_path, require_plain_file
 from gsworkbench.geometry import is_rotation
 from gsworkbench.particles import CtfParameters, Float64, ParticleStack
 from gsworkbench.readers import mrc
-from gsworkbench.readers.columns import check_ctf, common_value, numbers
+from gsworkbench.readers.columns import common_value, numbers
+from gsworkbench.readers.ctf_columns import check_ctf
 from gsworkbench.readers.metadata import Metadata
 from gsworkbench.readers.paths import resolve_stacks
 from gsworkbench.readers.pickles import load_arrays
@@ -84,6 +85,11 @@ def read_ctf(path: str | Path) -> CtfRows:
     names = ["box size", "pixel size", *CTF_COLUMNS.values()]
     box_sizes, pixel_sizes, *columns = (numbers(table[:, k], name, Path(path)) for k, name in enumerate(names))
     n = len(table)
+    if n and (pixel_sizes > 0).all() and np.ptp(edges := box_sizes * pixel_sizes) <= 1e-4 * edges[0]:
+        box_sizes, pixel_sizes = (
+            np.full(n, box_sizes[0]),
+            np.full(n, pixel_sizes[0]),
+        )  # one field of view, in any pixels
     ctf = CtfParameters(**dict(zip(CTF_COLUMNS, columns, strict=True)), b_factor=np.zeros(n), scale=np.ones(n))
     return CtfRows(
         check_ctf(ctf, CTF_COLUMNS, Path(path)),

@@ -1,15 +1,14 @@
 """cryoSPARC .cs files: one NumPy structured array each, passthrough files joined on uid.
 
 Poses are read from alignments3D alone: rotation vectors of A^T, shifts in pixels of alignments3D/psize_A. Not read:
-ab-initio classes, multi-class poses (both refused), beam tilt and higher aberrations (ignored with a warning), the
-compressed CSDAT format (refused).
+ab-initio classes, multi-class poses (both refused), beam tilt and higher aberrations (ignored with a note), the
+compressed CSDAT format (refused). alignments3D/alpha, the scale of each image, goes into the CTF's scale.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from gsworkbench.files import require_plain_file
 from gsworkbench.geometry import rotation_vectors_to_matrices
 from gsworkbench.numpy_files import check_header
 from gsworkbench.particles import CtfParameters, Float64, Picks
-from gsworkbench.readers.columns import check_ctf, common_value, integers, numbers
-from gsworkbench.readers.metadata import Metadata, unique_names
+from gsworkbench.readers.columns import check_pixel_size, common_box, common_value, integers, numbers
+from gsworkbench.readers.ctf_columns import check_ctf, ctf_notes
+from gsworkbench.readers.metadata import ONE_FILAMENT, Metadata, stated, unique_names
 
 HEADER_BYTES = 2**24  # of the list of fields; NumPy's own limit of 10,000 is less than 100 classes need
 CTF_COLUMNS = {
@@ -36,6 +36,8 @@ CTF_COLUMNS = {
     "b_factor": "ctf/bfactor",
     "scale": "ctf/scale",
 }
+SHIFT_UNIT = "alignments3D/psize_A"
+ALPHA = "alignments3D/alpha"
 IN_RADIANS = ("defocus_angle", "phase_shift")
 IGNORED = ("ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
 
@@ -55,9 +57,10 @@ class Fields:
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self.columns:
-            raise InputError(
-                f"there is no field {name}", file=self.file, remedy="give the job's passthrough file with --passthrough"
-            )
+            remedy = "give the job's passthrough file with --passthrough"
+            if name.startswith("ctf/"):
+                remedy += ", --ctf FILE with a cryoDRGN ctf.pkl, or --no-ctf for images without contrast transfer"
+            raise InputError(f"there is no field {name}", file=self.file, remedy=remedy)
         return self.columns[name]
 
     def numbers(self, name: str, default: Float64 | float | None = None, *, width: int | None = None) -> Float64:
@@ -71,28 +74,94 @@ class Fields:
         return result
 
 
-def read_cryosparc(path: Path, passthrough: Sequence[str | Path] = (), *, needs_ctf: bool = True) -> Metadata:
-    """Read the particles of a .cs file, with the fields it lacks from `passthrough` files."""
+def read_cryosparc(
+    path: Path,
+    passthrough: Sequence[str | Path] = (),
+    *,
+    needs_ctf: bool = True,
+    needs_grid: bool = True,
+    needs_images: bool = True,
+    pixel_size: float | None = None,
+    own_pixels: bool = False,
+) -> Metadata:
+    """Read the particles of a .cs file, with the fields it lacks from `passthrough` files.
+
+    pixel_size : A, in place of the file's; with `own_pixels` the file's own is taken where it states one. Without
+    `needs_grid`, a pixel size and a box that are contradictory are None and stop nothing. Without `needs_images`, the
+    file may name no images.
+    """
     fields = Fields(path, _joined(path, passthrough))
-    stacks, stack_index = unique_names(_stack_names(fields))
-    n = len(stack_index)
+    _refuse_exposures(fields)
+    n = len(fields["uid"])
+    stacks: tuple[str, ...] = ()
+    stack_index, image_index = np.zeros(n, np.int64), np.arange(n)
+    if needs_images or {"blob/path", "blob/idx"} <= set(fields.columns):
+        stacks, stack_index = unique_names(_stack_names(fields))
+        image_index = _image_index(fields)
     rotations, shifts = _poses(fields)
+    ctf, notes = _ctf(fields) if needs_ctf else (None, ())
+    own = stated(_pixel_size, fields, needed=needs_grid) if pixel_size is None or own_pixels else None
+    unit, unit_notes = _units(fields)
     return Metadata(
         stacks=stacks,
         stack_index=stack_index,
-        image_index=_image_index(fields),
-        box_size=_box_size(fields),
-        pixel_size=common_value(fields.numbers("blob/psize_A"), "blob/psize_A", path)
-        if "blob/psize_A" in fields
-        else None,
-        ctf=_ctf(fields) if needs_ctf else None,
+        image_index=image_index,
+        box_size=stated(_box_size, fields, needed=needs_grid),
+        pixel_size=own or pixel_size,
+        ctf=ctf,
         rotations=rotations,
         shifts_angstrom=shifts,
         half_set=_half_sets(fields),
         data_sign=integers(fields.numbers("blob/sign", np.ones(n)), "blob/sign", path, allowed=(-1, 1)).astype(np.int8),
         picks=_picks(fields),
+        optics_group=_whole(fields, "ctf/exp_group_id"),
+        unit=unit,
+        class_number=_whole(fields, "alignments3D/class"),
+        notes=(*unit_notes, *notes),
         source=path,
     )
+
+
+def _refuse_exposures(fields: Fields) -> None:
+    kind = next((name for name in ("micrograph_blob/path", "movie_blob/path") if name in fields), None)
+    if "blob/path" not in fields and kind is not None:
+        raise InputError(
+            f"the file lists exposures (field {kind}), not particles",
+            file=fields.file,
+            remedy="give the particles .cs of an extraction or a refinement",
+        )
+
+
+def _whole(fields: Fields, name: str) -> NDArray[np.int64] | None:
+    return integers(fields.numbers(name), name, fields.file) if name in fields else None
+
+
+def _pixel_size(fields: Fields) -> float | None:
+    name = "blob/psize_A"
+    if name not in fields:
+        return None
+    return check_pixel_size(common_value(fields.numbers(name), name, fields.file), name, fields.file)
+
+
+def _units(fields: Fields) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """(n,) the specimen of each particle, and a note where that is a filament; None where each image is its own."""
+    source = "sym_expand/src_uid"  # of symmetry expansion: images made anew from one are of one specimen
+    name = next((name for name in (source, "filament/filament_uid") if name in fields), None)
+    if name is None:
+        return None, ()
+    uids = fields[name]
+    if uids.ndim != 1 or uids.dtype.kind not in "iu":
+        raise InputError(f"{name} holds {uids.dtype} of shape {uids.shape}, not whole numbers", file=fields.file)
+    unit = np.unique(uids, return_inverse=True)[1].ravel().astype(np.int64)
+    if name == source:
+        return unit if unit.any() and unit.max() + 1 < len(unit) else None, ()
+    if not unit.any():
+        return None, (ONE_FILAMENT,) if uids.any() else ()
+    note = (
+        f"the particles are segments of {unit.max() + 1:,} filaments (field {name}): each filament stays in one half "
+        "set, and helical symmetry is not imposed"
+    )
+    return unit, (note,)
 
 
 def read_array(path: str | Path) -> NDArray[Any]:
@@ -186,7 +255,7 @@ def _box_size(fields: Fields) -> int | None:
         row = int(np.flatnonzero(height != width)[0])
         problem = f"blob/shape is {height[row]:g} x {width[row]:g}, and images must be square"
         raise InputError(problem, file=fields.file, row=row + 1)
-    return int(common_value(height, "blob/shape", fields.file))
+    return common_box(height, "blob/shape", fields.file)
 
 
 def _poses(fields: Fields) -> tuple[Float64 | None, Float64]:
@@ -202,8 +271,10 @@ def _poses(fields: Fields) -> tuple[Float64 | None, Float64]:
                 remedy="run a homogeneous refinement and give its particles",
             )
         return None, np.zeros((len(fields["uid"]), 2))
-    pixel_sizes = fields.numbers("alignments3D/psize_A")
-    common_value(pixel_sizes, "alignments3D/psize_A", fields.file)
+    pixel_sizes = fields.numbers(SHIFT_UNIT)
+    for extreme in (np.argmin, np.argmax):  # they may differ by row: alignments at several boxes
+        row = int(extreme(pixel_sizes))
+        check_pixel_size(float(pixel_sizes[row]), SHIFT_UNIT, fields.file, row + 1, otherwise="")
     shifts = fields.numbers("alignments3D/shift", width=2) * pixel_sizes[:, None]
     return rotation_vectors_to_matrices(fields.numbers("alignments3D/pose", width=3)), shifts
 
@@ -228,10 +299,7 @@ def _half_sets(fields: Fields) -> NDArray[np.int8]:
     return (integers(split, "alignments3D/split", fields.file, allowed=(0, 1)) + 1).astype(np.int8)
 
 
-def _ctf(fields: Fields) -> CtfParameters:
-    for name in IGNORED:
-        if name in fields and (fields[name].dtype.kind not in "biuf" or fields[name].any()):
-            warnings.warn(f"{fields.file}: {name} is not modelled and will be ignored", stacklevel=4)
+def _ctf(fields: Fields) -> tuple[CtfParameters, tuple[str, ...]]:
     defocus_u = fields.numbers(CTF_COLUMNS["defocus_u"])
     defaults: dict[str, Float64 | float] = {
         "defocus_v": defocus_u,
@@ -242,4 +310,38 @@ def _ctf(fields: Fields) -> CtfParameters:
     }
     columns = {name: fields.numbers(field, defaults.get(name)) for name, field in CTF_COLUMNS.items()}
     columns |= {name: np.degrees(columns[name]) for name in IN_RADIANS}
-    return check_ctf(CtfParameters(**columns), CTF_COLUMNS, fields.file)
+    ctf = check_ctf(CtfParameters(**columns), CTF_COLUMNS, fields.file)
+    alpha, alpha_notes = _alpha(fields)
+    if alpha is not None:
+        ctf = replace(ctf, scale=ctf.scale * alpha)
+    return ctf, (*_ignored(fields), *alpha_notes, *ctf_notes(ctf, CTF_COLUMNS))
+
+
+def _alpha(fields: Fields) -> tuple[Float64 | None, tuple[str, ...]]:
+    """The scale of each image that a refinement found, None where there is none, and a note of its use."""
+    if ALPHA not in fields:
+        return None, ()
+    try:
+        alpha = fields.numbers(ALPHA)
+    except InputError:
+        return None, (f"{ALPHA} is not a number in every row and will be ignored",)
+    if np.ptp(alpha) == 0:
+        return None, ()
+    if not ((alpha >= 1e-3) & (alpha <= 1e3)).all():
+        return None, (f"{ALPHA} is not between 0.001 and 1000 in every row and will be ignored",)
+    low, middle, high = np.percentile(alpha, [5, 50, 95])
+    spread = f"median {middle:.3g}, 5 to 95 %: {low:.3g} to {high:.3g}"
+    return alpha, (f"the images are scaled by {ALPHA} ({spread}), as part of their CTF",)
+
+
+def _ignored(fields: Fields) -> tuple[str, ...]:
+    """A sentence on the fields that say something which is not modelled."""
+    found = [name for name in IGNORED if name in fields and _says_something(fields[name])]
+    if not found:
+        return ()
+    verb = "is" if len(found) == 1 else "are"
+    return (f"{fields.file}: {', '.join(found)} {verb} not modelled and will be ignored",)
+
+
+def _says_something(values: NDArray[Any]) -> bool:
+    return values.dtype.kind not in "biuf" or bool(values.any())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gsworkbench.errors import InputError
 from gsworkbench.particles import CtfParameters, Float64, Picks, required_poses
+
+Fields = TypeVar("Fields")
+Value = TypeVar("Value")
+ONE_FILAMENT = (
+    "all particles are segments of one filament, which half sets cannot keep together: they are dealt by segment, and "
+    "the half-map FSC reads too high"
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,32 @@ class Metadata:
         return required_poses(self.rotations, self.source)
 
 
+def stated(read: Callable[[Fields], Value | None], fields: Fields, *, needed: bool) -> Value | None:
+    """What `read` finds in the fields of a file; None where it cannot be used and is not needed."""
+    try:
+        return read(fields)
+    except InputError:
+        if needed:
+            raise
+        return None
+
+
 def unique_names(names: Iterable[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the distinct names in order of appearance and, for each name, its place among them."""
     places: dict[str, int] = {}
     index = [places.setdefault(name, len(places)) for name in names]
     return tuple(places), np.array(index, np.int64)
+
+
+def class_counts(classes: NDArray[np.int64] | None) -> str | None:
+    """How many particles each class has, as in "classes 1 to 4: 3, 3, 3, 3"; None where the file has no classes."""
+    if classes is None or not len(classes):
+        return None
+    numbers, counts = np.unique(classes, return_counts=True)
+    if len(numbers) == 1:
+        return f"class {numbers[0]}: {counts[0]:,}"
+    shown = ", ".join(f"{count:,}" for count in counts[:20]) + ", ..." * (len(counts) > 20)
+    if numbers[-1] - numbers[0] + 1 == len(numbers):
+        return f"classes {numbers[0]} to {numbers[-1]}: {shown}"
+    named = ", ".join(map(str, numbers[:20])) + ", ..." * (len(numbers) > 20)
+    return f"classes {named}: {shown}"

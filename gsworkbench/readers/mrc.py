@@ -3,7 +3,8 @@
 A stack is n square images, whatever its header calls itself (RELION's have space group 0, many others 1), and its
 pixel size is taken from x alone (relion_project leaves the cell's z at zero). Origins (nxstart, origin) change no
 number, for the centre is voxel D/2; `map_place` reads them and `write_map` writes them. Modes 0, 1, 2, 6 and 12, either
-byte order, .gz and .bz2. Not read: complex transforms, 4-bit images, volume stacks.
+byte order, with or without map ID and machine stamp, .gz and .bz2. Not read: complex transforms, 4-bit images, volume
+stacks.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench import __version__
-from gsworkbench.errors import InputError
+from gsworkbench.errors import InputError, Note
 from gsworkbench.files import atomic_path, require_plain_file
+from gsworkbench.readers.byte_order import ITEM_BYTES, byte_order
 
-ITEM_BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}  # of the modes we read
+ITEMS = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}  # of the modes we read
 PIECE_BYTES = 2**16
 
 
@@ -87,7 +89,7 @@ def _warn_of_blank(images: NDArray[np.float32], indices: NDArray[np.integer], pa
         sentence = (
             f"{path}: {len(blank)} of {len(images)} images are blank (all pixels alike), first image {blank[0] + 1}"
         )
-        warnings.warn(f"{sentence}; they add nothing to a map, leave them out", stacklevel=4)
+        warnings.warn(f"{sentence}; they add nothing to a map, leave them out", Note, stacklevel=4)
 
 
 def stack_shape(path: str | Path) -> tuple[int, int, float | None]:
@@ -247,25 +249,27 @@ def read_header(path: str | Path) -> Header:
         data_bytes = Path(path).stat().st_size - 1024 - int(raw.nsymbt)
         _check_length(path, shape, data_bytes, ITEM_BYTES[int(raw.mode)])
     voxel_sizes = [_voxel_size(float(raw.cella[a]), int(raw[f"m{a}"])) for a in "xyz"]
-    imod_stamp, imod_flags = np.frombuffer(raw.extra2.tobytes()[40:48], raw.nx.dtype)
+    imod_stamp, imod_flags = np.frombuffer(raw.extra2.tobytes()[40:48], raw.dtype["nx"])
     unsigned = raw.mode == 0 and imod_stamp == 1146047817 and not imod_flags & 1
     axes = (int(raw.maps), int(raw.mapr), int(raw.mapc))
+    axes = axes if any(axes) else (3, 2, 1)  # headers that leave much at zero mean the usual axes
     return Header(shape, (voxel_sizes[0], voxel_sizes[1], voxel_sizes[2]), axes, bool(unsigned))
 
 
 def _raw_header(path: str | Path) -> Any:
     """Return the header's 1024 bytes as a record in the file's byte order; the extended header stays unread."""
     from mrcfile.dtypes import HEADER_DTYPE
-    from mrcfile.utils import byte_order_from_machine_stamp
 
     require_plain_file(path)
     with _mrc_errors(path), _opener(path)(path, "rb") as file:
         data = file.read(HEADER_DTYPE.itemsize)
-        if len(data) < HEADER_DTYPE.itemsize or data[208:211] != b"MAP":
-            raise ValueError("no map ID at byte 208")
-        raw = np.frombuffer(data, HEADER_DTYPE)[0]
-        order = byte_order_from_machine_stamp(raw["machst"])
-        return raw.view(np.dtype((np.record, HEADER_DTYPE.newbyteorder(order))))
+        length = Path(path).stat().st_size if _opener(path) is open else None
+        order = byte_order(data, length) if len(data) == HEADER_DTYPE.itemsize else None
+        if order is None and data[208:211] == b"MAP":
+            raise ValueError("the header's sizes and mode are no MRC file's in either byte order")
+        if order is None:
+            raise ValueError("no map ID at byte 208, and what stands first are no sizes and mode in either byte order")
+        return np.frombuffer(data, HEADER_DTYPE)[0].view(np.dtype((np.record, HEADER_DTYPE.newbyteorder(order))))
 
 
 def _check_length(path: str | Path, shape: tuple[int, int, int], data_bytes: int, item_bytes: int) -> None:
@@ -307,27 +311,27 @@ def _open(path: str | Path, *, keep: bool = True) -> NDArray[Any]:
 @functools.lru_cache(maxsize=8)
 def _memory_map(path: str, file: tuple[str | int, ...]) -> NDArray[Any]:
     """`file`, here and below: what tells this file, in this state, from others that `path` may lead to."""
-    import mrcfile
-
-    header = read_header(path)
+    raw, header = _raw_header(path), read_header(path)
     with _mrc_errors(path):
-        warnings.filterwarnings("ignore", message="MRC file is .* larger than expected")  # judged by _check_length
-        data = mrcfile.mmap(path).data
-    return data.view(np.uint8 if header.unsigned_bytes else data.dtype).reshape(header.shape)
+        return np.memmap(path, _item_type(raw, header), "r", 1024 + int(raw.nsymbt), header.shape)
 
 
 @functools.lru_cache(maxsize=1)
 def _decompressed(path: str, file: tuple[str | int, ...]) -> NDArray[Any]:
-    from mrcfile.utils import data_dtype_from_header
-
     raw, header = _raw_header(path), read_header(path)
-    dtype = np.dtype(np.uint8) if header.unsigned_bytes else data_dtype_from_header(raw)
+    dtype = _item_type(raw, header)
     n, height, width = header.shape
     with _mrc_errors(path), _opener(path)(path, "rb") as stream:
         stream.seek(1024 + int(raw.nsymbt))
         data = _read_at_most(stream, (n + 1) * height * width * dtype.itemsize)
     _check_length(path, header.shape, len(data), dtype.itemsize)
     return np.frombuffer(data, dtype, n * height * width).reshape(header.shape)
+
+
+def _item_type(raw: Any, header: Header) -> np.dtype[Any]:
+    """The type of a pixel in the file's byte order."""
+    kind = "u1" if header.unsigned_bytes else ITEMS[int(raw.mode)]
+    return np.dtype(kind).newbyteorder(raw.dtype["nx"].byteorder)
 
 
 def _read_at_most(file: IO[bytes], size: int) -> bytearray:

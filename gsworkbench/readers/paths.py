@@ -8,6 +8,10 @@ from pathlib import Path
 from gsworkbench.errors import InputError, first_few
 
 
+class MissingImages(InputError):
+    """Image files that a metadata file names and that were not found."""
+
+
 def resolve_stacks(names: Sequence[str], metadata: Path, datadir: str | Path | None = None) -> tuple[Path, ...]:
     """Find the file of each name in `names`, each name once, as absolute paths in the same order.
 
@@ -20,7 +24,7 @@ def resolve_stacks(names: Sequence[str], metadata: Path, datadir: str | Path | N
     found = {name: _find(name, metadata, datadir) for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:
-        raise InputError(
+        raise MissingImages(
             f"{len(missing)} of {len(names)} image files are missing: {first_few(missing)}",
             file=metadata,
             remedy="give --stack FILE or --datadir FOLDER",

@@ -1,14 +1,14 @@
 """RELION STAR files of 3.0 (one table), 3.1, 4 and 5 (optics groups): particles in, particles out.
 
 A value is looked for in the particle's row, then in its optics group's, then among RELION's defaults; there is no
-default for voltage, Cs, amplitude contrast and defocus. Not read: tomography and helices (refused), images that were
-multiplied by their CTF (refused), beam tilt and higher aberrations (warned of).
+default for voltage, Cs, amplitude contrast and defocus. Helical segments are read as single particles, and tilt images
+that a program exported one a row are too; both stay together in half sets. Not read: tables of tomography and of other
+programs (refused), images that were multiplied by their CTF (refused), beam tilt and higher aberrations (noted).
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,14 @@ from gsworkbench.files import write_text
 from gsworkbench.geometry import euler_to_matrices, matrices_to_euler
 from gsworkbench.particles import CtfParameters, Float64, ParticleStack, Picks
 from gsworkbench.readers import star_tables
-from gsworkbench.readers.columns import check_ctf, common_value, integers, numbers
-from gsworkbench.readers.metadata import Metadata, unique_names
+from gsworkbench.readers.columns import check_pixel_size, common_box, common_value, integers, numbers
+from gsworkbench.readers.ctf_columns import NEEDS_CTF, check_ctf, ctf_notes
+from gsworkbench.readers.metadata import ONE_FILAMENT, Metadata, stated, unique_names
 from gsworkbench.readers.paths import is_file
 
 PARTICLE_BLOCKS = ("particles", "images", "")
 EULER_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+SPECIMEN = "gsworkbenchSpecimen"  # our own column, where rows of one number belong into one half set
 DATA_SIGN = "gsworkbenchDataSign"  # our own column, only where a sign is -1; RELION passes over names it does not know
 CTF_COLUMNS = {
     "defocus_u": "rlnDefocusU",
@@ -42,13 +44,26 @@ CTF_COLUMNS = {
     "scale": "rlnCtfScalefactor",
 }
 REFUSED = {  # columns that make the data something else than single particles with a plain CTF
-    "rlnTomoParticleName": "the particles are from tomography, which is not supported",
-    "rlnTomoName": "the particles are from tomography, which is not supported",
-    "rlnHelicalTubeID": "the particles are helical segments, which are not supported",
     "rlnCtfDataAreCtfPremultiplied": "the images were multiplied by their CTF, which is not supported",
     "rlnCtfDataArePhaseFlipped": "the images were phase-flipped, which is not supported",
 }
-FLAGS = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped")  # of these, refused where not zero
+OTHERS = {  # how labels begin that tell what a file is, in place of single particles of RELION; what to do about it
+    "rlnTomo": (
+        "the particles are from tomography, which is not supported",
+        "export their tilt images as 2D particles, one a row, as Warp and M do for cryoDRGN-ET",
+    ),
+    "rlnCtfImage": (
+        "the particles are subtomograms, from tomography, which is not supported",
+        "export their tilt images as 2D particles, one a row, as Warp and M do for cryoDRGN-ET",
+    ),
+    "cisTEM": (
+        "this is a STAR file of cisTEM, which is not read",
+        "export the refinement package in RELION's format and give that .star with its image stack",
+    ),
+}
+DETECTOR = "1e4 rlnDetectorPixelSize / rlnMagnification"
+ORIGINALS = ("rlnImageOriginalName", "rlnOriginalParticleName")  # the image that several were made from
+TUBE, GROUP = "rlnHelicalTubeID", "rlnGroupName"
 IGNORED = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike", "rlnMagMat01", "rlnMagMat10")
 DIGITS = set("123456789")  # of a number that is not zero
 MAGNIFICATION = ("rlnMagMat00", "rlnMagMat11")  # ignored too, and 1 where nothing is magnified
@@ -66,61 +81,199 @@ class Fields:
     def __contains__(self, label: str) -> bool:
         return label in self.particles or (self.optics is not None and label in self.optics)
 
-    def numbers(self, label: str, default: Float64 | float | None = None) -> Float64:
+    def numbers(
+        self, label: str, default: Float64 | float | None = None, remedy: str = "add it, every particle needs it"
+    ) -> Float64:
         """Return a column as (n,) float64: particle row, else optics row, else `default`, else InputError."""
         if label in self.particles:
             return numbers(self.particles[label], label, self.file)
         if self.optics is not None and label in self.optics:
             return numbers(self.optics[label], f"{label} of data_optics", self.file)[self.group_row]
         if default is None:
-            raise InputError(f"there is no column {label}", file=self.file, remedy="add it, every particle needs it")
+            raise InputError(f"there is no column {label}", file=self.file, remedy=remedy)
         return np.broadcast_to(np.asarray(default, float), len(self.particles)).copy()
 
 
-def read_star(path: Path, *, needs_ctf: bool = True, pixel_size: float | None = None) -> Metadata:
-    """Read the particles of a STAR file. `pixel_size` (A) overrides the file's, also for its origins in pixels."""
-    fields = _fields(path)
-    _refuse_unsupported(fields)
-    numbers_and_names = [_image_name(name, row, path) for row, name in enumerate(fields.particles["rlnImageName"])]
-    stacks, stack_index = unique_names(name for _, name in numbers_and_names)
-    pixel_size = pixel_size or _pixel_size(fields)
+def read_star(
+    path: Path,
+    *,
+    needs_ctf: bool = True,
+    needs_grid: bool = True,
+    needs_images: bool = True,
+    pixel_size: float | None = None,
+    own_pixels: bool = False,
+) -> Metadata:
+    """Read the particles of a STAR file.
+
+    pixel_size : A, in place of the file's, also for its origins in pixels. own_pixels : of these, the file's own pixel
+    size is taken where it states one, because the images have other pixels than the table. Without `needs_grid`, a
+    pixel size and a box that are absent or contradictory stop nothing: they are None, and origins in pixels zero.
+    Without `needs_images`, a table may name no images, or images that would be refused.
+    """
+    fields = _fields(path, needs_images=needs_images)
+    if needs_images:
+        _refuse_unsupported(fields)
+    stacks, stack_index, image_index = _images(fields)
+    own = stated(_pixel_size, fields, needed=needs_grid) if pixel_size is None or own_pixels else None
+    of_table = own or pixel_size
     n = len(stack_index)
     subsets = fields.numbers("rlnRandomSubset", 0)
-    shifts = _shifts(fields, pixel_size)
+    shifts = _shifts(fields, of_table if needs_grid else of_table or 0)
+    ctf = _ctf(fields) if needs_ctf else None
+    unit, unit_notes = _units(fields, stack_index)
+    ignored = _ignored(fields)
     return Metadata(
         stacks=stacks,
         stack_index=stack_index,
-        image_index=np.array([number - 1 for number, _ in numbers_and_names], np.int64),
-        box_size=_box_size(fields),
-        pixel_size=pixel_size,
-        ctf=_ctf(fields) if needs_ctf else None,
+        image_index=image_index,
+        box_size=stated(_box_size, fields, needed=needs_grid),
+        pixel_size=of_table,
+        ctf=ctf,
         rotations=_rotations(fields),
         shifts_angstrom=shifts,
         half_set=integers(subsets, "rlnRandomSubset", path, allowed=(0, 1, 2)).astype(np.int8),
         data_sign=integers(fields.numbers(DATA_SIGN, np.ones(n)), DATA_SIGN, path, allowed=(-1, 1)).astype(np.int8),
-        picks=_picks(fields, shifts, pixel_size),
+        picks=_picks(fields, shifts, of_table),
+        optics_group=_optics_groups(fields),
+        unit=unit,
+        class_number=_whole(fields, "rlnClassNumber"),
+        norm_correction=_norm_correction(fields),
+        notes=(
+            *ignored,
+            *_other_pixel_size(fields, own),
+            *unit_notes,
+            *(ctf_notes(ctf, CTF_COLUMNS) if ctf is not None else ()),
+        ),
         source=path,
     )
 
 
-def _fields(path: Path) -> Fields:
+def _images(fields: Fields) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
+    """Names of stacks, each once, and (n,) of each particle which of them and its place in it, counted from 0."""
+    n = len(fields.particles)
+    if "rlnImageName" not in fields.particles:
+        return (), np.zeros(n, np.int64), np.arange(n)
+    pairs = [_image_name(name, row, fields.file) for row, name in enumerate(fields.particles["rlnImageName"])]
+    stacks, stack_index = unique_names(name for _, name in pairs)
+    return stacks, stack_index, np.array([number - 1 for number, _ in pairs], np.int64)
+
+
+def _whole(fields: Fields, label: str) -> NDArray[np.int64] | None:
+    """A column of whole numbers of the particle table, None where it has none."""
+    return integers(fields.numbers(label), label, fields.file) if label in fields.particles else None
+
+
+def _norm_correction(fields: Fields) -> Float64 | None:
+    """A column that is only shown, so that nothing in it stops anyone."""
+    try:
+        return fields.numbers("rlnNormCorrection")
+    except InputError:
+        return None
+
+
+def _optics_groups(fields: Fields) -> NDArray[np.int64] | None:
+    if fields.group_row is not None and "rlnOpticsGroup" in fields.optics:
+        groups = integers(fields.optics["rlnOpticsGroup"], "rlnOpticsGroup of data_optics", fields.file)
+        return groups[fields.group_row]
+    return _whole(fields, "rlnOpticsGroup")
+
+
+def _units(fields: Fields, stack_index: NDArray[np.int64]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """(n,) the specimen of each particle where one has several rows, and notes that say so."""
+    table = fields.particles
+    own = _whole(fields, SPECIMEN)
+    if own is not None:
+        return own, ()
+    if TUBE in fields.particles:
+        micrographs = unique_names(table["rlnMicrographName"])[1] if "rlnMicrographName" in table else stack_index
+        unit = _numbered(np.column_stack([micrographs, integers(fields.numbers(TUBE), TUBE, fields.file)]))
+        if not unit.any():
+            return None, (ONE_FILAMENT,)
+        note = (
+            f"the particles are segments of {unit.max() + 1:,} filaments (column {TUBE}): each filament stays in one "
+            "half set, and helical symmetry is not imposed"
+        )
+        return unit, (note,)
+    if GROUP in table and _tilted(fields, groups := unique_names(table[GROUP])[1]):
+        note = (
+            f"rows share an {GROUP}, each with its own dose: they are taken for the tilt images of "
+            f"{groups.max() + 1:,} particles, whose images stay in one half set"
+        )
+        return groups, (note,)
+    label = next((label for label in ORIGINALS if label in table), None)
+    if label is not None:
+        names, originals = unique_names(table[label])
+        largest = int(np.bincount(originals).max())
+        if 1 < largest <= len(originals) / 2 and len(names) > 1:
+            note = (
+                f"{len(originals):,} images were made from {len(names):,} (column {label}), and those of one stay in "
+                "one half set"
+            )
+            return originals, (note,)
+    return None, ()
+
+
+def _tilted(fields: Fields, groups: NDArray[np.int64]) -> bool:
+    """Whether rows that share a group are tilt images of one particle, and not RELION's groups of micrographs.
+
+    Then B factors (dose) or scales (tilt) differ from row to row within a group, and either no micrograph has two rows
+    of a group or the groups all have the same few values.
+    """
+    labels = [label for label in ("rlnCtfBfactor", "rlnCtfScalefactor") if label in fields.particles]
+    sizes = np.bincount(groups)
+    if not labels or len(sizes) < 2 or sizes.max() < 2:
+        return False
+    values = np.column_stack([fields.numbers(label) for label in labels])
+    order = np.argsort(groups, kind="stable")
+    same = groups[order][1:] == groups[order][:-1]
+    if (np.diff(values[order], axis=0) != 0).any(axis=1)[same].mean() < 0.3:
+        return False
+    few = len(np.unique(values, axis=0)) <= 2 * sizes.max()
+    if few or "rlnMicrographName" not in fields.particles:
+        return few
+    micrographs = unique_names(fields.particles["rlnMicrographName"])[1]
+    return len(np.unique(np.column_stack([groups, micrographs]), axis=0)) == len(groups)
+
+
+def _numbered(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) the place of each row (n, m) among the distinct ones."""
+    return np.unique(rows, axis=0, return_inverse=True)[1].ravel().astype(np.int64)
+
+
+def _fields(path: Path, *, needs_images: bool) -> Fields:
     """Read the tables and join each particle to its optics group by number."""
     tables = star_tables.read_tables(path)
+    _refuse_others(tables, path)
     name = next((name for name in PARTICLE_BLOCKS if name in tables), None)
-    if name is None or "rlnImageName" not in tables[name]:
+    wanted = "rlnImageName" if needs_images else "rlnAngleRot"
+    if name is None or not {"rlnImageName", wanted} & set(tables[name]):
         found = first_few([f"data_{name}" for name in tables])
-        raise InputError(f"no table of particles with a column rlnImageName among {found}", file=path)
+        raise InputError(f"no table of particles with a column {wanted} among {found}", file=path)
     particles, optics = tables[name], tables.get("optics")
     if not len(particles):
         raise InputError(f"the table data_{name} has no rows", file=path)
     return Fields(path, particles, optics, None if optics is None else _group_rows(particles, optics, path))
 
 
+def _refuse_others(tables: Mapping[str, Any], path: Path) -> None:
+    for table in tables.values():
+        for start, (problem, remedy) in OTHERS.items():
+            label = next((label for label in table if str(label).startswith(start)), None)
+            if label is not None:
+                raise InputError(f"{problem} (column {label})", file=path, remedy=remedy)
+
+
 def _group_rows(particles: Any, optics: Any, path: Path) -> NDArray[np.int64]:
-    """(n,) row of data_optics that each particle belongs to."""
+    """(n,) row of data_optics that each particle belongs to; a group alone is that of all particles."""
     for name, table in (("data_optics", optics), ("the particles", particles)):
+        if "rlnOpticsGroup" not in table and len(optics) == 1:
+            return np.zeros(len(particles), np.int64)
         if "rlnOpticsGroup" not in table:
-            raise InputError(f"{name} have no column rlnOpticsGroup", file=path)
+            raise InputError(
+                f"{name} have no column rlnOpticsGroup, and there are {len(optics)} optics groups",
+                file=path,
+                remedy="add the column, which says to which group each particle belongs",
+            )
     groups = integers(optics["rlnOpticsGroup"], "rlnOpticsGroup of data_optics", path)
     if len(set(groups)) < len(groups):
         raise InputError("data_optics has two rows for one rlnOpticsGroup", file=path)
@@ -136,15 +289,22 @@ def _group_rows(particles: Any, optics: Any, path: Path) -> NDArray[np.int64]:
 
 def _refuse_unsupported(fields: Fields) -> None:
     for label, problem in REFUSED.items():
-        if label in fields and (label not in FLAGS or fields.numbers(label).any()):
+        if label in fields and fields.numbers(label).any():
             raise InputError(f"{problem} (column {label})", file=fields.file)
+
+
+def _ignored(fields: Fields) -> tuple[str, ...]:
+    """A sentence on the columns that say something which is not modelled."""
+    found = []
     for label in IGNORED:
-        for table in (fields.particles, fields.optics):
-            if table is not None and label in table and any(set(str(text)) & DIGITS for text in set(table[label])):
-                warnings.warn(f"{fields.file}: {label} is not modelled and will be ignored", stacklevel=4)
-    for label in MAGNIFICATION:
-        if label in fields and (fields.numbers(label) != 1).any():
-            warnings.warn(f"{fields.file}: {label} is not modelled and will be ignored", stacklevel=4)
+        tables = [table for table in (fields.particles, fields.optics) if table is not None and label in table]
+        if any(set(str(text)) & DIGITS for table in tables for text in set(table[label])):
+            found.append(label)
+    found += [label for label in MAGNIFICATION if label in fields and (fields.numbers(label) != 1).any()]
+    if not found:
+        return ()
+    verb = "is" if len(found) == 1 else "are"
+    return (f"{fields.file}: {', '.join(found)} {verb} not modelled and will be ignored",)
 
 
 def _image_name(text: Any, row: int, path: Path) -> tuple[int, str]:
@@ -160,16 +320,33 @@ def _pixel_size(fields: Fields) -> float | None:
     if "rlnImagePixelSize" in fields:
         label, values = "rlnImagePixelSize", fields.numbers("rlnImagePixelSize")
     elif "rlnMagnification" in fields and "rlnDetectorPixelSize" in fields:
-        label = "1e4 rlnDetectorPixelSize / rlnMagnification"
-        magnification = fields.numbers("rlnMagnification")
-        common_value(magnification, "rlnMagnification", fields.file)
-        values = 1e4 * fields.numbers("rlnDetectorPixelSize") / magnification
+        label, values = DETECTOR, _pixels_of_detector(fields)
     elif "rlnPixelSize" in fields:
         label, values = "rlnPixelSize", fields.numbers("rlnPixelSize")
     else:
         return None
     _refuse_mixed_optics(fields, values, "pixel size")
-    return common_value(values, label, fields.file)
+    return check_pixel_size(common_value(values, label, fields.file), label, fields.file)
+
+
+def _pixels_of_detector(fields: Fields) -> Float64:
+    """(n,) pixel sizes (A) of RELION 3.0; magnifications may differ where detectors do."""
+    magnification = fields.numbers("rlnMagnification")
+    if not (magnification > 0).all():
+        row = int(np.flatnonzero(~(magnification > 0))[0])
+        problem = f"rlnMagnification must be positive, not {magnification[row]:g}"
+        raise InputError(problem, file=fields.file, row=row + 1, remedy="correct it or give --pixel-size in A")
+    return 1e4 * fields.numbers("rlnDetectorPixelSize") / magnification
+
+
+def _other_pixel_size(fields: Fields, taken: float | None) -> tuple[str, ...]:
+    """A note where the older columns of the pixel size contradict the newer one, which is taken."""
+    if "rlnImagePixelSize" not in fields or not {"rlnMagnification", "rlnDetectorPixelSize"} <= set(fields.particles):
+        return ()
+    other = stated(lambda fields: float(np.median(_pixels_of_detector(fields))), fields, needed=False)
+    if taken is None or other is None or abs(other - taken) <= 0.01 * taken:
+        return ()
+    return (f"the pixel size is {taken:.5g} A by rlnImagePixelSize, which is taken, and {other:.5g} A by {DETECTOR}",)
 
 
 def _box_size(fields: Fields) -> int | None:
@@ -177,7 +354,7 @@ def _box_size(fields: Fields) -> int | None:
         return None
     sizes = fields.numbers("rlnImageSize")
     _refuse_mixed_optics(fields, sizes, "box size")
-    return int(common_value(sizes, "rlnImageSize", fields.file))
+    return common_box(sizes, "rlnImageSize", fields.file)
 
 
 def _refuse_mixed_optics(fields: Fields, values: Float64, quantity: str) -> None:
@@ -200,7 +377,9 @@ def _rotations(fields: Fields) -> Float64 | None:
         return None
     if len(present) < 3:
         absent = [label for label in EULER_ANGLES if label not in fields]
-        raise InputError(f"there is {', '.join(present)} but no {', '.join(absent)}", file=fields.file)
+        flat = "the angles of a 2D classification make no map, give the particles of a 3D refinement"
+        remedy = flat if present == ["rlnAnglePsi"] else "add what is missing"
+        raise InputError(f"there is {', '.join(present)} but no {', '.join(absent)}", file=fields.file, remedy=remedy)
     return euler_to_matrices(*(fields.numbers(label) for label in EULER_ANGLES))
 
 
@@ -237,22 +416,27 @@ def _picks(fields: Fields, shifts: Float64, pixel_size: float | None) -> Picks |
 
 
 def _ctf(fields: Fields) -> CtfParameters:
-    defocus_u = fields.numbers("rlnDefocusU")
+    defocus_u = fields.numbers("rlnDefocusU", remedy=NEEDS_CTF)
     defaults: Mapping[str, Float64 | float] = {
         "defocus_v": defocus_u, "defocus_angle": 0, "phase_shift": 0, "b_factor": 0, "scale": 1,
     }  # fmt: skip
-    columns = {name: fields.numbers(label, defaults.get(name)) for name, label in CTF_COLUMNS.items()}
-    return check_ctf(CtfParameters(**columns), CTF_COLUMNS, fields.file)
+    columns = {name: fields.numbers(label, defaults.get(name), NEEDS_CTF) for name, label in CTF_COLUMNS.items()}
+    table = fields.particles
+    shared = GROUP in table and table[GROUP].nunique() < len(table)
+    hint = f", and rows share an {GROUP} here, as the tilt images of one particle do" if shared else ""
+    return check_ctf(CtfParameters(**columns), CTF_COLUMNS, fields.file, hint)
 
 
 def write_star(path: str | Path, stack: ParticleStack, optics_group_name: str = "opticsGroup1") -> None:
     """Write a stack as a RELION 3.1 STAR file, atomically; image names are relative to the file's folder.
 
-    Angles are written to 1e-6 degree, origins and defocus to 1e-4 A. Particles of different voltage, Cs or
-    amplitude contrast get an optics group each. A data sign of -1 goes into a column of our own.
+    Angles are written to 1e-6 degree, origins and defocus to 1e-4 A. Particles of different optics groups, voltage, Cs
+    or amplitude contrast get an optics group each. A data sign of -1 goes into a column of our own, and so does the
+    specimen where several particles are of one.
     """
     ctf = stack.ctf
-    constants = np.column_stack([ctf.voltage_kv, ctf.spherical_aberration_mm, ctf.amplitude_contrast])
+    own_groups = np.zeros(len(stack)) if stack.optics_group is None else stack.optics_group
+    constants = np.column_stack([ctf.voltage_kv, ctf.spherical_aberration_mm, ctf.amplitude_contrast, own_groups])
     groups, group = np.unique(constants, axis=0, return_inverse=True)
     names = [optics_group_name] + [f"{optics_group_name}_{k + 1}" for k in range(1, len(groups))]
     optics = {
@@ -286,6 +470,10 @@ def _particle_columns(path: Path, stack: ParticleStack, group: NDArray[np.intege
     columns["rlnOpticsGroup"] = [str(k) for k in group]
     if stack.half_set.any():
         columns["rlnRandomSubset"] = [str(k) for k in stack.half_set]
+    if stack.class_number is not None:
+        columns["rlnClassNumber"] = [str(k) for k in stack.class_number]
+    if stack.unit is not None:
+        columns[SPECIMEN] = [str(k) for k in stack.unit]
     if (stack.data_sign != 1).any():
         columns[DATA_SIGN] = [str(k) for k in stack.data_sign]
     return columns
@@ -323,11 +511,14 @@ def write_with_half_sets(source: str | Path | None, path: str | Path, stack: Par
 def _agrees(source: Path, stack: ParticleStack) -> bool:
     """Whether the source's own poses and CTF are those of the stack (a cryoDRGN pickle may have replaced them)."""
     try:
-        metadata = read_star(source, pixel_size=stack.pixel_size)
+        metadata = read_star(source, pixel_size=stack.pixel_size, own_pixels=True)
     except InputError:  # what it lacks came from elsewhere
         return False
     rows = stack.source_row
     if (rows >= len(metadata.image_index)).any():  # the file was shortened since it was read
+        return False
+    other_pixels = abs((metadata.pixel_size or stack.pixel_size) / stack.pixel_size - 1) > 0.01
+    if metadata.box_size not in (None, stack.box_size) or other_pixels:  # images that the table was not written for
         return False
     assert metadata.ctf is not None
     pairs = [(getattr(metadata.ctf[rows], name), getattr(stack.ctf, name)) for name in CTF_COLUMNS]
@@ -376,7 +567,7 @@ def _quoted(text: str) -> str:
     return f'"{text}"' if len(text.split()) > 1 else text
 
 
-def _text(values: NDArray[np.floating], decimals: int) -> list[str]:
+def _text(values: NDArray[Any], decimals: int) -> list[str]:
     return [f"{value:.{decimals}f}" for value in values]
 
 
