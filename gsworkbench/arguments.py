@@ -288,7 +288,7 @@ def _add_fsc(commands: Any) -> None:
         "--sharpen",
         default="auto",
         metavar="B",
-        help="B factor in A^2, as --sharpen=-120, 0 for none; auto (default) fits it from 10 A to Nyquist",
+        help="B factor in A^2, as --sharpen=-120, 0 for none; auto (default) fits it from 10 A to the resolution",
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
 
@@ -364,6 +364,9 @@ def _add_server(command: Any) -> None:
 def _add_half_maps(command: Any) -> None:
     command.add_argument("half1", type=Path, help="half map 1 (.mrc), or the folder of a reconstruction")
     command.add_argument("half2", type=Path, nargs="?", help="half map 2 (.mrc)")
+    command.add_argument(
+        "--voxel-size", type=float, metavar="A", help="A per voxel of all maps, in place of what their headers say"
+    )
     command.set_defaults(held_out=None, beyond=None, substituted=None)
 
 

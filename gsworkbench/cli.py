@@ -1,6 +1,7 @@
 """The command line, `gsworkbench COMMAND`: reads arguments, calls the core, prints what came out.
 
-Exit codes: 0 done, 2 input that cannot be used (one sentence says why, nothing was written), 130 interrupted.
+Exit codes: 0 done, 2 input that cannot be used (one sentence says why, nothing was written), 70 something unexpected
+(one sentence, and a log that names the place in the program), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from gsworkbench.config import (
     from_mapping,
     to_mapping,
 )
+from gsworkbench.crash_log import UNEXPECTED, unexpected
 from gsworkbench.errors import InputError, Note
 from gsworkbench.memory import is_out_of_memory, keep_freed_memory
 
@@ -73,14 +75,15 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"gsworkbench: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
         return 2
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print(f"gsworkbench: there is not enough memory: {NOT_ENOUGH}.", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("gsworkbench: interrupted; the same command with --resume goes on where it can.", file=sys.stderr)
         return 130
+    except Exception as error:  # whatever it is, a user gets one sentence
+        if is_out_of_memory(error):
+            print(f"gsworkbench: there is not enough memory: {NOT_ENOUGH}.", file=sys.stderr)
+            return 2
+        print(f"gsworkbench: {unexpected(error, options.command, getattr(options, 'out', None))}.", file=sys.stderr)
+        return UNEXPECTED
     return 0
 
 
@@ -369,12 +372,14 @@ def _assessment(options: argparse.Namespace, halves: tuple[Path, Path]) -> Any:
     if (options.substituted is None) != (options.beyond is None):
         raise InputError("--substituted and --beyond go together")
     masks = options.mask or [options.default_mask]
-    named = {k: getattr(options, k) for k in ("definition", "truth", "model", "b_factor", "initial", "held_out")}
+    names = ("definition", "truth", "model", "b_factor", "initial", "held_out", "voxel_size")
+    named = {k: getattr(options, k) for k in names}
     found = judge_maps(*halves, masks=masks, **named)
     if options.substituted is None:
         return found
     mask = "auto" if masks[0] == "own" else masks[0]
-    return with_substitution(found, judge_substituted(halves, options.substituted, beyond=options.beyond, mask=mask))
+    named = {"beyond": options.beyond, "mask": mask, "voxel_size": options.voxel_size}
+    return with_substitution(found, judge_substituted(halves, options.substituted, **named))
 
 
 def _sharpened(options: argparse.Namespace, halves: tuple[Path, Path], assessment: Any) -> Any:
@@ -395,24 +400,21 @@ def _particle_alarms(options: argparse.Namespace) -> list[str]:
 
 
 def _localres(options: argparse.Namespace) -> None:
-    from gsworkbench.judging import localise
+    from gsworkbench.local_judging import localise
 
-    named = {k: getattr(options, k) for k in ("out", "mask", "window", "step", "threshold", "truth")}
-    labels = ("half maps", "their mean and the truth")
-    for label, found in zip(labels, localise(*_found(options), **named), strict=False):
-        print(f"{label}: {found}")
+    named = {k: getattr(options, k) for k in ("out", "mask", "window", "step", "threshold", "truth", "voxel_size")}
+    print("\n".join(localise(*_found(options), **named).lines()))
 
 
 def _directional(options: argparse.Namespace) -> None:
-    from gsworkbench.judging import direct, views
+    from gsworkbench.local_judging import direct
     from gsworkbench.readers import read_metadata
 
+    # Views need no images, which may lie on another machine.
     table = None if options.particles is None else read_metadata(options.particles, passthrough=options.passthrough)
     rotations = None if table is None else table.require_poses()
-    named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold")}
-    print(direct(*_found(options), **named))
-    if rotations is not None:
-        print(views(rotations, options.out))
+    named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold", "voxel_size")}
+    print("\n".join(direct(*_found(options), **named, rotations=rotations).lines()))
 
 
 def _lab(options: argparse.Namespace) -> None:

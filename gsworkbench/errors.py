@@ -38,7 +38,7 @@ class InputError(ValueError):
         sentence = f"{', '.join(where)}: {problem}" if where else problem
         if remedy:
             sentence += f"; {remedy}"
-        super().__init__(_printable(sentence) + ".")
+        super().__init__(one_line(sentence) + ".")
 
 
 class Note(UserWarning):
@@ -50,7 +50,7 @@ def first_few(values: Collection[Any], most: int = 5) -> str:
     return ", ".join([*map(str, islice(values, most)), *["..."] * (len(values) > most)]) or "none"
 
 
-def _printable(text: str) -> str:
+def one_line(text: str) -> str:
     """One line of readable length, whatever a file holds: what would steer a terminal is spelt out."""
     line = " ".join(filter(None, (part.strip() for part in text.split("\n"))))
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

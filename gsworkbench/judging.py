@@ -1,7 +1,7 @@
 """From two half maps, and a truth or an atomic model, to a folder of curves, files for EMDB and RELION, and alarms.
 
-What `gsworkbench fsc`, `postprocess`, `localres` and `directional` do, and the last step of `reconstruct`. The judging
-itself is in assessment/.
+What `gsworkbench fsc` and `postprocess` do, and the last step of `reconstruct`. `localres` and `directional` are in
+local_judging.py; the judging itself is in assessment/.
 """
 
 from __future__ import annotations
@@ -22,25 +22,31 @@ from numpy.typing import NDArray
 from gsworkbench.assessment import alarms
 from gsworkbench.assessment.corrected import noise_substitution
 from gsworkbench.assessment.definitions import Judgement, find_definition, judge
-from gsworkbench.assessment.directional import DirectionalFsc, Sampling, directional_fsc, sampling
 from gsworkbench.assessment.exports import write_fsc_xml, write_postprocess_star
-from gsworkbench.assessment.fsc import FscCurve, Resolution, fourier_shell_correlation, resolution, write_fsc_csv
+from gsworkbench.assessment.fsc import (
+    FscCurve,
+    Resolution,
+    fourier_shell_correlation,
+    resolution,
+    without_power,
+    write_fsc_csv,
+)
+from gsworkbench.assessment.half_maps import half_map_alarms
 from gsworkbench.assessment.honesty import Overstatement, overstatement
-from gsworkbench.assessment.local import LocalResolution, local_resolution
-from gsworkbench.assessment.masks import Mask, MaskRecipe, automatic_mask, make_mask, spherical_mask
+from gsworkbench.assessment.masks import Mask, MaskRecipe, automatic_mask, doubtful_mask, make_mask, spherical_mask
 from gsworkbench.assessment.model_map import model_map
 from gsworkbench.assessment.sharpening import Sharpened, sharpen
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
-from gsworkbench.locks import outputs
+from gsworkbench.half_map_names import REGULARISED, UNFILTERED, find_half_maps
+from gsworkbench.map_files import read_maps
 from gsworkbench.molecules import read_atoms
-from gsworkbench.plotting import directional_figure, fsc_figure, local_resolution_figure, views_figure
-from gsworkbench.readers import map_origin, read_map, write_map
+from gsworkbench.plotting import fsc_figure
+from gsworkbench.readers import MapPlace, map_origin, write_map
 
 Volume = NDArray[np.floating]
 
 MASKS = ("own", "auto", "sphere", "loose", "tight", "none")
-HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")  # as `reconstruct` names them
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
 MODEL_B_FACTOR = 60.0  # A^2, of every atom of a model; inside a shell the FSC does not depend on it, but for the mask
 FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.star")  # what write_assessment may write
@@ -57,8 +63,9 @@ class Assessment:
     curves : those of the judgement, then the map against the truth and against the model, unmasked and masked.
     resolutions : read off them, by the definition between half maps, at 0.5 to a truth or model; none of the
     randomised curve. judgement : of the half maps, None without them. overstatements : "unmasked", "masked" -> H, with
-    half maps and truth. alarms : sentences.
+    half maps and truth. alarms, notes : sentences.
     mask, mask_name : of the masked curves; None, "none" without. model_b_factor : of the model's atoms, A^2.
+    place : where what is made from the maps is to lie, None for the default.
     """
 
     curves: tuple[FscCurve, ...]
@@ -70,6 +77,8 @@ class Assessment:
     mask_name: str
     voxel_size: float
     model_b_factor: float | None = None
+    notes: tuple[str, ...] = ()
+    place: MapPlace | None = None
 
     def figures(self) -> dict[str, Any]:
         """Return the numbers for run.json: each curve's mean and resolution, and H."""
@@ -91,8 +100,8 @@ class Assessment:
         ]
         lines += [str(r) for r in self.judgement.half_bits] if self.judgement is not None else []
         lines += [f"{name}: {h}" for name, h in self.overstatements.items()]
-        if self.judgement is not None:
-            lines += [f"note: {note}" for note in self.judgement.notes]
+        judged = () if self.judgement is None else self.judgement.notes
+        lines += [f"note: {note}" for note in dict.fromkeys((*self.notes, *judged))]
         return lines + [f"alarm: {alarm}" for alarm in self.alarms]
 
     def remark(self) -> str:
@@ -148,7 +157,7 @@ def assess(
         resolutions=(*(judgement.resolutions if judgement else ()), *(resolution(c, 0.5) for c in others)),
         judgement=judgement,
         overstatements=h,
-        alarms=tuple(_alarms(volume, halves, references, judgement, h)),
+        alarms=tuple(_alarms(volume, halves, references, judgement, h, name)),
         mask=chosen,
         mask_name=name,
         voxel_size=voxel_size,
@@ -166,6 +175,7 @@ def judge_maps(
     b_factor: float = MODEL_B_FACTOR,
     initial: Path | None = None,
     held_out: Path | None = None,
+    voxel_size: float | None = None,
     seed: int = 0,
 ) -> Assessment:
     """Judge half maps on disk, and their mean against a truth and an atomic model.
@@ -173,12 +183,14 @@ def judge_maps(
     masks : names as in `assess`, or paths; the first is that of fsc_masked and of the correction, the others give a
     curve each. model : coordinates (.cif, .pdb) in the frame of half map 1, whose potential has every atom at
     `b_factor` A^2. initial : the map that both fits started from. held_out : the held_out.csv of the fit.
+    voxel_size : A, in place of what the headers of all maps say.
     """
     definition = find_definition(definition).name
     paths = {"truth": truth, "initial": initial}
     given = {name: path for name, path in paths.items() if path is not None}
     user = [name for name in masks if name not in MASKS]
-    (first, second, *others), voxel_size = read_maps(half_1, half_2, *given.values(), masks=user)
+    maps = read_maps(half_1, half_2, *given.values(), masks=user, voxel_size=voxel_size)
+    (first, second, *others), voxel_size = maps.volumes, maps.voxel_size
     read = dict(zip([*given, *user], others, strict=True))
     mean = (first + second) / np.float32(2)
     more = {
@@ -198,7 +210,7 @@ def judge_maps(
         definition=definition,
         seed=seed,
     )
-    found = replace(found, model_b_factor=b_factor if model else None)
+    found = replace(found, model_b_factor=b_factor if model else None, notes=maps.notes, place=maps.place)
     assert found.judgement is not None
     if "initial" in read:
         found = found.raising(
@@ -210,16 +222,23 @@ def judge_maps(
 
 
 def judge_substituted(
-    halves: tuple[Path, Path], substituted: tuple[Path, Path], *, beyond: float, mask: str = "none"
+    halves: tuple[Path, Path],
+    substituted: tuple[Path, Path],
+    *,
+    beyond: float,
+    mask: str = "none",
+    voxel_size: float | None = None,
 ) -> Assessment:
     """Judge half maps by those of the same method from particles whose phases are random beyond `beyond` A.
 
     The curves are fsc_measured, fsc_substituted and fsc_corrected, FSC_true of Chen et al. 2013.
     """
     user = [] if mask in MASKS else [mask]
-    (first, second, third, fourth, *others), voxel_size = read_maps(*halves, *substituted, masks=user)
-    chosen, name = choose_mask(mask, others[0] if user else None, (first + second) / 2, voxel_size, "RELION")
-    return assess_substituted((first, second), (third, fourth), voxel_size, beyond, chosen, name)
+    maps = read_maps(*halves, *substituted, masks=user, voxel_size=voxel_size)
+    first, second, third, fourth, *others = maps.volumes
+    chosen, name = choose_mask(mask, others[0] if user else None, (first + second) / 2, maps.voxel_size, "RELION")
+    found = assess_substituted((first, second), (third, fourth), maps.voxel_size, beyond, chosen, name)
+    return replace(found, notes=maps.notes)
 
 
 def assess_substituted(
@@ -245,7 +264,8 @@ def with_substitution(found: Assessment, substitution: Assessment) -> Assessment
     names = {"fsc_substituted": "fsc_substituted", "fsc_corrected": "fsc_less_substituted"}
     curves = [replace(c, name=names[c.name]) for c in substitution.curves if c.name in names]
     read = [replace(r, curve=names[r.curve]) for r in substitution.resolutions if r.curve in names]
-    more = replace(found, curves=(*found.curves, *curves), resolutions=(*found.resolutions, *read))
+    notes = (*found.notes, *substitution.notes)
+    more = replace(found, curves=(*found.curves, *curves), resolutions=(*found.resolutions, *read), notes=notes)
     return more.raising(*substitution.alarms)
 
 
@@ -264,9 +284,10 @@ class RunFolder:
 
 def run_folder(path: Path) -> RunFolder:
     """Find half maps, substituted half maps and held_out.csv in the folder of a reconstruction."""
-    halves, substituted = ((path / first, path / second) for first, second in (HALF_MAPS, SUBSTITUTED))
-    if not all(half.is_file() for half in halves):
-        raise InputError("this folder holds no two half maps", file=path, remedy=f"it should have {HALF_MAPS[0]}")
+    halves, substituted = find_half_maps(path), (path / SUBSTITUTED[0], path / SUBSTITUTED[1])
+    if halves is None:
+        remedy = f"it should have {REGULARISED[0]} or {UNFILTERED[0]}, and those of half set 2"
+        raise InputError("this folder holds no two half maps", file=path, remedy=remedy)
     held_out, beyond = path / "held_out.csv", None
     if not all(half.is_file() for half in substituted):
         return RunFolder(halves, None, None, held_out if held_out.is_file() else None)
@@ -286,28 +307,6 @@ def read_held_out(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]
         raise InputError("there are no held-out errors in it", file=path)
     fitted, held_out = np.array(rows).T
     return fitted, held_out
-
-
-def read_maps(first: Path, *others: Path, masks: Sequence[str | Path] = ()) -> tuple[list[Volume], float]:
-    """Read maps, then masks, that must lie on the grid of the first; return them and the voxel size, A.
-
-    A map that is the same everywhere raises InputError.
-    """
-    volume, voxel_size = read_map(first)
-    volumes: list[Volume] = [volume]
-    for path in (*others, *masks):
-        other, size = read_map(path)
-        if other.shape != volume.shape or abs(size / voxel_size - 1) > 0.01:
-            raise InputError(
-                f"its grid, {len(other)} voxels of {size:.4g} A, is not that of {first}, {len(volume)} voxels of "
-                f"{voxel_size:.4g} A",
-                file=path,
-            )
-        volumes.append(other)
-    for path, volume in zip((first, *others), volumes, strict=False):  # a mask may be the same everywhere
-        if not np.ptp(volume) > 0:
-            raise InputError("the map is the same everywhere: it holds nothing to compare", file=path)
-    return volumes, voxel_size
 
 
 def choose_mask(
@@ -334,10 +333,10 @@ def choose_mask(
 
 def postprocess(half_1: Path, half_2: Path, judgement: Judgement, b_factor: float | None = None) -> Sharpened:
     """Weight the mean of two half maps by the FSC of the definition, and sharpen it; see sharpening.sharpen."""
-    (first, second), _ = read_maps(half_1, half_2)
+    first, second = read_maps(half_1, half_2, voxel_size=judgement.curves[0].voxel_size).volumes
     curve = judgement.curve(judgement.resolution.curve)
     assert curve is not None
-    return sharpen((first + second) / np.float32(2), curve, b_factor)
+    return sharpen((first + second) / np.float32(2), curve, b_factor, unmasked=judgement.curves[0])
 
 
 def write_assessment(
@@ -352,7 +351,8 @@ def write_assessment(
     sharpened : of `postprocess`; gives postprocess.mrc, and postprocess_masked.mrc where there is a mask.
     """
     if assessment.mask is not None:
-        write_map(output_dir / "mask.mrc", assessment.mask, assessment.voxel_size, assessment.mask_name)
+        words = assessment.mask_name
+        write_map(output_dir / "mask.mrc", assessment.mask, assessment.voxel_size, words, place=assessment.place)
     if not assessment.curves:
         return
     judgement = assessment.judgement
@@ -370,92 +370,17 @@ def write_assessment(
             figure.savefig(temporary, dpi=150, metadata={"Date": None} if name.endswith("svg") else None)
     if sharpened is not None:
         words = f"FSC-weighted, B {sharpened.b_factor:.1f} A^2"
-        write_map(output_dir / "postprocess.mrc", sharpened.volume, assessment.voxel_size, words)
+        made: dict[str, tuple[Volume, str]] = {"postprocess.mrc": (sharpened.volume, words)}
         if assessment.mask is not None:
-            inside = sharpened.volume * assessment.mask
-            write_map(output_dir / "postprocess_masked.mrc", inside, assessment.voxel_size, words + ", masked")
+            made["postprocess_masked.mrc"] = (sharpened.volume * assessment.mask, words + ", masked")
+        for file, (volume, label) in made.items():
+            write_map(output_dir / file, volume, assessment.voxel_size, label, place=assessment.place)
     if judgement is not None:
         best = judgement.curve(judgement.resolution.curve)
         assert best is not None
         write_fsc_xml(output_dir / "fsc.xml", best, judgement.resolution)
         mask = "None" if assessment.mask is None else "mask.mrc"
         write_postprocess_star(output_dir / "postprocess.star", judgement, half_maps, mask, sharpened)
-
-
-def localise(
-    map_1: Path,
-    map_2: Path,
-    *,
-    out: Path,
-    mask: str = "auto",
-    window: float | None = None,
-    step: float | None = None,
-    threshold: float = 0.5,
-    truth: Path | None = None,
-) -> tuple[LocalResolution, ...]:
-    """Local resolution of two maps on disk; writes locres.mrc (A) and locres.png (histogram and central sections).
-
-    truth : a map to compare their mean with in the same windows; writes locres_truth.mrc and .png, and returns both.
-    """
-    (first, second, *others), chosen, name, voxel_size = _maps_and_mask(mask, map_1, map_2, *([truth] if truth else []))
-    if chosen is None:
-        raise InputError("local resolution needs a mask to look inside", remedy="give --mask auto, sphere or a file")
-    mean = (first + second) / 2
-    pairs = {"locres": (first, second)} | ({"locres_truth": (mean, others[0])} if others else {})
-    found = {
-        file: local_resolution(
-            *pair, voxel_size=voxel_size, mask=chosen, mask_name=name, window=window, step=step, threshold=threshold
-        )
-        for file, pair in pairs.items()
-    }
-    with outputs(out):
-        for file, local in found.items():
-            words = f"A, window {local.window:g} A, step {local.step:g} A"
-            write_map(out / f"{file}.mrc", local.resolution, voxel_size, words)
-            with atomic_path(out / f"{file}.png") as temporary:
-                local_resolution_figure(local, mean).savefig(temporary, dpi=150)
-    return tuple(found.values())
-
-
-def direct(
-    map_1: Path, map_2: Path, *, out: Path, mask: str = "auto", half_angle: float = 20.0, threshold: float = 0.143
-) -> DirectionalFsc:
-    """Directional FSC of two maps on disk; writes directional.csv, a row per direction, and directional.png."""
-    (first, second), chosen, name, voxel_size = _maps_and_mask(mask, map_1, map_2)
-    found = directional_fsc(
-        first,
-        second,
-        voxel_size=voxel_size,
-        mask=chosen,
-        mask_name=name,
-        half_angle=half_angle,
-        threshold=threshold,
-    )
-    rows = np.column_stack([found.directions, found.values])
-    with outputs(out):
-        with atomic_path(out / "directional.csv") as temporary:
-            header = f"# {found}\nx,y,z,resolution_angstrom"
-            np.savetxt(temporary, rows, fmt="%.5f", delimiter=",", header=header, comments="")
-        with atomic_path(out / "directional.png") as temporary:
-            directional_figure(found).savefig(temporary, dpi=150)
-    return found
-
-
-def views(rotations: NDArray[np.floating], out: Path) -> Sampling:
-    """Distribution of the views of `rotations` (n, 3, 3) and how evenly they sample; writes views.png."""
-    found = sampling(rotations)
-    with atomic_path(out / "views.png") as temporary:
-        views_figure(rotations, found).savefig(temporary, dpi=150)
-    return found
-
-
-def _maps_and_mask(mask: str, first: Path, *others: Path) -> tuple[list[Volume], Volume | None, str, float]:
-    """Maps on the grid of the first, and the mask chosen for the mean of the first two."""
-    user = [] if mask in MASKS else [mask]
-    volumes, voxel_size = read_maps(first, *others, masks=user)
-    user_mask = volumes.pop() if user else None
-    chosen, name = choose_mask(mask, user_mask, (volumes[0] + volumes[1]) / 2, voxel_size, "RELION")
-    return volumes, chosen, name, voxel_size
 
 
 def _curve_name(mask: str) -> str:
@@ -466,7 +391,7 @@ def _curve_name(mask: str) -> str:
 def _map_of_atoms(path: Path, map_path: Path, box_size: int, voxel_size: float, b_factor: float) -> Volume:
     """Potential of the atoms of a file on the grid of a map, in the frame of the map's header."""
     coordinates, elements, _ = read_atoms(path)
-    origin = map_origin(map_path)
+    origin = map_origin(map_path, voxel_size)
     try:
         return model_map(
             coordinates, elements, box_size=box_size, voxel_size=voxel_size, origin=origin, b_factor=b_factor
@@ -481,7 +406,7 @@ def _reference_curves(
     """Curves of a map to the "truth" or "model", without and inside the mask."""
     masks: list[tuple[str, Volume | None, str]] = [(f"fsc_unmasked_{what}", None, "none")]
     masks += [] if mask is None else [(f"fsc_masked_{what}", mask, mask_name)]
-    return [
+    curves = [
         fourier_shell_correlation(
             volume,
             other,
@@ -494,6 +419,7 @@ def _reference_curves(
         )
         for name, m, words in masks
     ]
+    return [curves[0], *(without_power(curve, curves[0]) for curve in curves[1:])]
 
 
 def _overstatements(
@@ -524,12 +450,13 @@ def _alarms(
     references: dict[str, Volume],
     judgement: Judgement | None,
     overstatements: dict[str, Overstatement],
+    mask_name: str,
 ) -> Sequence[str]:
-    raised: list[str | None] = []
+    raised: list[str | None] = [doubtful_mask(mask_name)]
     if halves is not None and judgement is not None:
         read = {r.curve: r for r in judgement.resolutions}
         unmasked = judgement.curves[0]
-        raised += [alarms.same_map_twice(*halves), alarms.unlike_scales(*halves)]
+        raised += half_map_alarms(*halves, unmasked.voxel_size, mask_name)
         raised += [alarms.empty_shells(unmasked), alarms.agree_where_empty(*halves, unmasked)]
         raised += [
             alarms.rises_again(c, judgement.errors[c.name]) for c in judgement.curves if c.name in judgement.errors

@@ -154,7 +154,8 @@ def directional_figure(found: DirectionalFsc) -> Figure:
     curves, sphere = figure.subplots(1, 2)
     frequencies = np.arange(found.curves.shape[1]) / (found.box_size * found.voxel_size)
     curves.plot(frequencies, found.curves.T, color=COLOURS[2], lw=0.4, alpha=0.4)
-    curves.plot(frequencies[1:], np.nanmean(found.curves[:, 1:], axis=0), color=COLOURS[0], lw=1.5)
+    shown = np.flatnonzero(np.isfinite(found.curves).any(axis=0))
+    curves.plot(frequencies[shown], np.nanmean(found.curves[:, shown], axis=0), color=COLOURS[0], lw=1.5)
     curves.axhline(found.threshold, color="0.6", lw=0.8, ls="--")
     curves.set_xlabel("spatial frequency, 1/Å")
     curves.set_ylabel(f"FSC in cones of {found.half_angle:g}°")
@@ -165,7 +166,8 @@ def directional_figure(found: DirectionalFsc) -> Figure:
     sphere.set_aspect("equal")
     sphere.set_axis_off()
     figure.colorbar(dots, ax=sphere, label=f"Å at FSC = {found.threshold:g}, along each direction")
-    figure.suptitle(f"sphericity {found.sphericity:.3f}, mask: {found.mask}", fontsize="small", parse_math=False)
+    title = "\n".join(textwrap.wrap(f"{found.in_words()}; mask: {found.mask}", 120))
+    figure.suptitle(title, fontsize="small", parse_math=False)
     return figure
 
 

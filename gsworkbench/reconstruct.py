@@ -21,9 +21,11 @@ from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.config import ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path, remove, together
+from gsworkbench.half_map_names import REGULARISED, UNFILTERED, half_map_names
 from gsworkbench.inspection import particle_alarms
-from gsworkbench.judging import FILES, HALF_MAPS, MASKS, assess, assess_substituted, write_assessment
+from gsworkbench.judging import FILES, MASKS, assess, assess_substituted, write_assessment
 from gsworkbench.locks import own_folder
+from gsworkbench.map_files import SAME_SIZE, unknown_size
 from gsworkbench.methods import (
     FEW,
     METHODS,
@@ -40,7 +42,7 @@ from gsworkbench.methods import solutions as solve
 from gsworkbench.normal_equations import CHECKPOINT_SECONDS
 from gsworkbench.particles import ParticleStack
 from gsworkbench.provenance import RunRecord
-from gsworkbench.readers import read_map, write_map, write_with_half_sets
+from gsworkbench.readers import map_voxel_size, read_map, write_map, write_with_half_sets
 from gsworkbench.readers.ctf_columns import is_no_ctf
 from gsworkbench.readers.star import relative_names
 from gsworkbench.substitution import RandomPhases
@@ -54,7 +56,7 @@ RUN_DATA = "run_data.star"
 CHECKPOINTS = "checkpoints"
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
 OUTPUTS = (
-    *(MAP, *HALF_MAPS, *FILES, RUN_DATA, "run.json"),
+    *(MAP, *REGULARISED, *FILES, RUN_DATA, "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
     *("gaussians.ply", "open.cxc"),
 )
@@ -95,7 +97,7 @@ def reconstruct(
     truth = None if truth is None else Path(truth)
     _check(config, stack, output_dir)
     true_map = _matching_map(truth, stack) if truth else None
-    user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack)
+    user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack, only_box=True)
     with own_folder(output_dir, CHECKPOINTS):
         made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds)
         record, volume, halves = made.record, made.solutions["all"].volume, made.halves
@@ -119,7 +121,8 @@ def reconstruct(
         with _replacing(output_dir):
             _write(made, output_dir)
             with record.stage("assess"):
-                write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", HALF_MAPS)
+                names = half_map_names(config)
+                write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", names)
             record.finish(output_dir / "run.json")
         _remove_sums(output_dir / CHECKPOINTS)
     return Reconstruction(output_dir, volume, halves, assessment.curves, assessment.resolutions, record)
@@ -212,7 +215,7 @@ def _tasks(
 
 def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Have the files of this run appear together, in place of those of an earlier one."""
-    return together(instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *SUBSTITUTED)])
+    return together(instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED)])
 
 
 def _write(made: _Made, output_dir: Path) -> None:
@@ -221,7 +224,8 @@ def _write(made: _Made, output_dir: Path) -> None:
     for name, solution in solutions.items():
         _write_solution(output_dir, name, solution, stack, config)
     volumes = {MAP: solutions["all"].volume}
-    volumes |= {file: solutions[f"half {k}"].volume for k, file in enumerate(HALF_MAPS, 1) if f"half {k}" in solutions}
+    named = enumerate(half_map_names(config), 1)
+    volumes |= {file: solutions[f"half {k}"].volume for k, file in named if f"half {k}" in solutions}
     write_chimerax_script(output_dir / "open.cxc", volumes)
     for file, solution in zip(SUBSTITUTED, made.substituted.values(), strict=False):
         write_map(output_dir / file, solution.volume, stack.pixel_size, f"{config.method}, {made.phases}")
@@ -283,8 +287,13 @@ def _write_solution(
     output_dir: Path, name: str, solution: Solution, stack: ParticleStack, config: ReconstructionConfig
 ) -> None:
     half = name.replace(" ", "")  # half1, half2 or all
-    file = MAP if name == "all" else f"run_{half}_class001_unfil.mrc"
-    write_map(output_dir / file, solution.volume, stack.pixel_size, f"{config.method}, {name}")
+    file = MAP if name == "all" else half_map_names(config)[int(half[-1]) - 1]
+    made = (
+        f"{config.method}, filter {config.backprojection.filter}"
+        if config.method == "backprojection"
+        else config.method
+    )
+    write_map(output_dir / file, solution.volume, stack.pixel_size, f"{made}, {name}")
     if solution.gaussians is not None:
         file = "gaussians.npz" if name == "all" else f"gaussians_{half}.npz"
         solution.gaussians.save(output_dir / file, box_size=stack.box_size, pixel_size=stack.pixel_size)
@@ -299,12 +308,17 @@ def _write_solution(
             table.writerows(solution.held_out)
 
 
-def _matching_map(path: Path, stack: ParticleStack) -> Volume:
-    """Read a map that must lie on the grid of the reconstruction."""
-    volume, voxel_size = read_map(path)
-    if len(volume) != stack.box_size or abs(voxel_size / stack.pixel_size - 1) > 0.01:
+def _matching_map(path: Path, stack: ParticleStack, *, only_box: bool = False) -> Volume:
+    """Read a map that must lie on the grid of the reconstruction; of a mask only the box must match.
+
+    A header that says 1 A per voxel, or nothing, is taken for that of a program that did not know it.
+    """
+    volume, _ = read_map(path, voxel_size=stack.pixel_size)
+    said = None if only_box else map_voxel_size(path)
+    known = stack.pixel_size if said is None or unknown_size(said) else said
+    if len(volume) != stack.box_size or abs(known / stack.pixel_size - 1) > SAME_SIZE:
         raise InputError(
-            f"its grid, {len(volume)} voxels of {voxel_size:.4g} A, is not that of the particles, "
+            f"its grid, {len(volume)} voxels of {known:.4g} A, is not that of the particles, "
             f"{stack.box_size} of {stack.pixel_size:.4g} A",
             file=path,
         )

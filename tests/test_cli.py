@@ -44,7 +44,7 @@ def test_reconstruct_writes_everything_it_promises(noisy_set, tmp_path, capsys, 
     assert len(set(record["seeds"].values())) == 3  # half sets must not start alike
     assert record["config"][settings]["n_gaussians"] == 64
     assert all(len(entry["sha256"]) == 64 for entry in record["inputs"].values())
-    for name in ("run_class001.mrc", "run_half1_class001_unfil.mrc", "mask.mrc"):
+    for name in ("run_class001.mrc", "run_half1_class001.mrc", "mask.mrc"):
         assert mrcfile.validate(tmp_path / "fit" / name)
 
 
@@ -80,13 +80,13 @@ def test_resuming_a_finished_run_gives_the_same_map(noisy_set, tmp_path, method)
 def test_a_new_run_leaves_nothing_of_an_old_one(noisy_set, tmp_path):
     assert reconstruct(noisy_set, tmp_path) == 0
     assert reconstruct(noisy_set, tmp_path, "--no-half-maps", "--mask", "none") == 0
-    assert not (tmp_path / "run_half1_class001_unfil.mrc").exists()
+    assert not (tmp_path / "run_half1_class001.mrc").exists()
     assert not (tmp_path / "mask.mrc").exists()
 
 
 def test_backproject_and_fsc(noisy_set, tmp_path, capsys):
     assert main(["backproject", str(noisy_set.star), "--out", str(tmp_path)]) == 0
-    halves = [str(tmp_path / f"run_half{k}_class001_unfil.mrc") for k in (1, 2)]
+    halves = [str(tmp_path / f"run_half{k}_class001.mrc") for k in (1, 2)]
     capsys.readouterr()
     assert (
         main(["fsc", *halves, "--mask", "sphere", "--truth", str(noisy_set.truth_file), "--out", str(tmp_path / "f")])

@@ -62,7 +62,7 @@ def test_everything_that_is_written_is_looked_at(first):
     assert {name.split("/")[0] for name in first} == {*SUMS, *METHODS}
     for method in METHODS:
         made = {name.split("/")[1] for name in first if name.startswith(f"{method}/")}
-        assert {"run_class001.mrc", "run_half1_class001_unfil.mrc", "fsc.csv", "fsc.png", "fsc.svg"} <= made
+        assert {"run_class001.mrc", "run_half1_class001.mrc", "fsc.csv", "fsc.png", "fsc.svg"} <= made
 
 
 def test_the_same_bits_again_in_one_process(first, tmp_path):

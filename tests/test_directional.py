@@ -84,3 +84,48 @@ def test_top_views_leave_directions_unsampled():
     assert found.compensation == 0 and (found.density[tilt < 65] == 0).all()
     assert found.unsampled == pytest.approx(np.mean(tilt < 70), abs=0.06)
     assert "unsampled" in str(found)
+
+
+def test_directions_that_never_cross_leave_no_sphericity():
+    signal = noise(0)
+    found = directional_fsc(*(signal + 0.1 * noise(i) for i in (1, 2)), voxel_size=VOXEL)
+    assert found.sphericity is None and found.at_nyquist == 1
+    assert "sphericity not measurable, because 100.0 % of the directions never fall below 0.143" in str(found)
+
+
+@pytest.mark.parametrize("last", [8, 14])
+def test_a_filter_is_no_sphere(last):
+    x, y, z = frequencies()
+    kept = np.sqrt(x**2 + y**2 + z**2) <= last
+    mask = np.clip(3 - np.linalg.norm(np.indices((BOX,) * 3) - BOX // 2, axis=0) / 5, 0, 1)
+    halves = [filtered(2 * noise(0) + noise(i), kept).astype(np.float32) for i in (1, 2)]
+    for m in (None, mask):
+        found = directional_fsc(*halves, voxel_size=VOXEL, mask=m)
+        assert found.sphericity is None and "the last shell in which the maps hold power" in found.reason
+        assert found.finest == pytest.approx(BOX * VOXEL / last) and (found.values >= found.finest - 1e-9).all()
+        assert np.isnan(found.curves[:, last + 1 :]).all()
+
+
+def test_views_from_one_side_leave_no_sphericity_and_need_no_images(tmp_path, capsys):
+    from gsworkbench.cli import main
+    from gsworkbench.readers import write_map
+
+    x, y, z = frequencies()
+    signal = 3 * filtered(noise(0), np.sqrt(x**2 + y**2 + z**2) < 12.5)
+    for k in (1, 2):
+        write_map(tmp_path / f"half{k}.mrc", signal + noise(k), VOXEL)
+    head = "data_particles\n\nloop_\n" + "".join(
+        f"_rln{name}\n" for name in ("ImageName", "AngleRot", "AngleTilt", "AnglePsi", "Voltage", "DefocusU")
+    )
+    text = {}
+    for name, tilts in (("top", np.zeros(400)), ("all", np.degrees(np.arccos(np.linspace(-0.999, 0.999, 400))))):
+        rows = [f"{i + 1}@absent.mrcs {137.5 * i % 360:.3f} {tilt:.3f} 0 300 10000" for i, tilt in enumerate(tilts)]
+        (tmp_path / f"{name}.star").write_text(head + "\n".join(rows) + "\n")
+        words = [str(tmp_path / "half1.mrc"), str(tmp_path / "half2.mrc"), "--mask", "none"]
+        particles = ["--particles", str(tmp_path / f"{name}.star"), "--out", str(tmp_path / name)]
+        assert main(["directional", *words, *particles]) == 0
+        text[name] = capsys.readouterr().out
+        assert (tmp_path / name / "views.png").is_file()
+    assert "sphericity not measurable, because the views leave 9" in text["top"]
+    assert "sphericity not measurable" in (tmp_path / "top" / "directional.csv").read_text().splitlines()[0]
+    assert "sphericity 0.9" in text["all"] and "0.0 % of directions unsampled" in text["all"]

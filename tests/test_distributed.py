@@ -64,7 +64,7 @@ def test_the_stochastic_fit_is_the_same_to_rounding(alone, several):
     one, together, half = (
         read_map(folder / "fit" / name)[0]
         for folder, name in [
-            (alone, "run_class001.mrc"), (several, "run_class001.mrc"), (alone, "run_half1_class001_unfil.mrc")
+            (alone, "run_class001.mrc"), (several, "run_class001.mrc"), (alone, "run_half1_class001.mrc")
         ]
     )  # fmt: skip
     norm = np.linalg.norm(one)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from gsworkbench.assessment.agreement import agreement
+from gsworkbench.assessment.definitions import judge
 from gsworkbench.assessment.fsc import FscCurve, fourier_shell_correlation, resolution, shell_indices, write_fsc_csv
-from gsworkbench.assessment.masks import automatic_mask, spherical_mask
+from gsworkbench.assessment.masks import automatic_mask, doubtful_mask, spherical_mask
 from gsworkbench.errors import InputError
 
 BOX = 24
@@ -137,3 +138,66 @@ def test_agreement_measures_slope_shift_and_hand():
     assert found.correlation > 0.99 > abs(found.mirrored_correlation)
     mirrored = agreement(np.roll(truth[::-1], 1, axis=0), truth)
     assert mirrored.mirrored_correlation == pytest.approx(1)
+
+
+def ball(box, radius, voxel_size=1.0):
+    axis = (np.arange(box) - box // 2) * voxel_size
+    return (np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2) < radius).astype(float)
+
+
+@pytest.mark.parametrize("voxel_size", [1.0, 3.0, 6.0, 20.0])
+def test_the_automatic_mask_has_an_edge_of_five_voxels_at_least(voxel_size):
+    mask, words = automatic_mask(ball(48, 9) + 0.02 * noise(1, 48), voxel_size)
+    profile = mask[24, 24, 24:]
+    assert (np.count_nonzero((profile > 0.01) & (profile < 0.99)) + 1) * voxel_size >= min(12, 5 * voxel_size)
+    dilation, edge = max(6, 2 * voxel_size), max(12, 5 * voxel_size)
+    assert f"dilated {dilation:.3g} A, soft edge {edge:.3g} A" in words
+    assert profile[11] > 0.99  # two voxels beyond the ball
+
+
+@pytest.mark.parametrize("offset", [-1000.0, 3.0, 1000.0])
+def test_a_constant_changes_no_mask(offset):
+    volume = ball(32, 7) + 0.1 * noise(1, 32)
+    np.testing.assert_allclose(automatic_mask(volume + offset, 2.0)[0], automatic_mask(volume, 2.0)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("volume", "words"),
+    [
+        (noise(2, 32), "nothing that could be a particle"),
+        (-5 * ball(32, 7) + 0.1 * noise(1, 32), "inverted contrast"),
+        (np.pad(np.full((1, 1, 1), 1e4), (15, 16)) + noise(3, 32), "a few extreme voxels"),
+        (ball(32, 15.5), "no particle fills that much"),
+    ],
+)
+def test_masks_that_cannot_be_right_say_so(volume, words):
+    assert words in doubtful_mask(automatic_mask(volume, 2.0)[1])
+
+
+@pytest.mark.parametrize(("radius", "box"), [(3, 64), (6, 32), (9, 32)])
+def test_masks_of_small_and_large_particles_are_right(radius, box):
+    _, words = automatic_mask(ball(box, radius) + 0.02 * noise(1, box), 5.0)
+    assert words.startswith("automatic: low-pass") and doubtful_mask(words) is None
+    assert doubtful_mask("my mask.mrc") is None
+
+
+@pytest.mark.parametrize("offset", [-1000.0, -1.0, 7.0, 1000.0])
+@pytest.mark.parametrize("definition", ["RELION", "cryoSPARC", "cryoDRGN", "GEM/CryoNeRF"])
+def test_a_constant_in_the_maps_changes_no_digit(definition, offset):
+    signal = lowpassed(noise(4, 32) * ball(32, 9), 8)
+    halves = [(signal / signal.std() + 0.5 * noise(i, 32)).astype(np.float32) for i in (1, 2)]
+    lifted = [(halves[0] + offset).astype(np.float32), (halves[1] + np.float32(-0.4 * offset)).astype(np.float32)]
+    for mask in (None, spherical_mask(32, 2.0, radius=18, edge=10)[0], (ball(32, 9) > 0).astype(np.float32)):
+        as_they_are, with_it = (judge(*pair, definition, voxel_size=2.0, mask=mask) for pair in (halves, lifted))
+        for plain, other in zip(as_they_are.curves, with_it.curves, strict=True):
+            first = 2 if definition == "cryoDRGN" else 1  # its shell 1 holds the constant and nothing else
+            np.testing.assert_allclose(other.values[first:-1], plain.values[first:-1], atol=2e-5, err_msg=plain.name)
+        assert [r.angstrom for r in as_they_are.resolutions] == pytest.approx([r.angstrom for r in with_it.resolutions])
+
+
+def test_a_mask_does_not_fill_shells_that_are_empty():
+    halves = [lowpassed(noise(4, 32) * ball(32, 9) * 3 + noise(i, 32), 9) for i in (1, 2)]
+    found = judge(*halves, voxel_size=2.0, mask=spherical_mask(32, 2.0, radius=14, edge=6)[0])
+    for curve in found.curves:
+        assert np.isnan(curve.values[10:16]).all(), curve.name
+    assert all(r.shell is not None and r.shell <= 9 for r in found.resolutions)

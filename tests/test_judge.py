@@ -84,7 +84,7 @@ CRYODRGN_CORRECTED = (
 
 
 def test_relion_definition_gives_what_relion_printed(halves, mask):
-    found = judge(*halves, "RELION", voxel_size=VOXEL, mask=mask)
+    found = judge(*halves, "RELION", voxel_size=VOXEL, mask=mask, keep_offset=True)
     np.testing.assert_allclose(found.curve("fsc_unmasked").values[1:], RELION_UNMASKED, atol=2e-5)
     np.testing.assert_allclose(found.curve("fsc_masked").values[1:], RELION_MASKED, atol=2e-5)
 
@@ -105,7 +105,7 @@ def relion(halves, mask, tmp_path_factory):
 def test_relion_definition_equals_relion_run_here(halves, mask, relion):
     blocks = starfile.read(relion / "pp.star")
     theirs, general = blocks["fsc"], blocks["general"]
-    found = judge(*halves, "RELION", voxel_size=VOXEL, mask=mask)
+    found = judge(*halves, "RELION", voxel_size=VOXEL, mask=mask, keep_offset=True)
     start = found.randomised_from
     column = "rlnFourierShellCorrelation{}".format
     for name, label in (("fsc_unmasked", column("UnmaskedMaps")), ("fsc_masked", column("MaskedMaps"))):
@@ -123,7 +123,7 @@ def test_sharpening_gives_relions_map_b_factor_and_guinier_plot(halves, relion):
     general = blocks["general"]
     # Their curve, so that their random phases do not blur the comparison.
     curve = FscCurve("fsc_corrected", blocks["fsc"]["rlnFourierShellCorrelationCorrected"].to_numpy(), BOX, VOXEL)
-    found = sharpen((halves[0] + halves[1]) / 2, curve)
+    found = sharpen((halves[0] + halves[1]) / 2, curve, to_nyquist=True)
     assert found.b_factor == pytest.approx(general["rlnBfactorUsedForSharpening"], rel=1e-3)
     assert found.fit.intercept == pytest.approx(general["rlnFittedInterceptGuinierPlot"], abs=1e-3)
     assert found.fit.correlation == pytest.approx(general["rlnCorrelationFitGuinierPlot"], abs=1e-3)
@@ -173,13 +173,13 @@ def test_a_given_b_factor_is_applied_and_a_coarse_map_gets_none(halves):
 
 
 def test_cryodrgn_definition_gives_what_cryodrgn_printed(halves, mask):
-    found = judge(*halves, "cryoDRGN", voxel_size=VOXEL, mask=mask)
+    found = judge(*halves, "cryoDRGN", voxel_size=VOXEL, mask=mask, keep_offset=True)
     np.testing.assert_allclose(found.curve("fsc_unmasked").values[1:16], CRYODRGN_UNMASKED, atol=2e-5)
     np.testing.assert_allclose(found.curve("fsc_masked").values[1:16], CRYODRGN_MASKED, atol=2e-5)
 
 
 def test_cryodrgn_definition_makes_cryodrgns_masks_and_corrects_like_it(halves):
-    found = judge(*halves, "cryoDRGN", voxel_size=VOXEL)
+    found = judge(*halves, "cryoDRGN", voxel_size=VOXEL, keep_offset=True)
     np.testing.assert_allclose(found.curve("fsc_loose").values[1:16], CRYODRGN_LOOSE, atol=2e-5)
     np.testing.assert_allclose(found.curve("fsc_masked").values[1:16], CRYODRGN_TIGHT, atol=2e-5)
     corrected, start = found.curve("fsc_corrected").values[1:16], found.randomised_from

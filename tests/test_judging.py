@@ -12,8 +12,9 @@ from scipy import ndimage
 from gsworkbench.assessment.fsc import read_fsc_csv, shell_indices
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.cli import main
+from gsworkbench.half_map_names import REGULARISED, UNFILTERED
 from gsworkbench.inspection import particle_alarms
-from gsworkbench.judging import HALF_MAPS, SUBSTITUTED
+from gsworkbench.judging import SUBSTITUTED
 from gsworkbench.particles import Picks
 from gsworkbench.readers import read_map, read_particles, write_map, write_star
 
@@ -75,11 +76,12 @@ def test_several_masks_give_a_curve_each_in_every_output(maps, halves, tmp_path,
         assert caption in svg
 
 
-def test_a_folder_of_a_reconstruction_is_judged_whole(maps, halves, tmp_path, capsys):
+@pytest.mark.parametrize("names", [REGULARISED, UNFILTERED])
+def test_a_folder_of_a_reconstruction_is_judged_whole(maps, halves, tmp_path, capsys, names):
     run = tmp_path / "run"
     run.mkdir()
     bias = filtered(noise(9), lambda s: s > 8)
-    for k, name in enumerate(HALF_MAPS, 1):
+    for k, name in enumerate(names, 1):
         maps(f"run/{name}", signal() + bias + 0.3 * noise(k))
         maps(f"run/{SUBSTITUTED[k - 1]}", signal() + bias + 0.3 * noise(k + 2))
     (run / "held_out.csv").write_text("step,error_fitted,error_held_out\n0,-0.1,-0.1\n10,-0.3,-0.05\n")
@@ -96,7 +98,7 @@ def test_a_folder_of_a_reconstruction_is_judged_whole(maps, halves, tmp_path, ca
     assert main(["fsc", str(run)]) == 0 and "alarm: fits to random phases agree by" in said(capsys)
     (run / "held_out.csv").write_text("step,error\n0,1\n")
     assert main(["fsc", str(run)]) == 2 and "not a held_out.csv" in said(capsys)
-    (run / HALF_MAPS[0]).unlink()
+    (run / names[0]).unlink()
     assert main(["fsc", str(run)]) == 2 and "holds no two half maps" in said(capsys)
 
 
@@ -167,6 +169,14 @@ def _no_voxel_size(mrc):
     mrc.header.cella.x = 0
 
 
+def without_voxel_sizes(half):
+    """Take it from both headers: one alone is read as the other."""
+    for path in (half, half.replace("half2", "half1")):
+        with mrcfile.mmap(path, mode="r+") as mrc:
+            _no_voxel_size(mrc)
+    return half
+
+
 def _axes(mrc):
     mrc.header.mapc = 3  # z twice
 
@@ -185,7 +195,7 @@ BAD_MAPS = {
     "a box": (lambda maps, half: maps("slab.mrc", noise(2)[:16]), "not a cube of even side"),
     "odd": (lambda maps, half: maps("odd.mrc", noise(2)[1:, 1:, 1:]), "not a cube of even side"),
     "anisotropic": (lambda maps, half: damaged(half, _flat), "3 x 3 x 6 A, not cubes"),
-    "no voxel size": (lambda maps, half: damaged(half, _no_voxel_size), "no voxel size"),
+    "no voxel size": (lambda maps, half: without_voxel_sizes(half), "has no voxel size; give --voxel-size"),
     "axes": (lambda maps, half: damaged(half, _axes), "the header is damaged"),
     "truncated": (lambda maps, half: (_cut(half), half)[1], "the file is truncated"),
     "absent": (lambda maps, half: half + "x", "no such file"),

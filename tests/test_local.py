@@ -5,6 +5,7 @@ import pytest
 
 from gsworkbench.assessment.fsc import shell_indices
 from gsworkbench.assessment.local import first_crossings, local_resolution
+from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.errors import InputError
 
 BOX, VOXEL = 48, 2.0
@@ -71,3 +72,46 @@ def test_windows_of_no_use_are_refused(halves):
         local_resolution(*halves, voxel_size=VOXEL, mask=np.ones((BOX,) * 3), window=8)
     with pytest.raises(InputError, match="no point"):
         local_resolution(*halves, voxel_size=VOXEL, mask=np.zeros((BOX,) * 3))
+
+
+def mask_of(box):
+    return spherical_mask(box, VOXEL, radius=0.3 * box * VOXEL, edge=4 * VOXEL)[0]
+
+
+@pytest.mark.parametrize("angstrom", [10.0, 14.0])
+def test_filtered_maps_do_not_read_nyquist(halves, angstrom):
+    cut = [band_limited(half, angstrom).astype(np.float32) for half in halves]
+    end = BOX * VOXEL / int(BOX * VOXEL / angstrom)
+    found = local_resolution(*cut, voxel_size=VOXEL, mask=mask_of(BOX))
+    assert found.values.min() >= end - 1e-6 and found.finest == pytest.approx(end)
+    assert (
+        found.ended > 0.1 and found.at_nyquist == 0 and "% of the points end where the maps have no power" in str(found)
+    )
+
+
+def test_enlarged_maps_read_what_they_read_before(halves):
+    def enlarged(volume):
+        padded = np.fft.fftshift(np.fft.fftn(volume))
+        padded[0] = padded[:, 0] = padded[:, :, 0] = 0
+        return (8 * np.fft.ifftn(np.fft.ifftshift(np.pad(padded, BOX // 2))).real).astype(np.float32)
+
+    settings = {"window": 40.0, "step": 8.0}
+    before = local_resolution(*halves, voxel_size=VOXEL, mask=mask_of(BOX), **settings)
+    mask = spherical_mask(2 * BOX, VOXEL / 2, radius=0.3 * BOX * VOXEL, edge=4 * VOXEL)[0]
+    after = local_resolution(*map(enlarged, halves), voxel_size=VOXEL / 2, mask=mask, **settings)
+    assert after.values.mean() == pytest.approx(before.values.mean(), rel=0.1)
+    same = local_resolution(*[enlarged(halves[0])] * 2, voxel_size=VOXEL / 2, mask=mask, **settings)
+    assert same.at_nyquist == 0 and same.ended == 1 and same.values.min() >= 2 * VOXEL
+
+
+def test_where_a_map_is_empty_nothing_is_resolved():
+    inside = mask_of(BOX) > 0.5
+    same = np.where(inside, noise(0), 0)
+    found = local_resolution(same, same, voxel_size=VOXEL, mask=np.ones((BOX,) * 3), step=12)
+    assert found.empty > 0.2 and "lie where a map is empty" in str(found)
+    corner = np.linalg.norm(found.points - BOX // 2, axis=1) > 0.6 * BOX
+    assert (found.values[corner] == found.window).all()
+
+
+def test_natural_maps_end_nowhere_before_nyquist(halves):
+    assert local_resolution(*halves, voxel_size=VOXEL, mask=mask_of(BOX)).ended == 0

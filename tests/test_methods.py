@@ -29,7 +29,7 @@ def test_a_neural_field_from_the_command_line(noisy_set, tmp_path, capsys):
     command = ["reconstruct", str(noisy_set.star), "--out", str(tmp_path), "--method", "neural-field", "--mask", "none"]
     small = ["--set", "width=16", "--set", "n_epochs=1", "--set", "n_components=20", "--set", "domain=fourier"]
     assert main([*command, *small]) == 0
-    first, second = (read_map(tmp_path / f"run_half{k}_class001_unfil.mrc")[0] for k in (1, 2))
+    first, second = (read_map(tmp_path / f"run_half{k}_class001.mrc")[0] for k in (1, 2))
     assert first.any() and not np.array_equal(first, second)
     assert not (tmp_path / "gaussians.npz").exists()
 

@@ -69,7 +69,7 @@ def folder(tmp_path_factory):
 
 def test_the_same_run_is_the_same_bits_whatever_was_run_before(folder, tmp_path):
     assert make_runs_apart([run_of("two", "stochastic")], tmp_path) == {}
-    for name in ("run_class001.mrc", "run_half1_class001_unfil.mrc", "gaussians.npz"):
+    for name in ("run_class001.mrc", "run_half1_class001.mrc", "gaussians.npz"):
         first, second = (f / "runs" / "two" / name for f in (folder, tmp_path))
         assert first.read_bytes() == second.read_bytes()
     first, second = (f / "datasets" / "blob-s0" / "particles.mrcs" for f in (folder, tmp_path))

@@ -87,7 +87,7 @@ def test_end_to_end_with_the_judge(noisy_set, tmp_path, capsys, method):
     assert record["config"]["noise_substitute_beyond"] == 48
     assert record["results"]["noise_substitution"]["beyond_angstrom"] == 48
     assert not (tmp_path / "checkpoints").exists()
-    halves = [str(tmp_path / f"run_half{k}_class001_unfil.mrc") for k in (1, 2)]
+    halves = [str(tmp_path / f"run_half{k}_class001.mrc") for k in (1, 2)]
     substituted = [str(tmp_path / name) for name in SUBSTITUTED]
     for half, other in zip(halves, substituted, strict=True):
         first, second = (read_map(Path(file))[0] for file in (half, other))
@@ -108,7 +108,7 @@ def test_the_stochastic_method_has_it_too(noisy_set, tmp_path):
     config = ReconstructionConfig("stochastic", recipe, mask="none", noise_substitute_beyond=BEYOND)
     figures = reconstruct(stack, tmp_path, config).record.results["noise_substitution"]
     assert figures["beyond_angstrom"] == BEYOND and "fsc_corrected" in figures
-    first, second = (read_map(tmp_path / name)[0] for name in ("run_half1_class001_unfil.mrc", SUBSTITUTED[0]))
+    first, second = (read_map(tmp_path / name)[0] for name in ("run_half1_class001.mrc", SUBSTITUTED[0]))
     assert not np.array_equal(first, second)
 
 

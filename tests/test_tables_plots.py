@@ -49,7 +49,7 @@ def made_up(tmp_path_factory) -> Path:
         out = folder / "runs" / run.name
         if run.method == "cryodrgn":
             write_text(out / "not_run.txt", "there is no cryodrgn on PATH\n")
-        for name in ("run_class001", "run_half1_class001_unfil", "run_half2_class001_unfil"):
+        for name in ("run_class001", "run_half1_class001", "run_half2_class001"):
             noise = 0.02 * (1 + i % 4) * rng.standard_normal(truth.shape)
             write_map(out / f"{name}.mrc", (truth + noise).astype(np.float32), VOXEL)
         method = run.config.reconstruction.method

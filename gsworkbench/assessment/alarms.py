@@ -212,8 +212,10 @@ def agree_where_empty(half_1: Map, half_2: Map, curve: FscCurve) -> str | None:
     n = len(half_1)
     axis = np.arange(n) - n // 2
     corners = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 > (n / 2) ** 2
-    if any(np.abs(half[corners]).mean() > 1e-4 * np.abs(half).mean() for half in (half_1, half_2)):
-        return None
+    for half in (half_1, half_2):
+        level = float(np.median(half[corners].astype(np.float64)))  # of the solvent, which need not be 0
+        if np.abs(half[corners] - level).mean() > 1e-4 * np.abs(half - level).mean():
+            return None
     last = np.nan_to_num(curve.values[3 * n // 8 : n // 2]).mean()
     if not last > 0.5:
         return None
@@ -303,6 +305,7 @@ def unlike_truth(volume: Map, truth: Map, what: str = "truth", margin: float = 0
         smooth = ndimage.gaussian_filter(volume, 1.0) if factor < 1 else volume
         return ndimage.affine_transform(smooth, np.full(3, 1 / factor), centre - centre / factor, order=1)
 
+    volume = volume - volume.mean(dtype=np.float64)  # beyond its box, a map that is shrunk is zero
     as_given = likeness(volume)
     mirrored = max(likeness(np.roll(volume[flip], 1, axes)) for flip, axes in _MIRRORS)
     changed = dict(zip(VARIANTS, (-as_given, mirrored, likeness(scaled(0.5)), likeness(scaled(2.0))), strict=True))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import Shells, shell_indices
+from gsworkbench.assessment.masks import inside_mask
 from gsworkbench.assessment.transforms import transform
 
 Map = NDArray[np.floating]
@@ -28,14 +29,15 @@ def bootstrap_error(
     *,
     n_draws: int = 200,
     seed: int = 0,
+    keep_offset: bool = False,
 ) -> NDArray[np.float64]:
     """(D // 2 + 1,) standard deviation of the FSC of two (D, D, D) maps, each shell drawn anew `n_draws` times.
 
     samples : `effective_samples` of the mask, (D // 2 + 1,) real degrees of freedom, that is half as many complex
     components. At most 400 components are drawn with replacement, and the scatter is scaled to as many as there are.
-    NaN where a shell has no power.
+    NaN where a shell has no power. keep_offset : as in `fourier_shell_correlation`.
     """
-    first, second = (transform(m if mask is None else m * mask.astype(np.float64)).ravel() for m in (map_1, map_2))
+    first, second = (transform(inside_mask(m, mask, keep_offset=keep_offset)).ravel() for m in (map_1, map_2))
     index = shell_indices(len(map_1), shells).astype(np.int16).ravel()
     order = np.argsort(index, kind="stable")
     starts = np.searchsorted(index[order], np.arange(len(samples) + 1))

@@ -1,8 +1,8 @@
 """Whose FSC is it? The definitions of four programs as data, and one judge that follows them.
 
-Sources: RELION 3.1 relion_postprocess (equal to 1e-5, tests/test_judge.py), cryoDRGN 4.3 cryodrgn_utils fsc (equal
-likewise), cryoSPARC's guide and forum (closed source: `notes` say what is not documented), the FSC of the CryoNeRF
-release, which GEM's numbers come from.
+Sources: RELION 3.1 relion_postprocess (equal to 1e-5, tests/test_judge.py, but for constants in the maps: see OFFSET),
+cryoDRGN 4.3 cryodrgn_utils fsc (equal likewise), cryoSPARC's guide and forum (closed source: `notes` say what is not
+documented), the FSC of the CryoNeRF release, which GEM's numbers come from.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from gsworkbench.assessment.fsc import (
     Shells,
     fourier_shell_correlation,
     resolution,
+    without_power,
 )
 from gsworkbench.assessment.masks import MaskRecipe, make_mask
 from gsworkbench.errors import InputError
@@ -66,6 +67,9 @@ class Definition:
     notes: tuple[str, ...] = ()
 
 
+# Under every definition: a constant in a map is no signal, but times a mask it is one, which all half maps share.
+OFFSET = "the mean of each map in the soft edge of the mask is taken off first, which none of the programs does"
+
 _WITH_ERRORS = ("fsc_unmasked", "fsc_masked")
 _CRYODRGN_GROWN = MaskRecipe("grown", percentile=99.99, steps="taxicab", profile="quarter cosine")
 
@@ -79,6 +83,7 @@ DEFINITIONS: Mapping[str, Definition] = MappingProxyType({
             ("unmasked below", 0.8),
             corrected_from=2,
             notes=(
+                OFFSET,
                 "sums run over the stored half of the transform, so the plane kx = 0 counts twice",
                 "without a mask of the user's the automatic mask of this program is taken; RELION has no default",
             ),
@@ -94,6 +99,7 @@ DEFINITIONS: Mapping[str, Definition] = MappingProxyType({
             ("unmasked below", 0.143),
             crossing="interpolated",
             notes=(
+                OFFSET,
                 "closed source; shells and filtering before the masks are not documented",
                 "interpolation is inferred from the fractional radii in its logs",
             ),
@@ -111,6 +117,7 @@ DEFINITIONS: Mapping[str, Definition] = MappingProxyType({
             clipped=True,
             crossing="last at or above",
             notes=(
+                OFFSET,
                 "its spherical mask is a cylinder along z; a sphere is taken here",
                 "its randomised phases are neither seeded nor those of a real map; they are here",
                 "a shell without power counts 1 there; it has no value here",
@@ -123,7 +130,10 @@ DEFINITIONS: Mapping[str, Definition] = MappingProxyType({
             Shells("floor", "all"),
             {},
             None,
-            notes=("a binary search that takes the curve for monotone; on others the first shell below is taken here",),
+            notes=(
+                OFFSET,
+                "a binary search that takes the curve for monotone; on others the first shell below is taken here",
+            ),
         ),
     )
 })  # fmt: skip
@@ -179,15 +189,17 @@ def judge(
     masked: bool = True,
     more_masks: Mapping[str, tuple[Map, str]] = MappingProxyType({}),
     seed: int = 0,
+    keep_offset: bool = False,
 ) -> Judgement:
     """Judge two (D, D, D) half maps as `definition` does.
 
     mask : takes the place of the definition's mask for fsc_masked and fsc_corrected. masked : False leaves out the
     definition's masks, and with them the correction. more_masks : curve name -> (mask, its description), for further
-    curves. seed : of the random phases and of the bootstrap.
+    curves. seed : of the random phases and of the bootstrap. keep_offset : leave constants in the maps, as the programs
+    themselves do: they multiply a map and its constant by the mask, and count what agrees about the mask as signal.
     """
     definition = find_definition(definition) if isinstance(definition, str) else definition
-    masks, names = _masks(definition, half_1, half_2, voxel_size, mask, mask_name) if masked else ({}, {})
+    masks, names = _masks(definition, half_1, half_2, voxel_size, mask, mask_name, keep_offset) if masked else ({}, {})
     # fsc_masked stays last: it is what the correction goes on from.
     masks = {name: m for name, (m, _) in more_masks.items()} | masks
     names = {name: words for name, (_, words) in more_masks.items()} | names
@@ -202,14 +214,18 @@ def judge(
             name=name,
             shells=definition.shells,
             definition=definition.name,
+            keep_offset=keep_offset,
         )
 
     halves = (half_1, half_2)
-    curves = [correlate(halves, "fsc_unmasked", None), *(correlate(halves, name, name) for name in masks)]
+    unmasked = correlate(halves, "fsc_unmasked", None)
+    curves = [unmasked, *(without_power(correlate(halves, name, name), unmasked) for name in masks)]
     samples = {c.name: effective_samples(len(half_1), masks.get(c.name)) for c in curves if c.name in _WITH_ERRORS}
     errors = {c.name: standard_error(c, samples[c.name]) for c in curves if c.name in samples}
     bootstrap = {
-        name: bootstrap_error(*halves, n, mask=masks.get(name), shells=definition.shells, seed=seed)
+        name: bootstrap_error(
+            *halves, n, mask=masks.get(name), shells=definition.shells, seed=seed, keep_offset=keep_offset
+        )
         for name, n in samples.items()
     }
     half_bits = tuple(
@@ -226,7 +242,7 @@ def judge(
     if shell:
         measured, start = curves[-1], shell + definition.corrected_from
         random = [randomise_phases(half, shell, seed=2 * seed + i) for i, half in enumerate(halves)]
-        curves.append(correlate(random, "fsc_randomized_masked", "fsc_masked"))
+        curves.append(without_power(correlate(random, "fsc_randomized_masked", "fsc_masked"), unmasked))
         errors["fsc_corrected"] = corrected_error(measured, curves[-1], start, samples["fsc_masked"])
         curves.append(_clipped(corrected_curve(measured, curves[-1], start), definition.clipped))
     read = tuple(
@@ -236,12 +252,18 @@ def judge(
 
 
 def _masks(
-    definition: Definition, half_1: Map, half_2: Map, voxel_size: float, mask: Map | None, mask_name: str
+    definition: Definition,
+    half_1: Map,
+    half_2: Map,
+    voxel_size: float,
+    mask: Map | None,
+    mask_name: str,
+    keep_offset: bool,
 ) -> tuple[dict[str, NDArray[np.floating]], dict[str, str]]:
     """Return masks and their descriptions by curve, fsc_masked last."""
     mean = (half_1 + half_2) / 2
     made = {
-        name: make_mask(recipe, mean, voxel_size)
+        name: make_mask(recipe, mean, voxel_size, keep_offset=keep_offset)
         for name, recipe in definition.masks.items()
         if mask is None or name != "fsc_masked"
     }

@@ -7,7 +7,7 @@ is not stated there, and no other number goes by that name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,15 @@ from scipy.spatial import ConvexHull
 
 from gsworkbench.assessment.fsc import shell_weights
 from gsworkbench.assessment.local import first_crossings
+from gsworkbench.assessment.masks import inside_mask
+from gsworkbench.assessment.power import last_shell, spectrum
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
 
 Map = NDArray[np.floating]
 
+# Of all directions so many may lack a crossing, or samples, before the surface that they draw has no sphericity.
+MOST_UNSEEN, MOST_UNSAMPLED = 0.03, 0.01
 _CHUNK = 8192  # voxels compared with all directions at a time, small enough for the cache of a core
 
 
@@ -28,9 +32,10 @@ class DirectionalFsc:
     """FSC inside cones about axes all round a half sphere.
 
     directions : (n, 3) unit vectors x, y, z. curves : (n, D // 2), shell by shell; NaN where a cone holds no power.
-    values : (n,) A, where each curve first falls below `threshold`, interpolated; twice the voxel size where it never
-    does. half_angle : of the cones, degrees. sphericity : of the surface drawn by the crossings in all directions,
-    1 for a sphere. at_nyquist : fraction of directions that never cross.
+    values : (n,) A, where each curve first falls below `threshold`, interpolated; `finest` where it never does.
+    half_angle : of the cones, degrees. sphericity : of the surface drawn by the crossings in all directions, 1 for a
+    sphere; None where it was not measured, and `reason` says why. at_nyquist : fraction of directions that never cross.
+    finest : A, where curves end: twice the voxel size, or coarser where the maps hold no power beyond.
     """
 
     directions: NDArray[np.float64]
@@ -38,16 +43,28 @@ class DirectionalFsc:
     values: NDArray[np.float64]
     half_angle: float
     threshold: float
-    sphericity: float
+    sphericity: float | None
     at_nyquist: float
     box_size: int
     voxel_size: float
     mask: str
+    finest: float
+    reason: str = ""
+
+    def in_words(self) -> str:
+        """Return the sphericity, or why there is none."""
+        if self.sphericity is None:
+            return f"sphericity not measurable, because {self.reason}"
+        return f"sphericity {self.sphericity:.3f}"
+
+    def without_sphericity(self, reason: str) -> DirectionalFsc:
+        """Return it without a sphericity, for one more reason."""
+        return replace(self, sphericity=None, reason=f"{self.reason} and {reason}" if self.reason else reason)
 
     def __str__(self) -> str:
         best, worst = self.directions[self.values.argmin()], self.directions[self.values.argmax()]
         return (
-            f"sphericity {self.sphericity:.3f}; best {self.values.min():.2f} A along {_arrow(best)}, worst "
+            f"{self.in_words()}; best {self.values.min():.2f} A along {_arrow(best)}, worst "
             f"{self.values.max():.2f} A along {_arrow(worst)} [FSC = {self.threshold:g} in cones of "
             f"{self.half_angle:g} degrees about {len(self.values)} directions, first crossing, interpolated, "
             f"mask: {self.mask}, box {self.box_size}, {self.voxel_size:.4g} A/voxel; "
@@ -83,7 +100,7 @@ def directional_fsc(
     if not 0 < threshold < 1:
         raise InputError(f"a threshold of {threshold:g} is never crossed", remedy="give one between 0 and 1")
     box_size = len(map_1)
-    pair = [transform(m if mask is None else m * mask.astype(np.float64)) for m in (map_1, map_2)]
+    pair = [transform(inside_mask(m, mask)) for m in (map_1, map_2)]
     directions = half_sphere(n_directions)
     shells, units, products = _by_shell(pair[0], pair[1])
     axes = directions.T.astype(np.float32)
@@ -97,21 +114,34 @@ def directional_fsc(
             sums += products[:, here] @ inside
         power = np.sqrt(sums[1] * sums[2])
         np.divide(sums[0], power, out=curves[:, shell], where=power > 0)
-    first = _first_shell(half_angle)
+    first, last = _first_shell(half_angle), last_shell(spectrum(map_1), spectrum(map_2))
+    curves[:, last + 1 :] = np.nan
     read = curves.copy()
     read[:, :first] = 1.0
+    end = box_size / 2 if last == box_size // 2 - 1 else float(last)
     crossings = first_crossings(read, threshold)
-    return DirectionalFsc(
+    never = (crossings >= box_size / 2) | ~(read[:, 1 : last + 1] < threshold).any(1)
+    crossings[never] = end
+    share = float(np.mean(never))
+    found = DirectionalFsc(
         directions=directions,
         curves=curves,
         values=box_size * voxel_size / crossings,
         half_angle=half_angle,
         threshold=threshold,
         sphericity=sphericity(directions, crossings),
-        at_nyquist=float(np.mean(crossings >= box_size / 2)),
+        at_nyquist=share,
         box_size=box_size,
         voxel_size=voxel_size,
         mask=mask_name,
+        finest=box_size * voxel_size / end,
+    )
+    if share <= MOST_UNSEEN:
+        return found
+    limit = "Nyquist" if end == box_size / 2 else "the last shell in which the maps hold power"
+    return found.without_sphericity(
+        f"{100 * share:.1f} % of the directions never fall below {threshold:g} before {limit}, {found.finest:.2f} A, "
+        "which cuts the surface off"
     )
 
 

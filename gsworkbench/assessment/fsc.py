@@ -8,6 +8,7 @@ in definitions.py. A number never travels alone: curve and resolution carry thei
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gsworkbench.assessment.masks import inside_mask
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
 from gsworkbench.files import atomic_path
 
 Map = NDArray[np.floating]
 Crossing = Literal["before first below", "last at or above", "interpolated"]
+
+NO_POWER = 1e-14  # of a map's power: a shell with less holds the rounding of single precision
 
 RULES: dict[Crossing, str] = {
     "before first below": "last shell before the first below",
@@ -143,13 +147,17 @@ def fourier_shell_correlation(
     name: str | None = None,
     shells: Shells = Shells(),
     definition: str = "rounded",
+    keep_offset: bool = False,
 ) -> FscCurve:
-    """Correlate two (D, D, D) maps shell by shell, after multiplying both by `mask` if one is given."""
+    """Correlate two (D, D, D) maps shell by shell, after multiplying both by `mask` if one is given.
+
+    The mean of each map in the soft edge of the mask is taken off first, unless `keep_offset` says to leave it.
+    """
     if map_1.shape != map_2.shape or map_1.ndim != 3 or len(set(map_1.shape)) != 1:
         raise InputError(f"maps must be cubes of the same box, not {map_1.shape} and {map_2.shape}")
     if mask is not None and mask.shape != map_1.shape:
         raise InputError(f"the mask has shape {mask.shape}, the maps {map_1.shape}")
-    first, second = (transform(m if mask is None else m * mask.astype(np.float64)) for m in (map_1, map_2))
+    first, second = (transform(inside_mask(m, mask, keep_offset=keep_offset)) for m in (map_1, map_2))
     name = name or ("fsc_unmasked" if mask is None else "fsc_masked")
     return FscCurve(name, correlate_transforms(first, second, shells), len(map_1), voxel_size, mask_name, definition)
 
@@ -169,10 +177,15 @@ def correlate_transforms(
             total += np.bincount(index, plane.ravel() * weights, minlength=n)[:n]
     cross, power_1, power_2 = sums
     # Power at the rounding of the transform is no power: maps cut off in Fourier space have shells like that.
-    empty = [p <= 1e-14 * max(p.sum(), np.finfo(float).tiny) for p in (power_1, power_2)]
+    empty = [p <= NO_POWER * max(p.sum(), np.finfo(float).tiny) for p in (power_1, power_2)]
     values = np.full(n, np.nan)
     np.divide(cross, np.sqrt(power_1 * power_2), out=values, where=~(empty[0] | empty[1]))
     return values
+
+
+def without_power(curve: FscCurve, unmasked: FscCurve) -> FscCurve:
+    """Take the values from a masked curve where the maps themselves have no power: what it shows there is the mask."""
+    return dataclasses.replace(curve, values=np.where(np.isnan(unmasked.values), np.nan, curve.values))
 
 
 def resolution(

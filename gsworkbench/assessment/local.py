@@ -2,8 +2,9 @@
 
 At each point both maps are multiplied by a Hann window of revolution and their FSC is read where it first falls below
 a threshold, interpolated between shells. The window smears frequencies by about one over its width: no finer
-difference can be seen, and the sharp end of a strong signal reads up to a shell of the window too fine. Window and
-step are part of every result.
+difference can be seen, and the sharp end of a strong signal reads up to a shell of the window too fine. Where the maps
+have no power a window still has some, carried there from coarser shells and alike in both: no curve is read beyond.
+Window and step are part of every result.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from scipy import fft
 from scipy.spatial import cKDTree
 
 from gsworkbench.assessment.fsc import shell_indices, shell_weights
+from gsworkbench.assessment.power import last_shell, own_shells, spectrum
 from gsworkbench.assessment.transforms import threads
 from gsworkbench.errors import InputError
 
 Map = NDArray[np.floating]
 
+_NOTHING = 1e-9  # of the mean power in a window: one with less holds the rounding of what lies around it
 _BATCH = 64  # windows transformed at a time, small enough for the cache of a core
 
 
@@ -29,9 +32,12 @@ _BATCH = 64  # windows transformed at a time, small enough for the cache of a co
 class LocalResolution:
     """resolution : (D, D, D) float32 A, interpolated between the points sampled; 0 outside the mask.
 
-    points : (n, 3) int, the voxels sampled, z, y, x. values : (n,) A at them; twice the voxel size where the FSC stays
-    above the threshold to the end, the window's width where it is below it at once.
-    window, step : A. threshold : of the FSC. at_nyquist : fraction of points that never cross.
+    points : (n, 3) int, the voxels sampled, z, y, x. values : (n,) A at them; where the FSC stays above the threshold
+    to the end, the end; the window's width where it is below it at once, or where a map holds nothing in the window.
+    window, step : A. threshold : of the FSC. at_nyquist : fraction of points that never cross. finest : A, where the
+    power of the maps ends: twice the voxel size in maps that nobody filtered. ended : fraction of points that stay
+    above the threshold up to where the maps, or what the window shows of them, end, if that is before Nyquist. empty :
+    fraction of points where a map holds nothing.
     """
 
     resolution: NDArray[np.float32]
@@ -43,6 +49,9 @@ class LocalResolution:
     at_nyquist: float
     mask: str
     voxel_size: float
+    finest: float
+    ended: float = 0.0
+    empty: float = 0.0
 
     def __str__(self) -> str:
         low, middle, high = np.percentile(self.values, [5, 50, 95])
@@ -51,6 +60,10 @@ class LocalResolution:
             f"{len(self.values):,} points, mask: {self.mask}, box {len(self.resolution)}, "
             f"{self.voxel_size:.4g} A/voxel; {100 * self.at_nyquist:.1f} % of the points never cross"
         )
+        if self.ended:
+            where += f"; {100 * self.ended:.1f} % of the points end where the maps have no power"
+        if self.empty:
+            where += f"; {100 * self.empty:.1f} % of the points lie where a map is empty"
         return (
             f"local resolution {middle:.2f} A in the median, {self.values.mean():.2f} A in the mean, "
             f"5 to 95 %: {low:.2f} to {high:.2f} A [{where}]"
@@ -89,8 +102,15 @@ def local_resolution(
     pair = [np.pad(np.asarray(m, np.float32), width // 2, mode="wrap") for m in (map_1, map_2)]
     batches = [points[i : i + _BATCH] for i in range(0, len(points), _BATCH)]
     with ThreadPoolExecutor(threads()) as pool:
-        curves = np.concatenate(list(pool.map(lambda batch: _curves(pair[0], pair[1], batch, width), batches)))
+        found = list(pool.map(lambda batch: _curves(pair[0], pair[1], batch, width), batches))
+    curves, least, own = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    last, box = last_shell(spectrum(map_1), spectrum(map_2)), len(map_1)
+    end = width / 2 if last == box // 2 - 1 else max(last * width / box, 1.0)
+    ends = np.minimum(np.where(own < width // 2 - 1, own, width / 2), end)
     shells = first_crossings(curves, threshold)
+    empty = least <= _NOTHING * least.mean() if least.any() else np.ones(len(least), bool)
+    ended = (shells > ends) & (ends < width / 2) & ~empty
+    shells = np.where(empty, 1, np.minimum(shells, ends))
     values = width * voxel_size / np.clip(shells, 1, width / 2)
     return LocalResolution(
         resolution=_filled(points, values, mask),
@@ -102,6 +122,9 @@ def local_resolution(
         at_nyquist=float(np.mean(shells >= width / 2)),
         mask=mask_name,
         voxel_size=voxel_size,
+        finest=width * voxel_size / end,
+        ended=float(np.mean(ended)),
+        empty=float(np.mean(empty)),
     )
 
 
@@ -126,8 +149,11 @@ def _points(mask: Map, stride: int) -> NDArray[np.int64]:
     return grid[mask[tuple(grid.T)] > 0.5]
 
 
-def _curves(map_1: Map, map_2: Map, points: NDArray[np.int64], width: int) -> NDArray[np.float64]:
-    """(n, width // 2) FSC of the windows around `points`, of maps padded by half a window."""
+def _curves(
+    map_1: Map, map_2: Map, points: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """(n, width // 2) FSC of the windows around `points`, of maps padded by half a window; (n,) the power in them, of
+    the map that has less; (n,) the last shell that holds power of both maps' own."""
     spectra = [_spectra(m, points, width) for m in (map_1, map_2)]
     first, second = spectra
     shells, weights = shell_indices(width).ravel(), np.broadcast_to(shell_weights(width), first.shape[1:]).ravel()
@@ -142,8 +168,12 @@ def _curves(map_1: Map, map_2: Map, points: NDArray[np.int64], width: int) -> ND
         return np.add.reduceat(flat.astype(np.float64), starts, axis=1)
 
     cross = shell_sums((first * second.conj()).real)
-    power = shell_sums(np.abs(first) ** 2) * shell_sums(np.abs(second) ** 2)
-    return np.divide(cross, np.sqrt(power), out=np.full(cross.shape, np.nan), where=power > 0)
+    powers = [shell_sums(np.abs(spectrum) ** 2) for spectrum in spectra]
+    power = powers[0] * powers[1]
+    curves = np.divide(cross, np.sqrt(power), out=np.full(cross.shape, np.nan), where=power > 0)
+    counts = np.bincount(shells[kept], weights[kept], minlength=n)
+    own = [own_shells(shell_power / counts, width) for shell_power in powers]
+    return curves, np.minimum(powers[0].sum(1), powers[1].sum(1)), np.minimum(own[0], own[1])
 
 
 def _spectra(padded: Map, points: NDArray[np.int64], width: int) -> NDArray[np.complexfloating]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,11 @@ from gsworkbench.assessment.transforms import inverse, transform
 
 Map = NDArray[np.floating]
 Mask = tuple[NDArray[np.float32], str]
+
+FEWEST_VOXELS = 30  # of a piece above the level: fewer are not a particle but noise, or one extreme voxel low-passed
+_FEWEST_EFFECTIVE = 8
+MOST_OF_BOX = 45.0  # %, of a piece above the level; the inscribed sphere holds 52 %
+NO_PARTICLE = "automatic: nothing that could be a particle"
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,18 @@ class MaskRecipe:
     profile: Literal["raised cosine", "quarter cosine"] = "raised cosine"
 
 
-def make_mask(recipe: MaskRecipe, volume: Map, voxel_size: float) -> Mask:
-    """Return the mask that `recipe` makes of a (D, D, D) map, and its description."""
+def make_mask(recipe: MaskRecipe, volume: Map, voxel_size: float, *, keep_offset: bool = False) -> Mask:
+    """Return the mask that `recipe` makes of a (D, D, D) map, and its description.
+
+    keep_offset : a grown mask takes the map's zero for the solvent, as the programs themselves do; else its median
+    outside the inscribed sphere.
+    """
     if recipe.kind == "automatic":
         return automatic_mask(volume, voxel_size)
     if recipe.kind == "sphere":
         half_box = len(volume) / 2 * voxel_size
         return spherical_mask(len(volume), voxel_size, radius=0.85 * half_box, edge=0.15 * half_box)
-    return grown_mask(volume, voxel_size, recipe)
+    return grown_mask(volume if keep_offset else above_solvent(volume), voxel_size, recipe)
 
 
 def grown_mask(volume: Map, voxel_size: float, recipe: MaskRecipe) -> Mask:
@@ -82,34 +92,97 @@ def automatic_mask(
     *,
     lowpass: float = 15.0,
     threshold: float = 4.0,
-    dilation: float = 6.0,
-    edge: float = 12.0,
+    dilation: float | None = None,
+    edge: float | None = None,
 ) -> Mask:
     """Return a soft mask around the density of a map, and its description.
 
-    The map is low-passed at `lowpass` A (at least 3 voxels), cut where it exceeds `threshold` times the standard
-    deviation outside the inscribed sphere or 5 % of its 99.9th percentile, whichever is higher; its largest connected
-    piece is grown by `dilation` A and given a cosine edge of `edge` A. With nothing above the threshold, or no edge to
-    speak of, the mask is the sphere.
+    The map, less its median outside the inscribed sphere, is low-passed at `lowpass` A (at least 3 voxels), cut where
+    it exceeds `threshold` times the standard deviation out there or 5 % of its 99.9th percentile, whichever is higher;
+    its largest connected piece is grown by `dilation` A and given a cosine edge of `edge` A. By default these are 6 A
+    and 12 A, but at least 2 and 5 voxels, for a mask with a harder edge correlates by itself. The mask is the sphere
+    where no piece has FEWEST_VOXELS or more, where less than _FEWEST_EFFECTIVE of them make up its power, and where the
+    map goes farther below its solvent than above.
     """
     from scipy import ndimage
 
     box_size = len(volume)
     lowpass = max(lowpass, 3 * voxel_size)
-    smooth = _lowpass(volume, voxel_size, lowpass)
-    axis = np.arange(box_size) - box_size // 2
-    outside = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 > (box_size / 2) ** 2
+    dilation = max(6.0, 2 * voxel_size) if dilation is None else dilation
+    edge = max(12.0, 5 * voxel_size) if edge is None else edge
+    lifted = above_solvent(volume)
+    smooth = _lowpass(lifted, voxel_size, lowpass)
+    outside = _outside(box_size)
     level = max(threshold * smooth[outside].std(), 0.05 * np.percentile(smooth, 99.9))
     pieces, n = ndimage.label((smooth > level) & ~outside)
-    if n == 0:
-        return spherical_mask(box_size, voxel_size)
-    largest = pieces == 1 + np.argmax(ndimage.sum_labels(np.ones_like(smooth), pieces, np.arange(1, n + 1)))
+    sizes = ndimage.sum_labels(np.ones_like(smooth), pieces, np.arange(1, n + 1))
+    largest = pieces == 1 + np.argmax(sizes) if n else np.zeros(smooth.shape, bool)
+    dark = -np.percentile(smooth, 0.1) > 1.5 * np.percentile(smooth, 99.9)
+    if dark or largest.sum() < FEWEST_VOXELS or _effective(lifted[largest]) < _FEWEST_EFFECTIVE:
+        sphere, words = spherical_mask(box_size, voxel_size)
+        return sphere, f"{NO_PARTICLE}, so {words}"
     distance = ndimage.distance_transform_edt(~largest) * voxel_size
     words = (
-        f"automatic: low-pass {lowpass:.0f} A, level {level:.3g}, dilated {dilation:.0f} A, soft edge {edge:.0f} A, "
+        f"automatic: low-pass {lowpass:.0f} A, level {level:.3g}, dilated {dilation:.3g} A, soft edge {edge:.3g} A, "
         f"{100 * largest.mean():.1f} % of the box"
     )
     return _cosine_edge(distance - dilation, edge), words
+
+
+def doubtful_mask(words: str) -> str | None:
+    """What the description of an automatic mask says of a map that no mask can be made from; None for other masks."""
+    if words.startswith(NO_PARTICLE):
+        return (
+            "the automatic mask found nothing that could be a particle: the map is noise, has inverted contrast "
+            "(protein must be white), or holds a few extreme voxels; the mask is the box's sphere, and masked curves "
+            "mean little"
+        )
+    share = re.match(r"automatic: .* ([\d.]+) % of the box$", words)
+    if share is None or float(share[1]) <= MOST_OF_BOX:
+        return None
+    return (
+        f"the automatic mask holds {share[1]} % of the box: no particle fills that much, so solvent, a constant "
+        "background of the images or noise was taken for it; give a mask of your own"
+    )
+
+
+def inside_mask(volume: Map, mask: Map | None, *, keep_offset: bool = False) -> Map:
+    """Return a map times a mask, less its mean in the soft edge of the mask: a constant added to it changes nothing.
+
+    The mean is weighted by m (1 - m); of a mask without an edge it is that of the voxels within two of it. A constant
+    left in the map would be the mask itself, which two maps always agree about. keep_offset : leave it in.
+    """
+    from scipy import ndimage
+
+    if mask is None:
+        return volume
+    soft = mask.astype(np.float64)
+    if keep_offset:
+        return volume * soft
+    edge = soft * (1 - soft)
+    if edge.sum() < 1e-3 * soft.sum():
+        near = ndimage.binary_dilation(soft > 0.5, iterations=2) & (soft <= 0.5)
+        edge = (near if near.any() else np.ones_like(near)).astype(np.float64)
+    # The first voxel is taken off before the sum, so that a large constant costs no digits.
+    first = float(volume.flat[0])
+    lifted = volume.astype(np.float64) - first
+    return (lifted - float((lifted * edge).sum() / edge.sum())) * soft
+
+
+def _effective(values: NDArray[np.float64]) -> float:
+    """Return how many of some voxels make up their power: 1 where one outweighs all others."""
+    squares = values**2
+    return float(squares.sum() ** 2 / max((squares**2).sum(), np.finfo(float).tiny))
+
+
+def above_solvent(volume: Map) -> NDArray[np.float64]:
+    """Return a map less its median outside the inscribed sphere: a constant added to it changes nothing."""
+    return volume.astype(np.float64) - float(np.median(volume[_outside(len(volume))].astype(np.float64)))
+
+
+def _outside(box_size: int) -> NDArray[np.bool_]:
+    axis = np.arange(box_size) - box_size // 2
+    return axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 > (box_size / 2) ** 2
 
 
 def _cosine_edge(distance: NDArray[np.floating], edge: float) -> NDArray[np.float32]:

@@ -16,14 +16,15 @@ from gsworkbench.assessment.fsc import FscCurve, Resolution, read_fsc_csv, resol
 from gsworkbench.config import ReconstructionConfig, from_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians import Gaussians
+from gsworkbench.half_map_names import find_half_maps
 from gsworkbench.particles import ParticleStack
 from gsworkbench.readers import read_map, read_particles
-from gsworkbench.reconstruct import HALF_MAPS, MAP
+from gsworkbench.reconstruct import MAP
 
 Volume = NDArray[np.float32]
 
 # What is shown -> its file in the folder. The truth lies elsewhere, and the difference is made.
-MAPS = {"full": MAP, "half 1": HALF_MAPS[0], "half 2": HALF_MAPS[1], "background": "background.mrc"}
+MAPS = {"full": MAP, "background": "background.mrc"}
 _READING = ("--sign", "--pixel-size", "--datadir")  # options of the run that its own run_data.star still needs
 
 
@@ -76,6 +77,8 @@ def read_run(folder: str | Path) -> Run:
     if not (folder / MAP).is_file():
         raise InputError(f"no reconstruction: it has no {MAP}", file=folder, remedy="give the folder of a reconstruct")
     paths = {name: folder / file for name, file in MAPS.items()}
+    if halves := find_half_maps(folder):
+        paths = {"full": paths["full"], "half 1": halves[0], "half 2": halves[1]} | paths
     if truth := _truth_path(folder, record):
         paths["truth"] = truth
     read = {name: read_map(path) for name, path in paths.items() if path.is_file()}

@@ -15,12 +15,25 @@ from gsworkbench.readers.cryosparc import read_cryosparc
 from gsworkbench.readers.formats import unknown_format
 from gsworkbench.readers.grid import IMAGE_SCALES
 from gsworkbench.readers.metadata import Metadata
-from gsworkbench.readers.mrc import map_origin, new_image_stack, read_images, read_map, stack_shape, write_map
+from gsworkbench.readers.mrc import (
+    MapPlace,
+    map_origin,
+    map_place,
+    map_voxel_size,
+    new_image_stack,
+    read_images,
+    read_map,
+    stack_shape,
+    write_map,
+)
 from gsworkbench.readers.star import read_star, write_star, write_with_half_sets
 
 __all__ = [
+    "MapPlace",
     "Metadata",
     "map_origin",
+    "map_place",
+    "map_voxel_size",
     "new_image_stack",
     "read_identities",
     "read_images",

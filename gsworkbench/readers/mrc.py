@@ -1,9 +1,10 @@
 """MRC files: image stacks read through memory maps, maps read and written whole.
 
 A stack is n square images, whatever its header calls itself (RELION's have space group 0, many others 1), and its
-pixel size is taken from x alone (relion_project leaves the cell's z at zero). Origins (nxstart, origin) are ignored:
-the centre is voxel D/2. Modes 0, 1, 2, 6 and 12, either byte order, with or without map ID and machine stamp, .gz and
-.bz2. Not read: complex transforms, 4-bit images, volume stacks.
+pixel size is taken from x alone (relion_project leaves the cell's z at zero). Origins (nxstart, origin) change no
+number, for the centre is voxel D/2; `map_place` reads them and `write_map` writes them. Modes 0, 1, 2, 6 and 12, either
+byte order, with or without map ID and machine stamp, .gz and .bz2. Not read: complex transforms, 4-bit images, volume
+stacks.
 """
 
 from __future__ import annotations
@@ -111,50 +112,86 @@ def stack_shape(path: str | Path) -> tuple[int, int, float | None]:
     return n, width, header.voxel_sizes[0] or None
 
 
-def read_map(path: str | Path) -> tuple[NDArray[np.float32], float]:
+@dataclass(frozen=True)
+class MapPlace:
+    """Where a header puts a map: its ORIGIN in A (MRC 2014), and the indices of its first column, row and section.
+
+    Both are in the order x, y, z. Most maps have zeros in both.
+    """
+
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    starts: tuple[int, int, int] = (0, 0, 0)
+
+
+def read_map(path: str | Path, *, voxel_size: float | None = None) -> tuple[NDArray[np.float32], float]:
     """Read a map as ((D, D, D) float32 in z, y, x order, voxel size in A), an array of the caller's own.
 
     The header's axis order (mapc, mapr, maps) is applied. Raises InputError for anything but a cube of even side, a
-    voxel size that is absent or differs between axes, and voxels that are NaN or infinite.
+    voxel size that is absent or differs between axes, and voxels that are NaN or infinite. A `voxel_size` in A that is
+    given takes the place of the header's, whatever the header says.
     """
     header = read_header(path)
     if len(set(header.shape)) > 1 or header.shape[0] % 2:
         voxels = " x ".join(map(str, header.shape[::-1]))
         raise InputError(f"the map has {voxels} voxels, not a cube of even side", file=path)
     _check_axes(header, path)
-    x, y, z = header.voxel_sizes
-    if not (x and y and z):
-        raise InputError("the header has no voxel size", file=path, remedy="relion_image_handler --angpix can set it")
-    if not np.allclose([y, z], x, rtol=1e-3):
-        raise InputError(f"the voxels are {x:.5g} x {y:.5g} x {z:.5g} A, not cubes", file=path)
+    size = voxel_size or map_voxel_size(path)
+    if size is None:
+        raise InputError("the header has no voxel size", file=path, remedy="give --voxel-size, in A")
     data = np.transpose(_open(path, keep=False), [header.axes.index(axis) for axis in (3, 2, 1)])
     volume = np.array(data, np.float32, order="C")  # the caller's own, whatever becomes of the file
     broken = np.count_nonzero(~np.isfinite(volume))
     if broken:
         raise InputError(f"{broken} voxels are NaN or infinite", file=path)
-    return volume, x
+    return volume, size
 
 
-def map_origin(path: str | Path) -> NDArray[np.float64]:
-    """(3,) x, y, z in A of voxel [0, 0, 0] of a map in the frame of its atomic model.
+def map_voxel_size(path: str | Path) -> float | None:
+    """Return the voxel size in A that a map's header says, None where it says none; voxels must be cubes."""
+    x, y, z = read_header(path).voxel_sizes
+    if not (x and y and z):
+        return None
+    if not np.allclose([y, z], x, rtol=1e-3):
+        sizes = f"{x:.5g} x {y:.5g} x {z:.5g} A"
+        raise InputError(f"the voxels are {sizes}, not cubes", file=path, remedy="if that is wrong, give --voxel-size")
+    return x
 
-    The header's ORIGIN where one is set (MRC 2014), else the start indices times the voxel size, as in EMDB's files and
-    as ChimeraX reads them; zero in most maps, so that a coordinate is the voxel's index times the voxel size.
-    """
+
+def map_place(path: str | Path) -> MapPlace:
+    """Return where the header puts a map; values that are not finite count as zero."""
     raw, header = _raw_header(path), read_header(path)
     _check_axes(header, path)
-    origin = np.array([raw.origin.x, raw.origin.y, raw.origin.z], np.float64)
-    if origin.any():
-        return origin
-    starts = np.array([raw.nzstart, raw.nystart, raw.nxstart], np.float64)  # of sections, rows and columns
-    return starts[[header.axes.index(axis) for axis in (1, 2, 3)]] * header.voxel_sizes
+    origin = np.nan_to_num(np.array([raw.origin.x, raw.origin.y, raw.origin.z], np.float64), posinf=0.0, neginf=0.0)
+    starts = np.array([raw.nzstart, raw.nystart, raw.nxstart])  # of sections, rows and columns
+    x, y, z = (int(starts[header.axes.index(axis)]) for axis in (1, 2, 3))
+    return MapPlace((float(origin[0]), float(origin[1]), float(origin[2])), (x, y, z))
 
 
-def write_map(path: str | Path, volume: NDArray[np.floating], voxel_size: float, label: str = "map") -> None:
+def map_origin(path: str | Path, voxel_size: float | None = None) -> NDArray[np.float64]:
+    """(3,) x, y, z in A of voxel [0, 0, 0] of a map in the frame of its atomic model.
+
+    The header's ORIGIN where one is set (MRC 2014), else the start indices times the voxel size (`voxel_size` where it
+    is given, else the header's), as in EMDB's files and as ChimeraX reads them; zero in most maps, so that a coordinate
+    is the voxel's index times the voxel size.
+    """
+    place = map_place(path)
+    if any(place.origin):
+        return np.array(place.origin)
+    return np.array(place.starts) * (np.array(read_header(path).voxel_sizes) if voxel_size is None else voxel_size)
+
+
+def write_map(
+    path: str | Path,
+    volume: NDArray[np.floating],
+    voxel_size: float,
+    label: str = "map",
+    *,
+    place: MapPlace | None = None,
+) -> None:
     """Write a map (z, y, x) as float32 with space group 1, axes x, y, z and right statistics, atomically.
 
-    `label` follows the program's version in the header's only label; both are cut at 80 characters. The same map
-    gives the same bytes.
+    `label` follows the program's version in the header's only label; both are cut at 80 characters. `place` is that of
+    the map that this one was made from, and zero by default. The same map gives the same bytes.
     """
     import mrcfile
 
@@ -163,6 +200,9 @@ def write_map(path: str | Path, volume: NDArray[np.floating], voxel_size: float,
     with atomic_path(path) as temporary, mrcfile.new(temporary, np.asarray(volume, np.float32), overwrite=True) as mrc:
         mrc.set_volume()
         mrc.voxel_size = voxel_size
+        if place is not None:
+            mrc.header.origin.x, mrc.header.origin.y, mrc.header.origin.z = place.origin
+            mrc.header.nxstart, mrc.header.nystart, mrc.header.nzstart = place.starts
         _set_label(mrc, label)
 
 

@@ -23,6 +23,7 @@ from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.config import SETTINGS
 from gsworkbench.errors import InputError
+from gsworkbench.half_map_names import find_half_maps
 from gsworkbench.judging import Assessment, assess, choose_mask
 from gsworkbench.readers.mrc import read_map
 from gsworkbench.workbench.digest import source_digest
@@ -33,7 +34,6 @@ from gsworkbench.workbench.store import KEY, key_in, key_of, made
 Volume = NDArray[np.float32]
 SCHEMES = "gsworkbench.gradient_schemes"
 MAP = "run_class001.mrc"
-HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,10 @@ def _judge(kind: str, run: Run, folder: Path, out: Path) -> None:
     volume, voxel_size = read_map(made_run / MAP)
     halves = None
     if run.config.reconstruction.half_maps:
-        halves = read_map(made_run / HALF_MAPS[0])[0], read_map(made_run / HALF_MAPS[1])[0]
+        found = find_half_maps(made_run)
+        if found is None:
+            raise InputError("the run has no half maps", file=made_run, remedy="run snakemake")
+        halves = read_map(found[0])[0], read_map(found[1])[0]
     truth, _ = read_map(folder / "datasets" / run.dataset / "truth.mrc")
     record = json.loads((made_run / "run.json").read_text(encoding="utf-8"))
     curves, measurements = KINDS[kind](Maps(run, made_run, volume, halves, truth, voxel_size, record))
