@@ -50,15 +50,13 @@ class Row:
 
     def __str__(self) -> str:
         (f, fh), (c, ch) = self.fitted, self.classical
-        return (
-            f"| {self.box} | {self.seed} | {self.views} | {self.snr} | {self.n:,} | {f:.3f} | {c:.3f} | {f - c:+.3f} "
-            f"| {fh:.3f} | {ch:.3f} | {fh - ch:+.3f} |"
-        )
+        set_ = f"| {self.box} | {self.seed} | {self.views} | {self.snr} | {self.n:,} |"
+        return f"{set_} {f:.3f} | {c:.3f} | {f - c:+.3f} | {fh:.3f} | {ch:.3f} | {fh - ch:+.3f} |"
 
 
 HEAD = (
-    "| box | seed | preferred views | SNR | particles | reconstruct | backproject | difference | half maps: reconstruct "
-    "| backproject | difference |\n|" + "---|" * 11
+    "| box | seed | preferred views | SNR | particles | reconstruct | backproject | difference "
+    "| half maps: reconstruct | backproject | difference |\n|" + "---|" * 11
 )
 
 
@@ -108,7 +106,8 @@ def summary(rows: list[Row]) -> str:
     ]
     return (
         f"{len(rows)} sets. Smallest difference {np.nanmin(losses[:, 0]):+.4f} for maps and "
-        f"{np.nanmin(losses[:, 1]):+.4f} for half maps; mean {np.nanmean(losses[:, 0]):+.4f} and {np.nanmean(losses[:, 1]):+.4f}; "
+        f"{np.nanmin(losses[:, 1]):+.4f} for half maps; mean {np.nanmean(losses[:, 0]):+.4f} and "
+        f"{np.nanmean(losses[:, 1]):+.4f}; "
         f"{(losses < -0.005).sum()} of {losses.size} below -0.005. Smallest gain of a map by more particles "
         f"{np.nanmin(steps):+.4f}."
     )

@@ -242,12 +242,12 @@ def _accumulate(options: argparse.Namespace) -> None:
 
 def _normalised(whole: Any, stack: Any, options: argparse.Namespace) -> Any:
     """Particles with normalised images, and those that are absurd left out, beside all particles of the table."""
-    from gsworkbench.image_statistics import blank, make_plan, measure_images, normalised, outliers, sentences
+    from gsworkbench.image_statistics import kept, make_plan, measure_images, sentences
 
     found = measure_images(stack, make_plan(whole))
     if distributed.is_first():
         _print_notes(sentences(found, stack, kept=options.keep_outliers))
-    return normalised(stack, found)[~(blank(found) if options.keep_outliers else outliers(found))]
+    return kept(stack, found, keep_outliers=options.keep_outliers)
 
 
 def _print_notes(sentences: Sequence[str]) -> None:

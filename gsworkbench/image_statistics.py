@@ -40,6 +40,7 @@ _SUSPICIOUS = 9.0  # standard deviations of the whole image, where hot pixels ar
 _HOT = 4.0  # times the 99th percentile of |pixel - background|: 10 standard deviations of white noise
 _GAIN = 5.0  # noise this many times above or below the median is another unit of the image, not more noise
 _ABSURD = 5.0  # times the median of the power of images over that of their noise: left out
+_LARGEST = 1e15  # of pixels, which are squared and multiplied in single precision
 _NOTICEABLE = 2.0  # the same: listed
 
 Measure = Literal["border", "high frequencies", "none"]
@@ -89,7 +90,8 @@ def measure_images(stack: ParticleStack, plan: Plan | None = None, *, label: str
     with tqdm(total=len(own), desc=label, unit="img", mininterval=0.5, leave=False) as bar:
         part = stack[own]
         for rows, images in part.chunks(CHUNK_BYTES, raw=True):
-            table[torch.from_numpy(own[rows])] = torch.from_numpy(_row(images, plan))
+            with np.errstate(all="ignore"):  # of values that cannot be squared; see `_as_statistics`
+                table[torch.from_numpy(own[rows])] = torch.from_numpy(_row(images, plan))
             bar.update(len(rows))
     distributed.add_up([table])
     return _as_statistics(table.numpy(), plan)
@@ -97,6 +99,9 @@ def measure_images(stack: ParticleStack, plan: Plan | None = None, *, label: str
 
 def _as_statistics(table: Float64, plan: Plan) -> ImageStatistics:
     """From the rows of `_row`."""
+    # Values beyond 1e19 cannot be squared in single precision: such an image has power without end.
+    broken = np.asarray(~np.isfinite(table[:, [0, 1, 2, 3, 4, 6]]).all(axis=1))
+    table = np.where(broken[:, None], [0, 0, 0, plan.noise, np.inf, np.inf, 0, 0], table)
     offset, x, y, noise, spread, largest, limit, hot = table.T
     if plan.measure == "none":
         noise = np.where(spread > 0, plan.noise, 0.0)
@@ -136,7 +141,16 @@ def make_plan(stack: ParticleStack) -> Plan:
     order = np.lexsort((stack.image_index, stack.file_index))
     chosen = order[np.unique(np.linspace(0, len(order) - 1, SAMPLE).astype(int))]
     chunks = [images for _, images in stack[chosen].chunks(CHUNK_BYTES, raw=True)]
-    border, slope, outside, inside, spread = np.concatenate([_sampled(images) for images in chunks]).T
+    with np.errstate(all="ignore"):
+        sampled = np.concatenate([_sampled(images) for images in chunks])
+    usable = np.isfinite(sampled).all(1)
+    if not usable.any() or np.median(sampled[usable, 4]) > _LARGEST:
+        raise InputError(
+            "the pixels of the images are too large to be squared in single precision",
+            file=stack.files[0],
+            remedy="normalise the images to noise of standard deviation 1",
+        )
+    border, slope, outside, inside, spread = sampled[usable].T
     alive = spread > 0
     if not alive.any():
         raise InputError(
@@ -156,8 +170,9 @@ def make_plan(stack: ParticleStack) -> Plan:
     ramps = bool(np.median(slope[alive]) > _RAMP) and b > _LEAST_NOISE * s
     least = _STRONG_NOISE if measure == "none" else _LEAST_NOISE
     plan = Plan(ramps, measure, b, high, corners, max(noise, least * s))
-    found = _as_statistics(np.concatenate([_row(images, plan) for images in chunks]), plan)
-    found = found[(found.spread > 0) & (found.noise > 0)]
+    with np.errstate(all="ignore"):
+        found = _as_statistics(np.concatenate([_row(images, plan) for images in chunks]), plan)
+    found = found[(found.spread > 0) & (found.noise > 0) & np.isfinite(found.spread)]
     if len(found) == 0:
         return dataclasses.replace(plan, measure="none")
     noise, ratio = float(np.median(found.noise)), float(np.median(found.spread / found.noise))
@@ -269,8 +284,8 @@ def _high_frequencies(images: Float32) -> tuple[Float64, Float64]:
     """(m,) standard deviation of white noise whose mixed second difference is that of images, outside the inscribed
     circle, and in a ring from 0.2 to 0.4 of the box."""
     y = images[:, :-1] - images[:, 1:]
-    with np.errstate(over="ignore"):  # of hot pixels
-        squares = np.square(y[:, :, :-1] - y[:, :, 1:]).reshape(len(images), -1).astype(np.float64) / 4
+    differences = (y[:, :, :-1] - y[:, :, 1:]).reshape(len(images), -1).astype(np.float64)
+    squares = np.square(differences) / 4
     geometry = _geometry(images.shape[-1])
     outside, inside = (
         squares[:, where].mean(1) for where in (geometry.differences_outside, geometry.differences_inside)
@@ -282,7 +297,7 @@ def _spread(images: Float32) -> Float64:
     """(m,) root mean square of images whose background is 0."""
     flat = images.reshape(len(images), -1)
     power = np.einsum("ij,ij->i", flat, flat).astype(np.float64) / flat.shape[1]
-    for row in np.flatnonzero(~np.isfinite(power)):
+    for row in np.flatnonzero(~((power > 1e-30) & (power < 1e30))):  # too small or too large to be squared in float32
         power[row] = np.square(flat[row].astype(np.float64)).mean()
     return np.sqrt(power)
 
@@ -337,8 +352,18 @@ def weighted_alike(stack: ParticleStack) -> ParticleStack:
 
 
 def blank(found: ImageStatistics) -> NDArray[np.bool_]:
-    """(n,) images that hold nothing, or no noise to weigh them by."""
-    return (found.spread == 0) | (found.noise == 0)
+    """(n,) images that hold nothing, or no noise to weigh them by, or numbers that nothing can be made of."""
+    return (found.spread == 0) | (found.noise == 0) | ~np.isfinite(found.spread)
+
+
+def kept(stack: ParticleStack, found: ImageStatistics, *, keep_outliers: bool = False) -> ParticleStack:
+    """The normalised stack without the images that are to be left out; InputError if that leaves none."""
+    left_out = blank(found) if keep_outliers else outliers(found)
+    if left_out.all():
+        raise InputError(
+            "no image is left: all are blank, or have absurd values", file=stack.source, remedy="inspect names them"
+        )
+    return normalised(stack, found)[~left_out]
 
 
 def outliers(found: ImageStatistics) -> NDArray[np.bool_]:
@@ -364,7 +389,8 @@ def figures(found: ImageStatistics) -> dict[str, Any]:
 
 def _relative_power(found: ImageStatistics) -> Float64:
     """(n,) power of an image over that of its noise, over the median of the same."""
-    power = (found.spread / np.where(found.noise > 0, found.noise, np.inf)) ** 2
+    with np.errstate(over="ignore"):
+        power = (found.spread / np.where(found.noise > 0, found.noise, np.inf)) ** 2
     return power / found.plan.relative_power
 
 
@@ -372,7 +398,7 @@ def sentences(found: ImageStatistics, stack: ParticleStack, *, kept: bool = Fals
     """What a user should know of these images, in words; empty for images as they should be."""
     said: list[str] = []
     plan, middle = found.plan, found.plan.noise
-    offset = np.abs(found.offset) / np.maximum(found.noise, 1e-300)
+    offset = np.divide(np.abs(found.offset), found.noise, out=np.zeros(len(found)), where=found.noise > 0)
     if np.median(offset) > 0.2:
         said.append(
             f"the images have a background of {np.median(found.offset):.3g}, {np.median(offset):.2g} standard "
@@ -408,11 +434,17 @@ def sentences(found: ImageStatistics, stack: ParticleStack, *, kept: bool = Fals
             f"(first {_rows(stack, hot)}): these pixels are set to the background"
         )
     what = "kept, as --keep-outliers asks" if kept else "left out"
-    empty = np.flatnonzero(blank(found))
+    empty = np.flatnonzero(blank(found) & np.isfinite(found.spread))
     if len(empty):
         be = "is" if len(empty) == 1 else "are"
         said.append(
             f"{len(empty):,} of {len(found):,} images {be} blank (first {_rows(stack, empty)}) and {be} left out"
+        )
+    endless = np.flatnonzero(~np.isfinite(found.spread))
+    if len(endless):
+        said.append(
+            f"{_images(len(endless))} values that cannot be squared in single precision (first "
+            f"{_rows(stack, endless)}) and {'is' if len(endless) == 1 else 'are'} left out"
         )
     absurd = np.flatnonzero(out & ~blank(found))
     if len(absurd):

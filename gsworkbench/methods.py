@@ -28,8 +28,8 @@ from gsworkbench.half_sets import every_nth
 from gsworkbench.image_statistics import (
     blank,
     figures,
+    kept,
     measure_images,
-    normalised,
     outliers,
     sentences,
     weighted_alike,
@@ -397,9 +397,7 @@ def _normalised(stack: ParticleStack, config: ReconstructionConfig, record: RunR
     record.warnings += sentences(found, stack, kept=config.keep_outliers)
     left_out = blank(found) if config.keep_outliers else outliers(found)
     record.results["images"] = figures(found) | {"left_out": int(left_out.sum())}
-    if left_out.all():
-        raise InputError("no image is left: all are blank or absurd", file=stack.source, remedy="give --keep-outliers")
-    return normalised(stack, found)[~left_out]
+    return kept(stack, found, keep_outliers=config.keep_outliers)
 
 
 def fit_device(config: ReconstructionConfig) -> torch.device:

@@ -66,6 +66,7 @@ def solve_voxels(
 def conjugate_gradients(problem: Problem, inside: Tensor) -> Iterator[Tensor]:
     """The maps (D, D, D) after 1, 2, ... steps from nothing; each is zero where `inside` (D, D, D) is."""
     damped = problem.kernel + ridge(problem)
+    damped = damped.clamp_min(1e-6 * float(damped.max()))  # k = 0 of a few particles has neither data nor prior
 
     def within(transform: Tensor) -> Tensor:
         return from_transform(transform) * inside
