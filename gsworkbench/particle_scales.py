@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.backprojection import solve
+from gsworkbench.fourier import disc, half_plane_frequencies
 from gsworkbench.half_sets import deal
 from gsworkbench.insertion import PADDING, positions, samples, taper
 from gsworkbench.normal_equations import accumulate
@@ -29,6 +30,7 @@ LARGEST_BOX = 32  # px of the quick maps: low resolution holds nearly all of the
 SCALED = 1000  # particles that say whether scales differ at all
 _FEWEST = 100  # particles, for quick maps that say anything
 _CHUNK_BYTES = 2**23
+_LEAST_SHELL = 3  # cycles per box: ice, carbon and gradients have most of their power below
 _SPREAD = 0.15  # of the scales of particles, from which on they are used
 _JUNK = 0.03  # of the images, from which on those without signal count
 _SURE = 8.0  # by which the logarithm of the likelihood must rise
@@ -117,6 +119,8 @@ def _compared(part: ParticleStack, volume: NDArray[np.float32]) -> tuple[Float64
     box_size = len(volume)
     product, power = np.zeros(len(part)), np.zeros(len(part))
     grid = padded_transform(volume)
+    ky, kx = (k[disc(box_size)] for k in half_plane_frequencies(box_size))
+    counted = torch.hypot(ky, kx) >= _LEAST_SHELL
     pixel_size = part.pixel_size * part.box_size / box_size
     noise = 1.0 if part.normalisation is None else part.normalisation.noise
     # One component of the transform of D^2 pixels, of noise of variance noise^2 in the images' own pixels.
@@ -127,6 +131,7 @@ def _compared(part: ParticleStack, volume: NDArray[np.float32]) -> tuple[Float64
             data, squares, _ = samples(images, some, box_size)
             predicted = interpolate(grid, PADDING * positions(some, box_size)) * pixel_size
             shape = (len(rows), -1)
+            predicted = (predicted.view(shape) * counted).flatten()
             # `samples` holds each Friedel pair once, or half of it twice: the sums over all components are twice these.
             product[rows] = 2 * (predicted.conj() * data).real.view(shape).sum(1).numpy() / variance
             power[rows] = 2 * (predicted.abs().square() * squares).view(shape).sum(1).numpy() / variance
