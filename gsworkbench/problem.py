@@ -113,7 +113,8 @@ def misfit_power(judge: Problem, transform: Tensor) -> Tensor:
     power = torch.zeros_like(excess)
     for shell in range(judge.box_size // 2):
         near = _near(shell, judge)
-        power[shell] = (excess[near].sum() / square[near].sum().clamp_min(1e-300)).clamp_min(0)
+        if square[near].sum() > 0:  # k = 0 of few particles may hold nothing at all
+            power[shell] = (excess[near].sum() / square[near].sum()).clamp_min(0)
     return power.float()
 
 

@@ -268,3 +268,18 @@ def test_held_out_particles_bear_out_signal_and_not_noise(noisy):
     noise = to_transform(torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0)))
     scale = signal.abs().square().mean().sqrt() / noise.abs().square().mean().sqrt()
     assert proven_share(held, nothing, noise * scale)[4:16].mean() < 0.2
+
+
+def test_a_shell_without_data_has_no_power(noisy):
+    """k = 0 is asked of no image: where its neighbours leave nothing there either, nothing is divided by nothing."""
+    fitted, held = (as_problem(e) for e in noisy)
+    empty = held.shell == 0
+    nothing = [
+        dataclasses.replace(
+            p, kernel=torch.where(empty, 0.0, p.kernel), data=torch.where(empty, torch.tensor(0.5 + 0j), p.data)
+        )
+        for p in (fitted, held)
+    ]
+    power = misfit_power(nothing[1], torch.zeros_like(held.data))
+    assert power[0] == 0 and bool(torch.isfinite(power).all())
+    assert bool(torch.isfinite(wiener_background(nothing[0], torch.zeros_like(held.data), power)).all())
