@@ -5,7 +5,8 @@ division, and white noise of power s^2 beside signal of power S in a shell turns
 
     V(k) = b(k) / (K(k) + s^2 / S(|k|)),    S = sum_shell (|b|^2 - s^2 K) / sum_shell K^2,
 
-S measured from b and K themselves. Imports nothing of rendering or training.
+S measured from b and K themselves. K is softened (problem.softened): where views are one-sided, components between all
+slices hold next to nothing but errors of interpolation. Imports nothing of rendering or training.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from gsworkbench.fourier import centred_irfftn, map_shells
 from gsworkbench.normal_equations import NormalEquations, accumulate
 from gsworkbench.particles import ParticleStack
+from gsworkbench.problem import SOFTENING
 
 _LEAST_SNR = 0.1  # shells that seem to hold no signal are weakened to this, not erased: their FSC stays defined
 
@@ -34,7 +36,9 @@ def solve(sums: NormalEquations) -> NDArray[np.float32]:
     kernel, noise = sums.kernel(circular=True).clamp_min(0), _noise(sums)
     signal = _mean(_transform(sums).abs().square() - noise * kernel) / _mean(kernel.square()).clamp_min(1e-300)
     signal = torch.maximum(signal, _LEAST_SNR * noise / _mean(kernel).clamp_min(1e-300))
-    return _divided(sums, kernel, noise / signal.clamp_min(1e-300))
+    mean = _mean(kernel)
+    softened = _divided(sums, kernel, noise / signal.clamp_min(1e-300) + SOFTENING * mean)
+    return softened * np.float32(1 + SOFTENING)
 
 
 def least_squares(sums: NormalEquations) -> NDArray[np.float32]:

@@ -47,6 +47,7 @@ from gsworkbench.problem import (
     proven_share,
     shell_mean,
     shell_sum,
+    softened,
     to_transform,
     wiener_background,
 )
@@ -138,16 +139,17 @@ def fit_normal_equations(
         raise InputError("a background, and a number of Gaussians chosen by the data, need held-out particles")
     if held_out is None or not judged:
         whole = as_problem(fitted if held_out is None else fitted + held_out)
-        gaussians, _ = _descend(whole, None, config, seed, backend, device, label)
+        gaussians, _ = _descend(softened(whole), None, config, seed, backend, device, label)
         return NormalFit(gaussians, None, sample(gaussians, whole, backend).numpy(), None, None, whole)
     fitted.require_addable(held_out)
     first, judge = as_problem(fitted), as_problem(held_out)
     whole = added(first, judge, fitted.n_particles, held_out.n_particles)
+    soft_first, soft = softened(first), softened(whole)  # what is solved; `judge` stays as it is, to judge by
     ladder: Ladder = ()
     if config.n_gaussians == "auto":
-        number, ladder = choose_number(first, judge, config, seed, backend, device, label)
+        number, ladder = choose_number(soft_first, judge, config, seed, backend, device, label)
         config = replace(config, n_gaussians=number)
-    trial, curve = _descend(first, judge, config, seed, backend, device, f"{label}: trial")
+    trial, curve = _descend(soft_first, judge, config, seed, backend, device, f"{label}: trial")
     seen = to_transform(sample(trial, first, backend))
     power = misfit_power(judge, seen)
     signal, missed = _verdict(judge, seen, power)
@@ -156,7 +158,7 @@ def fit_normal_equations(
     ladder = tuple((number, a / size[1], b / size[1]) for number, a, b in ladder)
     verdict = HeldOut(signal, missed, curve, ladder)
     used = power if config.background else torch.zeros_like(power)
-    weighted = replace(whole, weight=whole.weight / (1 + whole.kernel * used[whole.shell] / whole.noise))
+    weighted = replace(soft, weight=soft.weight / (1 + soft.kernel * used[soft.shell] / soft.noise))
     gaussians, _ = _descend(weighted, None, _final(config), seed, backend, device, label, start=trial)
     mixture = sample(gaussians, whole, backend)
     own = shell_mean(whole, seen.abs().square()).clamp_min(1e-300)
@@ -164,10 +166,10 @@ def fit_normal_equations(
     if not config.background:
         trial_map = from_transform(seen).numpy()
         return NormalFit(gaussians, None, mixture.numpy(), misfit, verdict, whole, (trial_map, first, judge))
-    beside = wiener_background(first, seen, power)
+    beside = wiener_background(soft_first, seen, power)
     share = proven_share(judge, seen, beside)
     trial_map = from_transform(seen + share[first.shell] * beside).numpy()
-    background = from_transform(share[whole.shell] * wiener_background(whole, to_transform(mixture), power))
+    background = from_transform(share[whole.shell] * wiener_background(soft, to_transform(mixture), power))
     return NormalFit(
         gaussians,
         background.numpy(),
@@ -194,7 +196,7 @@ def preview(
     watch : called as watch(steps done, steps in all) after every step; if it returns True, the fit stops there and
     what has been reached is returned.
     """
-    problem = as_problem(sums)
+    problem = softened(as_problem(sums))
     chosen = replace(config, n_gaussians=n_gaussians, background=False)
     gaussians, _ = _descend(problem, None, chosen, seed, backend, device, "preview", watch=watch)
     return NormalFit(gaussians, None, sample(gaussians, problem, backend).numpy(), None, None, problem)
@@ -342,7 +344,7 @@ def _descend(
     start: Gaussians | None = None,
     watch: Watch | None = None,
 ) -> tuple[Gaussians, Curve]:
-    """Adam on all particles at once, from a mixture in A or as configured.
+    """Adam on all particles at once, from a mixture in A or as configured. The problem is softened by the caller.
 
     Return the mixture in A and (step, error, error under `judge`) along the way. `watch` may stop it early.
     """

@@ -16,6 +16,8 @@ from torch import Tensor
 from gsworkbench.fourier import map_shells
 from gsworkbench.normal_equations import NormalEquations
 
+SOFTENING = 0.05  # of the mean kernel of a shell: five times the error of interpolated kernels
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -63,6 +65,20 @@ def added(first: Problem, second: Problem, n_first: int, n_second: int) -> Probl
     return replace(first, data=first.data + second.data, kernel=first.kernel + second.kernel, noise=noise)
 
 
+def softened(problem: Problem) -> Problem:
+    """The problem to solve in place of a problem: its kernel plus SOFTENING of its mean in each shell, data alike.
+
+    Where views are one-sided, or few, some components lie between all slices. Interpolation leaves in their data what
+    belongs to their neighbours, a percent or so, and next to nothing in their kernel: what solves these equations is
+    anything. With this, they are pulled towards nothing. Where views are even it changes nothing to speak of.
+    """
+    inside = problem.weight > 0
+    count = shell_sum(problem, inside.float()).clamp_min(1)
+    mean = (shell_sum(problem, problem.kernel) / count).float()
+    kernel = problem.kernel + SOFTENING * mean[problem.shell] * inside
+    return replace(problem, kernel=kernel, data=problem.data * (1 + SOFTENING))
+
+
 def wiener_map(problem: Problem) -> Tensor:
     """(D, D, D) the classical map of a problem, data / (kernel + noise / signal), as `backprojection.solve` makes it.
 
@@ -75,8 +91,8 @@ def wiener_map(problem: Problem) -> Tensor:
     excess = shell_sum(problem, problem.data.abs().square() - problem.noise * problem.kernel) / count
     signal = excess / (shell_sum(problem, problem.kernel.square()) / count).clamp_min(1e-300)
     signal = torch.maximum(signal, 0.1 * problem.noise / mean.clamp_min(1e-300))
-    damping = (problem.noise / signal.clamp_min(1e-300) + 1e-3 * mean).float()
-    divided = problem.data / (problem.kernel + damping[problem.shell]).clamp_min(1e-30)
+    damping = (problem.noise / signal.clamp_min(1e-300) + (SOFTENING + 1e-3) * mean).float()
+    divided = (1 + SOFTENING) * problem.data / (problem.kernel + damping[problem.shell]).clamp_min(1e-30)
     return from_transform(divided * (inside & (mean.float()[problem.shell] > 0)))
 
 

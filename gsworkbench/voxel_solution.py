@@ -30,6 +30,7 @@ from gsworkbench.problem import (
     from_transform,
     misfit_power,
     objective,
+    softened,
     to_transform,
 )
 
@@ -65,14 +66,14 @@ def solve_voxels(
 
 def conjugate_gradients(problem: Problem, inside: Tensor) -> Iterator[Tensor]:
     """The maps (D, D, D) after 1, 2, ... steps from nothing; each is zero where `inside` (D, D, D) is."""
-    damped = problem.kernel + ridge(problem)
+    damped = softened(problem).kernel + ridge(problem)
     damped = damped.clamp_min(1e-6 * float(damped.max()))  # k = 0 of a few particles has neither data nor prior
 
     def within(transform: Tensor) -> Tensor:
         return from_transform(transform) * inside
 
     volume = torch.zeros_like(inside)
-    residual = within(problem.data)
+    residual = within(softened(problem).data)
     direction = step = within(to_transform(residual) / damped)
     product = float((residual * step).sum())
     while True:
