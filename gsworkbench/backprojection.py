@@ -19,7 +19,7 @@ from torch import Tensor
 from gsworkbench.fourier import centred_irfftn, map_shells
 from gsworkbench.normal_equations import NormalEquations, accumulate
 from gsworkbench.particles import ParticleStack
-from gsworkbench.problem import SOFTENING
+from gsworkbench.problem import DIVISION_SOFTENING
 
 _LEAST_SNR = 0.1  # shells that seem to hold no signal are weakened to this, not erased: their FSC stays defined
 
@@ -37,8 +37,8 @@ def solve(sums: NormalEquations) -> NDArray[np.float32]:
     signal = _mean(_transform(sums).abs().square() - noise * kernel) / _mean(kernel.square()).clamp_min(1e-300)
     signal = torch.maximum(signal, _LEAST_SNR * noise / _mean(kernel).clamp_min(1e-300))
     mean = _mean(kernel)
-    softened = _divided(sums, kernel, noise / signal.clamp_min(1e-300) + SOFTENING * mean)
-    return softened * np.float32(1 + SOFTENING)
+    softened = _divided(sums, kernel, noise / signal.clamp_min(1e-300) + DIVISION_SOFTENING * mean)
+    return softened * np.float32(1 + DIVISION_SOFTENING)
 
 
 def least_squares(sums: NormalEquations) -> NDArray[np.float32]:

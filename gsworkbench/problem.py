@@ -16,7 +16,9 @@ from torch import Tensor
 from gsworkbench.fourier import map_shells
 from gsworkbench.normal_equations import NormalEquations
 
-SOFTENING = 0.05  # of the mean kernel of a shell: five times the error of interpolated kernels
+# Of the mean kernel of a shell, added to the kernel (`softened`). Errors of interpolated kernels are a percent or so.
+SOFTENING = 0.05  # where Gaussians are fitted
+DIVISION_SOFTENING = 0.1  # where every component or voxel is free
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def added(first: Problem, second: Problem, n_first: int, n_second: int) -> Probl
     return replace(first, data=first.data + second.data, kernel=first.kernel + second.kernel, noise=noise)
 
 
-def softened(problem: Problem) -> Problem:
-    """The problem to solve in place of a problem: its kernel plus SOFTENING of its mean in each shell, data alike.
+def softened(problem: Problem, part: float = SOFTENING) -> Problem:
+    """The problem to solve in place of a problem: its kernel plus a part of its mean in each shell, data alike.
 
     Where views are one-sided, or few, some components lie between all slices. Interpolation leaves in their data what
     belongs to their neighbours, a percent or so, and next to nothing in their kernel: what solves these equations is
@@ -75,8 +77,8 @@ def softened(problem: Problem) -> Problem:
     inside = problem.weight > 0
     count = shell_sum(problem, inside.float()).clamp_min(1)
     mean = (shell_sum(problem, problem.kernel) / count).float()
-    kernel = problem.kernel + SOFTENING * mean[problem.shell] * inside
-    return replace(problem, kernel=kernel, data=problem.data * (1 + SOFTENING))
+    kernel = problem.kernel + part * mean[problem.shell] * inside
+    return replace(problem, kernel=kernel, data=problem.data * (1 + part))
 
 
 def wiener_map(problem: Problem) -> Tensor:
@@ -91,8 +93,8 @@ def wiener_map(problem: Problem) -> Tensor:
     excess = shell_sum(problem, problem.data.abs().square() - problem.noise * problem.kernel) / count
     signal = excess / (shell_sum(problem, problem.kernel.square()) / count).clamp_min(1e-300)
     signal = torch.maximum(signal, 0.1 * problem.noise / mean.clamp_min(1e-300))
-    damping = (problem.noise / signal.clamp_min(1e-300) + (SOFTENING + 1e-3) * mean).float()
-    divided = (1 + SOFTENING) * problem.data / (problem.kernel + damping[problem.shell]).clamp_min(1e-30)
+    damping = (problem.noise / signal.clamp_min(1e-300) + (DIVISION_SOFTENING + 1e-3) * mean).float()
+    divided = (1 + DIVISION_SOFTENING) * problem.data / (problem.kernel + damping[problem.shell]).clamp_min(1e-30)
     return from_transform(divided * (inside & (mean.float()[problem.shell] > 0)))
 
 

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from gsworkbench.config import VoxelConfig
 from gsworkbench.normal_equations import NormalEquations
 from gsworkbench.problem import (
+    DIVISION_SOFTENING,
     Problem,
     as_problem,
     error_and_gradient,
@@ -66,14 +67,14 @@ def solve_voxels(
 
 def conjugate_gradients(problem: Problem, inside: Tensor) -> Iterator[Tensor]:
     """The maps (D, D, D) after 1, 2, ... steps from nothing; each is zero where `inside` (D, D, D) is."""
-    damped = softened(problem).kernel + ridge(problem)
+    damped = softened(problem, DIVISION_SOFTENING).kernel + ridge(problem)
     damped = damped.clamp_min(1e-6 * float(damped.max()))  # k = 0 of a few particles has neither data nor prior
 
     def within(transform: Tensor) -> Tensor:
         return from_transform(transform) * inside
 
     volume = torch.zeros_like(inside)
-    residual = within(softened(problem).data)
+    residual = within(softened(problem, DIVISION_SOFTENING).data)
     direction = step = within(to_transform(residual) / damped)
     product = float((residual * step).sum())
     while True:

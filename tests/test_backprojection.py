@@ -66,11 +66,14 @@ def test_a_shell_without_information_is_zero(tmp_path, filtered):
 
 
 def test_components_between_all_slices_are_not_made_up(tmp_path):
-    """Views within 20 degrees of one axis: more particles make a better map, and a strong signal does too."""
+    """Views within 20 degrees of one axis: more particles make a better map, and a stronger signal does too.
+
+    Without softening the three are 0.52, 0.43 and 0.17.
+    """
     found = []
     for snr, n in ((0.3, 200), (0.3, 800), (5.0, 800)):
         config = SimulationConfig(n_particles=800, box_size=32, pixel_size=12.0, snr=snr, preferred_views=0.95, seed=4)
         stack = simulate(config, tmp_path / "set")
         truth, _ = read_map(tmp_path / "set" / "truth.mrc")
         found.append(fourier_shell_correlation(backproject(stack[:n]), truth, voxel_size=12.0).mean())
-    assert found[0] < found[1] < found[2]
+    assert 0.55 < found[0] < found[1] < found[2]

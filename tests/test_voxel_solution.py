@@ -12,6 +12,7 @@ from gsworkbench.backprojection import backproject
 from gsworkbench.config import VoxelConfig
 from gsworkbench.normal_equations import accumulate
 from gsworkbench.problem import (
+    DIVISION_SOFTENING,
     as_problem,
     error_and_gradient,
     from_transform,
@@ -42,7 +43,7 @@ def test_without_a_ball_it_is_the_wiener_answer_in_one_step(noisy_set):
     problem = as_problem(accumulate(noisy_set.stack))
     (volume,) = islice(conjugate_gradients(problem, torch.ones((32,) * 3)), 1)
     nothing = torch.zeros_like(problem.data)
-    soft = softened(problem)
+    soft = softened(problem, DIVISION_SOFTENING)
     wiener = from_transform(wiener_background(soft, nothing, misfit_power(problem, nothing)))
     assert float((volume - wiener).norm() / wiener.norm()) < 1e-2  # a shell of no signal is weakened, not erased
     direct = from_transform(soft.data / (soft.kernel + ridge(problem)))
@@ -54,7 +55,7 @@ def test_the_solution_is_stationary_inside_the_ball_and_zero_outside(noisy_set):
     inside = support(32)
     *_, volume = islice(conjugate_gradients(problem, inside), 40)
     assert not volume[inside == 0].any()
-    soft = softened(problem)
+    soft = softened(problem, DIVISION_SOFTENING)
     aim = objective(soft)._replace(kernel=soft.kernel + ridge(problem))
     error, gradient = error_and_gradient(aim, volume)
     _, at_nothing = error_and_gradient(aim, torch.zeros_like(volume))
