@@ -39,8 +39,8 @@ _STRONG_NOISE = 0.2  # of the spread of the images: noise-free images are given 
 _SUSPICIOUS = 9.0  # standard deviations of the whole image, where hot pixels are looked for
 _HOT = 4.0  # times the 99th percentile of |pixel - background|: 10 standard deviations of white noise
 _GAIN = 5.0  # noise this many times above or below the median is another unit of the image, not more noise
-_ABSURD = 5.0  # times the median of the power of images over that of their noise: left out
-_NOTICEABLE = 2.0  # the same: listed
+ABSURD = 5.0  # times the median of the power of images over that of their noise: left out
+NOTICEABLE = 2.0  # the same: listed
 
 Measure = Literal["border", "high frequencies", "none"]
 
@@ -295,7 +295,7 @@ def normalisation(found: ImageStatistics) -> tuple[Normalisation, Float64]:
     middle = found.plan.noise
     divisor = np.where(found.noise > 0, found.noise, middle)
     unit = 2.0 ** round(math.log2(middle))
-    factor = unit / np.where(_other_unit(found), middle, divisor)
+    factor = unit / np.where(in_other_units(found), middle, divisor)
     how = Normalisation(
         found.offset,
         found.slope,
@@ -308,7 +308,8 @@ def normalisation(found: ImageStatistics) -> tuple[Normalisation, Float64]:
     return how, factor
 
 
-def _other_unit(found: ImageStatistics) -> NDArray[np.bool_]:
+def in_other_units(found: ImageStatistics) -> NDArray[np.bool_]:
+    """(n,) images whose noise differs from that of the median image by so much that their unit must be another."""
     middle = found.plan.noise
     return (found.noise > _GAIN * middle) | ((found.noise < middle / _GAIN) & (found.noise > 0))
 
@@ -342,7 +343,7 @@ def blank(found: ImageStatistics) -> NDArray[np.bool_]:
 
 def outliers(found: ImageStatistics) -> NDArray[np.bool_]:
     """(n,) images to leave out: blank ones, and ones whose power is absurd beside their noise."""
-    return blank(found) | (_relative_power(found) > _ABSURD)
+    return blank(found) | (relative_power(found) > ABSURD)
 
 
 def figures(found: ImageStatistics) -> dict[str, Any]:
@@ -357,11 +358,11 @@ def figures(found: ImageStatistics) -> dict[str, Any]:
         "ramps": plan.ramps,
         "hot_pixels": int(found.hot.sum()),
         "images_with_hot_pixels": int(np.count_nonzero(found.hot)),
-        "images_in_other_units": int(np.count_nonzero(_other_unit(found))),
+        "images_in_other_units": int(np.count_nonzero(in_other_units(found))),
     }
 
 
-def _relative_power(found: ImageStatistics) -> Float64:
+def relative_power(found: ImageStatistics) -> Float64:
     """(n,) power of an image over that of its noise, over the median of the same."""
     power = (found.spread / np.where(found.noise > 0, found.noise, np.inf)) ** 2
     return power / found.plan.relative_power
@@ -391,7 +392,7 @@ def sentences(found: ImageStatistics, stack: ParticleStack, *, kept: bool = Fals
             "the signal in these images is stronger than their noise, as in simulated projections: they all count alike"
         )
     out = outliers(found)
-    units = np.flatnonzero(_other_unit(found))
+    units = np.flatnonzero(in_other_units(found))
     if len(units):
         ratio = found.noise[units] / middle
         times = f"{ratio.min():.3g}" + f" to {ratio.max():.3g}" * (len(units) > 1)
@@ -417,13 +418,13 @@ def sentences(found: ImageStatistics, stack: ParticleStack, *, kept: bool = Fals
     if len(absurd):
         be = "is" if len(absurd) == 1 else "are"
         said.append(
-            f"{_images(len(absurd))} more than {_ABSURD:g} times the power of the median image "
+            f"{_images(len(absurd))} more than {ABSURD:g} times the power of the median image "
             f"(first {_rows(stack, absurd)}) and {be} {what}"
         )
-    far = np.flatnonzero((_relative_power(found) > _NOTICEABLE) & ~out)
+    far = np.flatnonzero((relative_power(found) > NOTICEABLE) & ~out)
     if len(far):
         said.append(
-            f"{_images(len(far))} more than {_NOTICEABLE:g} times the power of the median image "
+            f"{_images(len(far))} more than {NOTICEABLE:g} times the power of the median image "
             f"(first {_rows(stack, far)}): ice, carbon or a neighbour, most likely; look at them"
         )
     return said
