@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def reasons(found: Inspection) -> list[list[str]]:
 
 def worst(found: Inspection, n: int) -> list[Bad]:
     """n images that a person should look at, the worst of each kind in turn; remarkable ones first."""
-    kinds = [list(kind) for kind in _kinds(found)]
+    kinds = [list(islice(kind, 3 * n)) for kind in _kinds(found)]  # some are of several kinds
     chosen: dict[int, Bad] = {}
     for remarkable in (True, False):
         queues = [[bad for bad in kind if bad.remarkable == remarkable] for kind in kinds]
@@ -117,7 +118,8 @@ def worst(found: Inspection, n: int) -> list[Bad]:
                 while queue and queue[0].row in chosen:
                     queue.pop(0)
                 if queue and len(chosen) < n:
-                    chosen[queue[0].row] = queue.pop(0)
+                    bad = queue.pop(0)
+                    chosen[bad.row] = bad
     return list(chosen.values())
 
 
@@ -144,7 +146,7 @@ def _kinds(found: Inspection) -> Iterator[Iterator[Bad]]:
     yield (
         Bad(int(k), f"noise\n{_short(noise[k] / middle)} times", bool(far[k] > np.log(_FAR_NOISE)))
         for k in np.argsort(np.where(alive, -far, 0), kind="stable")
-        if alive[k]
+        if alive[k] and far[k] > 1e-6
     )
     scale, error = scales_of_all(found)
     short = np.where(np.isnan(scale), -np.inf, (1 - scale) / error)
@@ -157,7 +159,7 @@ def _kinds(found: Inspection) -> Iterator[Iterator[Bad]]:
     yield (
         Bad(int(k), f"background\n{_short(shift[k])} sd off", bool(shift[k] > _FAR_BACKGROUND))
         for k in np.argsort(np.where(alive, -shift, 0), kind="stable")
-        if alive[k]
+        if alive[k] and shift[k] > 1e-6
     )
 
 

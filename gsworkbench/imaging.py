@@ -158,7 +158,7 @@ class ProteinSign:
     @property
     def remedy(self) -> str:
         """What to do where protein is dark."""
-        remedies = {
+        remedies: dict[tuple[int, ...], str] = {
             (1,): "give --sign -1",
             (-1,): "give --sign 1: as the file has them, protein is white",
         }
