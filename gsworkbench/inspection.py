@@ -9,7 +9,7 @@ resolution.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,8 @@ from gsworkbench.imaging import ProteinSign, protein_sign
 from gsworkbench.normal_equations import accumulate
 from gsworkbench.particle_scales import SCALED, Scales, measure_scales
 from gsworkbench.particles import ParticleStack
+from gsworkbench.power_spectrum import RingCheck, check_rings
+from gsworkbench.readers.ctf_columns import is_no_ctf
 from gsworkbench.views import views_problem
 
 MEASURED = 30_000  # images that are measured; of larger stacks, as many spread over the stack
@@ -51,6 +53,7 @@ ENOUGH = 100  # fewer particles than this make half maps too poor to judge poses
 
 _REASSIGNED = 3  # times that poses are handed to other images, to see what chance gives
 _SATURATED = 0.95  # half maps of chance that agree by more leave nothing to see
+_HIGH = 0.6  # chance is as high as this for views from few directions only
 _SCATTERS = 5.0  # standard deviations of chance, by which poses must be better than it
 _LEAST_SCATTER = 0.01
 _CLEARLY = 0.2  # of the way from chance to 1, by which poses fit
@@ -81,7 +84,7 @@ class PoseCheck:
 
     as_given : with the poses and shifts of the file. alternatives : with one thing changed. chance : the largest of
     several, with the poses handed to other images at random, with or without the shifts: two similar blobs, above which
-    agreement has to rise. scatter : standard deviation of these.
+    agreement has to rise. scatter : standard deviation of one of these from the next.
     """
 
     n_particles: int
@@ -118,7 +121,11 @@ class PoseCheck:
                 "images: all particles look alike, as when they are seen from one side"
             )
         if max(self.as_given, self.alternatives[best]) < self.chance + self.beyond_chance:
-            return "no better than chance: poses may belong to other images, or the images hold little signal"
+            return "no better than chance: poses may belong to other images, or the images hold little signal" + (
+                f"; or chance does well ({self.chance:.2f}) as all particles are seen from few directions"
+                if self.chance > _HIGH
+                else ""
+            )
         if self.alternatives[best] > self.as_given + clear:
             return f"with {best} the halves agree better: check the conventions of this file"
         if self.as_given < self.chance + clear:
@@ -179,7 +186,8 @@ class MeasuredImages:
 class Inspection:
     """What was found of particles.
 
-    images : those measured. contrast : of the normalised images. alarms : what half sets share.
+    images : those measured. contrast : of the normalised images. rings : of the CTF, in their
+        power; None where there is no CTF, or no ring. alarms : what half sets share.
     scales, scaled : scales of some particles beside a map of others, and which rows of `images` these are; None where
         they could not be measured.
     poses : how well they fit; None where there are none, or where `views` says that they make no map.
@@ -187,6 +195,7 @@ class Inspection:
 
     images: MeasuredImages
     contrast: Contrast
+    rings: RingCheck | None
     alarms: list[str]
     scales: Scales | None
     scaled: NDArray[np.int64]
@@ -212,14 +221,19 @@ def inspect_particles(stack: ParticleStack, say: Callable[[str], None] = lambda 
         "(standard deviations of the noise)"
     )
     say(f"               {guess.sign.sentence()}")
+    rings = check_rings(prepared)
+    if rings is not None:
+        say(f"CTF            {rings.sentence()}")
+    elif not is_no_ctf(stack.ctf):
+        say("CTF            the table's defocus predicts no ring below Nyquist: there is none to look for")
     alarms = _duplicates(stack, say)
     problem = views_problem(stack)
     if stack.rotations is None:
         say("poses          none in this file: reconstruction needs poses from a refinement")
-        return Inspection(images, guess, alarms, None, np.array([], np.int64), None, None)
+        return Inspection(images, guess, rings, alarms, None, np.array([], np.int64), None, None)
     if problem is not None:
         say(f"poses          {problem}")
-        return Inspection(images, guess, alarms, None, np.array([], np.int64), problem, None)
+        return Inspection(images, guess, rings, alarms, None, np.array([], np.int64), problem, None)
     check = check_poses(prepared)
     say(f"poses          mean half-map FSC to half Nyquist of a quick map of {check.n_particles:,} particles:")
     for name, value in {"as given": check.as_given, **check.alternatives, "chance": check.chance}.items():
@@ -228,7 +242,7 @@ def inspect_particles(stack: ParticleStack, say: Callable[[str], None] = lambda 
     scales, rows = _scales(prepared, images)
     for line in _scale_lines(scales, images, len(rows)):
         say(line)
-    return Inspection(images, guess, alarms, scales, rows, None, check)
+    return Inspection(images, guess, rings, alarms, scales, rows, None, check)
 
 
 def measured_images(stack: ParticleStack, most: int = MEASURED) -> MeasuredImages:
@@ -270,26 +284,27 @@ def check_poses(stack: ParticleStack, *, n_particles: int = QUICK_PARTICLES, see
     }
     if not part.shifts_angstrom.any():
         variants = {"rotations transposed": variants["rotations transposed"]}
-    chance = [_half_map_fsc(other) for other in _reassigned(part, seed)]
+    kinds = [[_half_map_fsc(other) for other in others] for others in _reassigned(part, seed)]
     return PoseCheck(
         len(part),
         _half_map_fsc(part),
         {name: _half_map_fsc(variant) for name, variant in variants.items()},
-        max(chance),
-        float(np.std(chance, ddof=1)),
+        max(max(chance) for chance in kinds),
+        max(float(np.std(chance, ddof=1)) for chance in kinds),
     )
 
 
-def _reassigned(stack: ParticleStack, seed: int) -> Iterator[ParticleStack]:
-    """The particles with their poses handed to other images, several times, with and without the shifts."""
-    for again in range(_REASSIGNED):
-        order = np.random.default_rng(seed + again).permutation(len(stack))
-        others = dataclasses.replace(
+def _reassigned(stack: ParticleStack, seed: int) -> list[list[ParticleStack]]:
+    """The particles with their poses handed to other images, several times; then the same without the shifts."""
+    orders = [np.random.default_rng(seed + again).permutation(len(stack)) for again in range(_REASSIGNED)]
+    others = [
+        dataclasses.replace(
             stack[order], rotations=stack.rotations, shifts_angstrom=stack.shifts_angstrom, ctf=stack.ctf
         )
-        yield others
-        if stack.shifts_angstrom.any() or again == 0:
-            yield dataclasses.replace(others, shifts_angstrom=0 * stack.shifts_angstrom)
+        for order in orders
+    ]
+    unshifted = [dataclasses.replace(other, shifts_angstrom=0 * stack.shifts_angstrom) for other in others]
+    return [others, unshifted] if stack.shifts_angstrom.any() else [others]
 
 
 def particle_alarms(stack: ParticleStack, *, most_images: int | None = None, seed: int = 0) -> list[str]:

@@ -99,6 +99,7 @@ def _caption(found: Inspection) -> list[str]:
     said = [*found.images.sentences(), *([] if found.scales is None else found.scales.sentences(len(found.scaled)))]
     if found.contrast.sign.is_dark:
         said.append(found.contrast.sign.sentence())
+    said += [found.rings.problem] if found.rings is not None and found.rings.problem else []
     said += [found.views] if found.views else []
     said += [f"poses: {found.poses.verdict()}"] if found.poses is not None else []
     return [line for text in said for line in textwrap.wrap(f"– {text}", 132, subsequent_indent="   ")]
