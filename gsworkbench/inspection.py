@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.alarms import (
+    FEWEST_IMAGES,
     fingerprints,
     gather,
     identical_images,
@@ -342,7 +343,8 @@ def _duplicates(stack: ParticleStack, say: Callable[[str], None]) -> list[str]:
         return []
     shared = particle_alarms(stack, most_images=COMPARED)
     where = "entries, places on micrographs" if stack.picks is not None else "entries (the file has no coordinates)"
-    compared = f"copies among {min(len(stack), COMPARED):,} images"
+    n = min(len(stack), COMPARED)
+    compared = f"copies among {n:,} images" if n >= FEWEST_IMAGES else "no copies among so few images"
     say(f"duplicates     {where}, {compared}: {'none in both half sets' if not shared else ''}".rstrip())
     for sentence in shared:
         say(f"               alarm: {sentence}")

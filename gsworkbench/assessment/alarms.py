@@ -17,7 +17,7 @@ Map = NDArray[np.floating]
 
 _PATTERNS = 8  # that images have in common, and that are taken out before images are compared; at most
 _IMAGES_A_PATTERN = 16  # images needed to know one such pattern
-_FEWEST_IMAGES = 8  # fewer do not tell what they have in common
+FEWEST_IMAGES = 8  # fewer do not tell what they have in common
 _LEAST_SCATTER = 1e-4  # of a Fourier component, relative to the largest: rounding counts for nothing
 
 
@@ -70,7 +70,7 @@ def identical_images(
     flat = np.ascontiguousarray(components).view(np.float32).reshape(len(components), -1).astype(np.float32)
     filled = np.linalg.norm(flat, axis=1) > 0
     flat, halves = _unit_rows(flat[filled]), half_set[filled]
-    if len(flat) < _FEWEST_IMAGES:
+    if len(flat) < FEWEST_IMAGES:
         return None
     patterns = min(_PATTERNS, max(len(flat) // _IMAGES_A_PATTERN, 1))
     scatter = np.sqrt(np.square(flat).mean(0))
