@@ -374,8 +374,9 @@ def sentences(found: ImageStatistics, stack: ParticleStack, *, kept: bool = Fals
     plan, middle = found.plan, found.plan.noise
     offset = np.abs(found.offset) / np.maximum(found.noise, 1e-300)
     if np.median(offset) > 0.2:
+        digits = 2 if np.median(offset) < 100 else 4
         said.append(
-            f"the images have a background of {np.median(found.offset):.3g}, {np.median(offset):.2g} standard "
+            f"the images have a background of {np.median(found.offset):.4g}, {np.median(offset):.{digits}g} standard "
             "deviations of their noise, as images that nobody normalised have: it is subtracted from each image"
         )
     if found.slope.any():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.image_statistics import outliers, relative_power
+from gsworkbench.image_statistics import in_other_units, outliers, relative_power
 from gsworkbench.image_table import Bad, scales_of_all, worst
 from gsworkbench.inspection import Inspection, MeasuredImages
 from gsworkbench.normalisation import subtract_background
@@ -32,7 +32,7 @@ _WIDTH = 8.0  # inches
 _BINS = 40
 _LEAST_SIGNAL = 3e-3  # of the noise; less is not drawn
 
-_ORDINARY, _LEFT_OUT, _HOT = COLOURS[2], COLOURS[1], COLOURS[5]
+_ORDINARY, _ODD, _RINGS = COLOURS[2], COLOURS[1], COLOURS[5]
 
 
 def inspection_figure(found: Inspection, *, seed: int = 0) -> Figure:
@@ -59,7 +59,9 @@ def inspection_figure(found: Inspection, *, seed: int = 0) -> Figure:
     worst_ones = worst(found, SHOWN)
     odd = any(one.remarkable for one in worst_ones)
     title = (
-        "The worst images (times: relative to the median image)" if odd else "The most extreme images, none of them odd"
+        "The worst images (in colour where odd; times: relative to the median image)"
+        if odd
+        else "The most extreme images, none of them odd"
     )
     _draw_images(bad, images, worst_ones, title)
     figure.suptitle(_title(images), fontsize="medium", parse_math=False)
@@ -110,9 +112,11 @@ def _draw_statistics(found: Inspection, background: Axes, noise: Axes, power: Ax
     measured = found.images.found
     out, hot = outliers(measured), measured.hot > 0
     own = np.where(measured.noise > 0, measured.noise, np.inf)
-    draw_histogram(background, measured.offset / measured.plan.noise, out, "background / noise", least=0.1)
+    draw_histogram(background, measured.offset / measured.plan.noise, out, "background / noise", least=0.1, around=0.0)
     background.axvline(0, color="0.6", lw=0.8, ls=":", zorder=0)
-    draw_histogram(noise, measured.noise, out, "noise, file's units", positive=True, least=0.1 * measured.plan.noise)
+    units, least = in_other_units(measured), 0.1 * measured.plan.noise
+    words = "in other units"
+    draw_histogram(noise, measured.noise, units, "noise, file's units", positive=True, words=words, least=least)
     draw_histogram(power, relative_power(measured), out, "power / power of median", positive=True)
     words = "with hot pixels"
     draw_histogram(largest, measured.largest / own, hot, "largest pixel / noise", positive=True, words=words)
@@ -138,10 +142,12 @@ def draw_histogram(
     positive: bool = False,
     words: str = "left out",
     least: float = 0.0,
+    around: float | None = None,
 ) -> None:
     """Draw how many images have which value, on a logarithmic scale of numbers, so that single ones are seen.
 
     marked : images that are drawn in another colour. words : what they are. least : width of the narrowest axis.
+    around : a value that the axis shows in any case.
     positive : values that cannot be negative; their axis is
     logarithmic where they differ by more than a factor of 20. What lies far out is said in numbers, in place of an axis
     that shows nothing else.
@@ -156,13 +162,13 @@ def draw_histogram(
     if not len(values):
         return draw_nothing(axes, "no image has a value")
     logarithmic = positive and values.max() > 20 * values.min()
-    edges, low, high = _edges(values, logarithmic, least)
+    edges, low, high = _edges(values, logarithmic, least, around)
     inside = (values >= low) & (values <= high)
     axes.hist(
         [values[inside & ~marked], values[inside & marked]],
         list(edges),
         stacked=True,
-        color=[_ORDINARY, _LEFT_OUT],
+        color=[_ORDINARY, _ODD],
         log=True,
     )
     if logarithmic:
@@ -182,11 +188,11 @@ def draw_histogram(
     if said:
         axes.text(
             0.97, 0.98, "\n".join(said), transform=axes.transAxes, ha="right", va="top", fontsize="x-small",
-            color=_LEFT_OUT,
+            color=_ODD,
         )  # fmt: skip
 
 
-def _edges(values: Float64, logarithmic: bool, least: float) -> tuple[Float64, float, float]:
+def _edges(values: Float64, logarithmic: bool, least: float, around: float | None) -> tuple[Float64, float, float]:
     """Edges of bins, and the values between which they lie: all of them unless few are far out."""
     low, high = float(values.min()), float(values.max())
     if logarithmic:
@@ -194,6 +200,8 @@ def _edges(values: Float64, logarithmic: bool, least: float) -> tuple[Float64, f
     first, middle, last = np.percentile(values, [1, 50, 99])
     reach = 4 * max(last - first, 1e-3 * abs(middle), 1e-12)
     low, high = max(low, float(middle) - reach), min(high, float(middle) + reach)
+    if around is not None:
+        low, high = min(low, around), max(high, around)
     margin = max(0.02 * (high - low), (least - (high - low)) / 2, 1e-9)
     return np.linspace(low - margin, high + margin, _BINS + 1), low, high
 
@@ -237,7 +245,7 @@ def draw_spectrum(axes: Axes, spectrum: PowerSpectrum | None) -> None:
     axes.tick_params(labelsize="x-small")
     if spectrum.ctf_squared is not None:
         rings = axes.twinx()
-        rings.fill_between(s, spectrum.ctf_squared, color=_HOT, alpha=0.35, lw=0)
+        rings.fill_between(s, spectrum.ctf_squared, color=_RINGS, alpha=0.35, lw=0)
         rings.set_ylim(0, 1.3 * max(1.0, float(spectrum.ctf_squared.max())))
         rings.set_yticks([0, 0.5, 1])
         rings.tick_params(labelsize="x-small")
@@ -245,7 +253,7 @@ def draw_spectrum(axes: Axes, spectrum: PowerSpectrum | None) -> None:
         rings.spines["top"].set_visible(False)
         axes.set_zorder(rings.get_zorder() + 1)
         axes.patch.set_visible(False)
-        axes.fill_between([], [], color=_HOT, alpha=0.35, lw=0, label="CTF² of the table (right scale)")
+        axes.fill_between([], [], color=_RINGS, alpha=0.35, lw=0, label="CTF² of the table (right scale)")
     power = np.maximum(spectrum.power, 1e-300)
     noise, words = spectrum.noise, "noise, from the corners"
     if noise is None:
@@ -290,9 +298,9 @@ def _draw_images(page: FigureBase, images: MeasuredImages, chosen: Sequence[Bad]
             low, high = low - 1, high + 1
         axes.imshow(smooth, cmap="gray", vmin=low, vmax=high, origin="lower")
         for y, x in _spots(hot):
-            axes.plot(x, y, "o", ms=6, mfc="none", mec=_LEFT_OUT, mew=1.2)
+            axes.plot(x, y, "o", ms=6, mfc="none", mec=_ODD, mew=1.2)
         words = f"row {stack.source_row[one.row] + 1:,}" + (f"\n{one.why}" if one.why else "")
-        colour = _LEFT_OUT if one.remarkable else "black"
+        colour = _ODD if one.remarkable else "black"
         axes.set_title(words, fontsize="x-small", parse_math=False, color=colour)
         axes.set_xticks([])
         axes.set_yticks([])
