@@ -75,8 +75,8 @@ def mostly_noise(images, rng):
 DIRTY = {
     "clean": (lambda y, rng: y, None),
     "background of 3 sd": (lambda y, rng: y + 3, "background of 3"),
-    "background of -2 sd": (lambda y, rng: y - 2, "background of -2"),
-    "background of 1000 sd": (lambda y, rng: y + 1000, "background of 1000, 1"),
+    "background of -2 sd": (lambda y, rng: y - 2, "background of -1.999, 2 standard"),
+    "background of 1000 sd": (lambda y, rng: y + 1000, "background of 1000, "),
     "hot pixels": (lambda y, rng: set_pixels(y, slice(0, 50), 3e4), "50 images have hot pixels, 50 in all"),
     "masked corners": (lambda y, rng: y * circle(y, 14), "corners of the images hold less noise"),
     "ramps": (lambda y, rng: y + 0.2 * plane(y), "rises from one side to the other"),
