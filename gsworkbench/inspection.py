@@ -175,7 +175,7 @@ class MeasuredImages:
             "none": "weaker than the signal",
         }
         lines = [
-            f"images         {of} measured: background {spread(self.found.offset, '').replace('  ', ' ')}",
+            f"images         {of} measured, background {spread(self.found.offset, '').replace('  ', ' ')}",
             f"               noise {spread(self.found.noise, '').replace('  ', ' ')}, {where[plan.measure]}",
         ]
         said = self.sentences()

@@ -119,7 +119,7 @@ def test_poses_that_fit(stack, bright):
     ],
 )
 @pytest.mark.parametrize("change", ["clean", "background of 3 sd", "hot pixels"])
-def test_mistakes_are_named_whatever_the_images_are_like(stack, tmp_path, mistake, found, change):
+def test_mistakes_are_named(stack, tmp_path, mistake, found, change):
     dirty = altered(stack, tmp_path / "x.mrcs", DIRTY[change][0])
     wrong = dataclasses.replace(dirty, **mistake(dirty))
     check = check_poses(measured_images(wrong).prepared())
