@@ -97,9 +97,18 @@ def _add_inspect(commands: Any) -> None:
     command = commands.add_parser(
         "inspect",
         help="say what particles are, and whether their poses and contrast make sense",
-        description="Read particle metadata, look at the images and make a quick map, without writing anything.",
+        description="Read particle metadata, measure the images (background, noise, hot pixels, outliers), and make "
+        "quick maps, by which poses, shifts, contrast and the strength of each particle's signal are judged. What "
+        "reconstruct does about each finding is said beside it. Nothing is written unless --out is given.",
     )
     _add_particles(command)
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for a picture (inspect.png, inspect.svg: histograms, the mean power spectrum with the rings of "
+        "the CTF, random and worst images) and a table with a row for each image that was measured (inspect.csv)",
+    )
 
 
 def _add_copy(commands: Any) -> None:

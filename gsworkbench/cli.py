@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -114,45 +115,29 @@ def _fetch(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     from gsworkbench.description import describe
     from gsworkbench.footprint import beside_what_is_free, reconstruct_bytes
-    from gsworkbench.inspection import COMPARED, check_poses, contrast, particle_alarms
+    from gsworkbench.inspection import inspect_particles
+    from gsworkbench.inspection_files import write_inspection, write_table_figure
     from gsworkbench.readers.paths import MissingImages
     from gsworkbench.views import views_problem
 
     try:
         stack = _stack(options)
-    except MissingImages:  # say what the table holds before what it lacks
-        print("\n".join(describe(_table(options))))
+    except MissingImages:  # say and draw what the table holds before what it lacks
+        table = _table(options)
+        print("\n".join(describe(table)))
+        if problem := views_problem(table):
+            print(f"poses          {problem}")
+        if options.out is not None:
+            print(f"picture        {write_table_figure(options.out, table)}, of the table alone", flush=True)
         raise
-    print("\n".join(describe(stack)))
-    guess = contrast(stack)
-    difference = f"{guess.centre_minus_border:+.4g} +- {guess.standard_error:.2g}"
-    print(f"contrast       centre minus border {difference} (image units)")
-    if guess.suggested_sign is None:
-        print("               too weak to tell whether protein is white or dark")
-    elif guess.suggested_sign == 1:
-        print("               protein is white, as it should be")
-    else:
-        print(f"               protein is dark: use --sign {-int(stack.data_sign[0])}")
+    print("\n".join(describe(stack)), flush=True)
     for method in ("normal-equations", "stochastic"):
         needed = reconstruct_bytes(stack, ReconstructionConfig(method=method, stochastic=PRESETS["tuned"]))
         print(f"memory         reconstruct --method {method}: {beside_what_is_free(needed)}")
-    shared = particle_alarms(stack, most_images=COMPARED)
-    where = "entries, places on micrographs" if stack.picks is not None else "entries (the file has no coordinates)"
-    compared = f"copies among {min(len(stack), COMPARED):,} images" if len(stack) > 1 else "no copies"
-    print(f"duplicates     {where}, {compared}: {'none in both half sets' if not shared else ''}".rstrip())
-    for sentence in shared:
-        print(f"               alarm: {sentence}")
-    if stack.rotations is None:
-        print("poses          none in this file: reconstruction needs poses from a refinement")
-        return
-    if problem := views_problem(stack):
-        print(f"poses          {problem}")
-        return
-    check = check_poses(stack)
-    print(f"poses          mean half-map FSC to half Nyquist of a quick map of {check.n_particles:,} particles:")
-    for name, value in {"as given": check.as_given, **check.alternatives, "chance": check.chance}.items():
-        print(f"               {value:6.3f}  {name}")
-    print(f"               {check.verdict()}")
+    found = inspect_particles(stack, say=functools.partial(print, flush=True))
+    if options.out is not None:
+        picture, table = write_inspection(options.out, found)
+        print(f"picture        {picture}; a row for each image measured: {table}")
 
 
 def _copy(options: argparse.Namespace) -> None:

@@ -23,8 +23,8 @@ def describe(particles: ParticleStack | Metadata) -> list[str]:
     lines = [*images, _grid(particles.box_size, particles.pixel_size)]
     lines += [] if particles.ctf is None else _ctf(particles.ctf)
     shifts = np.hypot(*particles.shifts_angstrom.T)
-    in_pixels = f", that is {_spread(shifts / particles.pixel_size, 'px')}" if particles.pixel_size else ""
-    lines += [f"shifts         {_spread(shifts, 'A')}{in_pixels}"]
+    in_pixels = f", that is {spread(shifts / particles.pixel_size, 'px')}" if particles.pixel_size else ""
+    lines += [f"shifts         {spread(shifts, 'A')}{in_pixels}"]
     lines += [] if particles.rotations is None else [_views(particles.rotations)]
     lines += [f"half sets      {_half_sets(particles.half_set)}"]
     lines += _groups(particles)
@@ -70,8 +70,8 @@ def _grid(box_size: int | None, pixel_size: float | None) -> str:
 def _ctf(ctf: CtfParameters) -> list[str]:
     if is_no_ctf(ctf):
         return ["CTF            none: 1 at every frequency"]
-    astigmatism = _spread(np.abs(ctf.defocus_u - ctf.defocus_v), "A")
-    lines = [f"defocus        {_spread((ctf.defocus_u + ctf.defocus_v) / 2e4, 'um')}, astigmatism {astigmatism}"]
+    astigmatism = spread(np.abs(ctf.defocus_u - ctf.defocus_v), "A")
+    lines = [f"defocus        {spread((ctf.defocus_u + ctf.defocus_v) / 2e4, 'um')}, astigmatism {astigmatism}"]
     constants = np.column_stack([ctf.voltage_kv, ctf.spherical_aberration_mm, ctf.amplitude_contrast])
     kinds, counts = np.unique(constants.round(6), axis=0, return_counts=True)
     for k, ((kv, cs, contrast), count) in enumerate(zip(kinds[:MOST], counts[:MOST], strict=True)):
@@ -81,9 +81,9 @@ def _ctf(ctf: CtfParameters) -> list[str]:
     if len(kinds) > MOST:
         lines.append(f"{'':15}and {len(kinds) - MOST} more")
     if ctf.b_factor.any():
-        lines.append(f"B factor       {_spread(ctf.b_factor, 'A^2')}")
+        lines.append(f"B factor       {spread(ctf.b_factor, 'A^2')}")
     if np.ptp(ctf.scale):
-        lines.append(f"scale          {_spread(ctf.scale, '').replace('  ', ' ')}")
+        lines.append(f"scale          {spread(ctf.scale, '').replace('  ', ' ')}")
     return lines
 
 
@@ -117,11 +117,12 @@ def _groups(particles: ParticleStack | Metadata) -> list[str]:
         units = len(np.unique(particles.unit))
         lines.append(f"specimens      {units:,}: rows of one filament, or of one particle, stay in one half set")
     if particles.norm_correction is not None and np.ptp(particles.norm_correction):
-        spread = _spread(particles.norm_correction, "")
-        lines.append(f"norm           rlnNormCorrection {spread.replace('  ', ' ')}, shown and not applied")
+        corrections = spread(particles.norm_correction, "").replace("  ", " ")
+        lines.append(f"norm           rlnNormCorrection {corrections}, shown and not applied")
     return lines
 
 
-def _spread(values: Float64, unit: str) -> str:
+def spread(values: Float64, unit: str) -> str:
+    """Median of values with their unit, and where 90 % of them lie."""
     low, middle, high = np.percentile(values, [5, 50, 95])
     return f"{middle:,.4g} {unit} (5 to 95 %: {low:,.4g} to {high:,.4g})"

@@ -32,6 +32,7 @@ CHUNK_BYTES = 2**21  # of images measured at a time: they stay in the cache
 _RAMP = 2.0  # a slope's median square over its variance, above which backgrounds count as ramps; 0.45 for white noise
 _ALIKE = 0.7  # noise power of the highest frequencies, outside the circle over inside: below, corners are masked
 _AMPLIFIED = 2.0  # above, corners are amplified
+_SURE = 6.0  # standard errors by which the noise of corners must differ
 _STRONG = 0.35  # noise at the border over the spread of whole images: below, the signal is stronger than the noise,
 _SMOOTH = 0.7  # where the high frequencies, so much of the spread where noise is white and stronger, are weak as well
 _LEAST_NOISE = 0.01  # of the spread of the images: less is no noise
@@ -39,9 +40,9 @@ _STRONG_NOISE = 0.2  # of the spread of the images: noise-free images are given 
 _SUSPICIOUS = 9.0  # standard deviations of the whole image, where hot pixels are looked for
 _HOT = 4.0  # times the 99th percentile of |pixel - background|: 10 standard deviations of white noise
 _GAIN = 5.0  # noise this many times above or below the median is another unit of the image, not more noise
-_ABSURD = 5.0  # times the median of the power of images over that of their noise: left out
+ABSURD = 5.0  # times the median of the power of images over that of their noise: left out
+NOTICEABLE = 2.0  # the same: listed
 _LARGEST = 1e15  # of pixels, which are squared and multiplied in single precision
-_NOTICEABLE = 2.0  # the same: listed
 
 Measure = Literal["border", "high frequencies", "none"]
 
@@ -160,7 +161,10 @@ def make_plan(stack: ParticleStack) -> Plan:
         )
     b, high, s = (float(np.median(v[alive])) for v in (border, inside, spread))
     corners = float(np.median((outside[alive] / np.maximum(inside[alive], 1e-12 * spread[alive])) ** 2))
-    odd_corners = not _ALIKE < corners < _AMPLIFIED
+    geometry = _geometry(stack.box_size)
+    pixels = [int(where.sum()) for where in (geometry.differences_outside, geometry.differences_inside)]
+    doubt = _SURE * math.sqrt(sum(2 / max(alive.sum() * n, 1) for n in pixels))  # of the logarithm of the ratio
+    odd_corners = not _ALIKE < corners < _AMPLIFIED and abs(math.log(max(corners, 1e-12))) > doubt
     measure: Measure = "border"
     noise = b
     if odd_corners and b < _STRONG * s and high < _SMOOTH * s:
@@ -311,7 +315,7 @@ def normalisation(found: ImageStatistics) -> tuple[Normalisation, Float64]:
     middle = found.plan.noise
     divisor = np.where(found.noise > 0, found.noise, middle)
     unit = 2.0 ** round(math.log2(middle))
-    factor = unit / np.where(_other_unit(found), middle, divisor)
+    factor = unit / np.where(in_other_units(found), middle, divisor)
     how = Normalisation(
         found.offset,
         found.slope,
@@ -324,7 +328,8 @@ def normalisation(found: ImageStatistics) -> tuple[Normalisation, Float64]:
     return how, factor
 
 
-def _other_unit(found: ImageStatistics) -> NDArray[np.bool_]:
+def in_other_units(found: ImageStatistics) -> NDArray[np.bool_]:
+    """(n,) images whose noise differs from that of the median image by so much that their unit must be another."""
     middle = found.plan.noise
     return (found.noise > _GAIN * middle) | ((found.noise < middle / _GAIN) & (found.noise > 0))
 
@@ -368,7 +373,7 @@ def kept(stack: ParticleStack, found: ImageStatistics, *, keep_outliers: bool = 
 
 def outliers(found: ImageStatistics) -> NDArray[np.bool_]:
     """(n,) images to leave out: blank ones, and ones whose power is absurd beside their noise."""
-    return blank(found) | (_relative_power(found) > _ABSURD)
+    return blank(found) | (relative_power(found) > ABSURD)
 
 
 def figures(found: ImageStatistics) -> dict[str, Any]:
@@ -383,11 +388,11 @@ def figures(found: ImageStatistics) -> dict[str, Any]:
         "ramps": plan.ramps,
         "hot_pixels": int(found.hot.sum()),
         "images_with_hot_pixels": int(np.count_nonzero(found.hot)),
-        "images_in_other_units": int(np.count_nonzero(_other_unit(found))),
+        "images_in_other_units": int(np.count_nonzero(in_other_units(found))),
     }
 
 
-def _relative_power(found: ImageStatistics) -> Float64:
+def relative_power(found: ImageStatistics) -> Float64:
     """(n,) power of an image over that of its noise, over the median of the same."""
     with np.errstate(over="ignore"):
         power = (found.spread / np.where(found.noise > 0, found.noise, np.inf)) ** 2
@@ -400,8 +405,9 @@ def sentences(found: ImageStatistics, stack: ParticleStack, *, kept: bool = Fals
     plan, middle = found.plan, found.plan.noise
     offset = np.divide(np.abs(found.offset), found.noise, out=np.zeros(len(found)), where=found.noise > 0)
     if np.median(offset) > 0.2:
+        digits = 2 if np.median(offset) < 100 else 4
         said.append(
-            f"the images have a background of {np.median(found.offset):.3g}, {np.median(offset):.2g} standard "
+            f"the images have a background of {np.median(found.offset):.4g}, {np.median(offset):.{digits}g} standard "
             "deviations of their noise, as images that nobody normalised have: it is subtracted from each image"
         )
     if found.slope.any():
@@ -418,7 +424,7 @@ def sentences(found: ImageStatistics, stack: ParticleStack, *, kept: bool = Fals
             "the signal in these images is stronger than their noise, as in simulated projections: they all count alike"
         )
     out = outliers(found)
-    units = np.flatnonzero(_other_unit(found))
+    units = np.flatnonzero(in_other_units(found))
     if len(units):
         ratio = found.noise[units] / middle
         times = f"{ratio.min():.3g}" + f" to {ratio.max():.3g}" * (len(units) > 1)
@@ -450,13 +456,13 @@ def sentences(found: ImageStatistics, stack: ParticleStack, *, kept: bool = Fals
     if len(absurd):
         be = "is" if len(absurd) == 1 else "are"
         said.append(
-            f"{_images(len(absurd))} more than {_ABSURD:g} times the power of the median image "
+            f"{_images(len(absurd))} more than {ABSURD:g} times the power of the median image "
             f"(first {_rows(stack, absurd)}) and {be} {what}"
         )
-    far = np.flatnonzero((_relative_power(found) > _NOTICEABLE) & ~out)
+    far = np.flatnonzero((relative_power(found) > NOTICEABLE) & ~out)
     if len(far):
         said.append(
-            f"{_images(len(far))} more than {_NOTICEABLE:g} times the power of the median image "
+            f"{_images(len(far))} more than {NOTICEABLE:g} times the power of the median image "
             f"(first {_rows(stack, far)}): ice, carbon or a neighbour, most likely; look at them"
         )
     return said

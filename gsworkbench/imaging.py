@@ -24,7 +24,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.fourier import disc, friedel_weights, half_plane_frequencies, shift_phases
 from gsworkbench.particles import ParticleStack
 
-_DARK = 5.0  # standard errors by which the images' lowest frequencies must anticorrelate with a blob of density
+_SURE = 5.0  # standard errors by which the images' lowest frequencies must correlate, or anticorrelate, with a blob
 
 
 @dataclass(frozen=True)
@@ -123,19 +123,67 @@ def form_images(projections: Tensor, stack: ParticleStack) -> Tensor:
     return torch.fft.irfft2(transform, s=projections.shape[-2:])
 
 
+@dataclass(frozen=True)
+class ProteinSign:
+    """Whether protein is white or dark in the images of a stack, by the integral of its map and the standard error.
+
+    signs : the different factors that the data are multiplied by, as asked for or as the file says.
+    """
+
+    weight: float
+    error: float
+    signs: tuple[int, ...]
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether protein is dark beyond doubt."""
+        return self.weight <= -_SURE * self.error and self.weight < 0
+
+    @property
+    def is_white(self) -> bool:
+        """Whether protein is white beyond doubt."""
+        return self.weight >= _SURE * self.error and self.weight > 0
+
+    @property
+    def suggested_sign(self) -> int | None:
+        """The factor to multiply the images by, as they are given here; None where they do not tell."""
+        return -1 if self.is_dark else 1 if self.is_white else None
+
+    @property
+    def problem(self) -> str:
+        """What is wrong where protein is dark."""
+        given = ", multiplied by the sign -1 as asked for or as the file says" if self.signs == (-1,) else ""
+        return "protein is dark in these images" + given
+
+    @property
+    def remedy(self) -> str:
+        """What to do where protein is dark."""
+        remedies: dict[tuple[int, ...], str] = {
+            (1,): "give --sign -1",
+            (-1,): "give --sign 1: as the file has them, protein is white",
+        }
+        return remedies.get(self.signs, "invert the images of one of the two signs")
+
+    def sentence(self) -> str:
+        """What a user should know of it, in words."""
+        if self.is_dark:
+            return f"{self.problem}: reconstruct refuses them; {self.remedy}"
+        if self.is_white:
+            return "protein is white, as it should be"
+        return "the signal is too weak to tell whether protein is white or dark"
+
+
+def protein_sign(stack: ParticleStack, *, n_images: int = 500) -> ProteinSign:
+    """Whether protein is white or dark in some of the images, drawn at random."""
+    weight, error = total_weight(stack, n_images=n_images)
+    return ProteinSign(weight, error, tuple(int(sign) for sign in np.unique(stack.data_sign)))
+
+
 def require_white_protein(stack: ParticleStack, *, n_images: int = 500) -> None:
     """Raise InputError, with the sign to give, for images whose protein is dark beyond doubt; seen on some of them."""
-    weight, error = total_weight(stack, n_images=n_images)
-    if weight > -_DARK * error:
-        return
-    signs = np.unique(stack.data_sign)
-    remedies = {1: "give --sign -1", -1: "give --sign 1: as the file has them, protein is white"}
-    raise InputError(
-        "protein is dark in these images"
-        + (", multiplied by the sign -1 as asked for or as the file says" if list(signs) == [-1] else ""),
-        file=stack.source,
-        remedy=remedies[int(signs[0])] if len(signs) == 1 else "invert the images of one of the two signs",
-    )
+    sign = protein_sign(stack, n_images=n_images)
+    if sign.is_dark:
+        raise InputError(sign.problem, file=stack.source, remedy=sign.remedy)
 
 
 def total_weight(stack: ParticleStack, *, n_images: int = 2000, seed: int = 0) -> tuple[float, float]:

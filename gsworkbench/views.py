@@ -6,11 +6,12 @@ import numpy as np
 
 from gsworkbench.errors import InputError
 from gsworkbench.particles import ParticleStack
+from gsworkbench.readers.metadata import Metadata
 
 ONE_DIRECTION = 1.5  # degrees; views closer together than this are one
 
 
-def views_problem(stack: ParticleStack) -> str | None:
+def views_problem(stack: ParticleStack | Metadata) -> str | None:
     """A sentence where all particles are seen from one direction, front or back; None where they are not.
 
     The direction of view, in the frame of the map, is the third row of a rotation matrix.

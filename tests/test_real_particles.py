@@ -71,5 +71,5 @@ def test_empiar_10076_is_dark_as_deposited_and_white_under_its_blob_sign(file, s
 def test_inspect_proposes_the_sign_of_empiar_10076(capsys):
     assert main(["inspect", str(E10076 / "empiar_10076_7.star")]) == 0
     said = capsys.readouterr().out
-    assert "protein is dark: use --sign -1" in said and "+-" in said
+    assert "protein is dark in these images: reconstruct refuses them; give --sign -1" in said and "+-" in said
     assert "none in this file" in said  # poses

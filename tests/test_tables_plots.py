@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import html.parser
-import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from legible import assert_legible
 
 from gsworkbench.assessment.fsc import FscCurve, resolution
 from gsworkbench.config import to_mapping
@@ -129,31 +128,6 @@ def test_an_experiment_of_absent_programs_alone_says_so(made_up, tmp_path):
     write_claim(alone, tmp_path)
     assert json.loads((tmp_path / f"{name}.json").read_text())["numbers"] == {}
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
-
-
-def texts_of(figure):
-    """What is written on a figure, with its box in pixels; of ticks only those in view."""
-    parts = [figure, *figure.subfigs]
-    found = [text for part in parts for legend in part.legends for text in legend.get_texts()]
-    for axes in figure.axes:
-        found += [axes.title, *axes.texts] + (legend.get_texts() if (legend := axes.get_legend()) else [])
-        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
-            low, high = sorted(axis.get_view_interval())
-            ticks = (*axis.get_major_ticks(), *axis.get_minor_ticks())
-            found += [axis.label] + [tick.label1 for tick in ticks if low <= tick.get_loc() <= high]
-    drawn = [text for text in found if text.get_visible() and text.get_text().strip()]
-    return [(text.get_text(), text.get_window_extent()) for text in drawn]
-
-
-def assert_legible(figure):
-    """All text lies on the page, and none on other text."""
-    FigureCanvasAgg(figure).draw()
-    texts = texts_of(figure)
-    for text, box in texts:
-        assert figure.bbox.padded(1).containsx(box.x0) and figure.bbox.padded(1).containsx(box.x1), text
-        assert figure.bbox.padded(1).containsy(box.y0) and figure.bbox.padded(1).containsy(box.y1), text
-    for (one, box), (other, its) in itertools.combinations(texts, 2):
-        assert not box.shrunk(0.95, 0.9).overlaps(its.shrunk(0.95, 0.9)), (one, other)
 
 
 @pytest.mark.parametrize("name", MADE)

@@ -15,6 +15,11 @@ from gsworkbench.assessment.transforms import transform
 
 Map = NDArray[np.floating]
 
+_PATTERNS = 8  # that images have in common, and that are taken out before images are compared; at most
+_IMAGES_A_PATTERN = 16  # images needed to know one such pattern
+FEWEST_IMAGES = 8  # fewer do not tell what they have in common
+_LEAST_SCATTER = 1e-4  # of a Fourier component, relative to the largest: rounding counts for nothing
+
 
 def gather(alarms: Iterable[str | None]) -> list[str]:
     """Return the sentences among `alarms`, each once, in order."""
@@ -55,18 +60,27 @@ def fingerprints(images: NDArray[np.floating], n_components: int = 512) -> NDArr
 def identical_images(
     components: NDArray[np.complex64], half_set: NDArray[np.integer], least: float = 0.95
 ) -> str | None:
-    """Images of half set 1 that correlate by `least` or more with one of half set 2: copies, rescaled or not.
+    """Images of half set 1 that correlate by `least` or more with one of half set 2: copies, rescaled or inverted too.
 
-    components : (n, m) `fingerprints`. All are brought to one scatter and their mean over images is taken off, so that
-    what all particles have in common does not count and noise, which copies share, counts most. Two images of alike
-    views are taken for copies only where there is next to no noise.
+    components : (n, m) `fingerprints` of images that have no background and no hot pixels. All components are brought
+    to one scatter, and the few patterns that most images share (a mean particle, a common gradient, a fixed pattern of
+    the camera) are taken out of each, so that noise, which copies share, counts most. Two images of alike views are
+    taken for copies only where there is next to no noise; give a higher `least` then. Blank images are not compared.
     """
-    flat = np.ascontiguousarray(components).view(np.float32).reshape(len(components), -1)
-    flat = _unit_rows(flat / np.maximum(flat.std(0), np.finfo(np.float32).tiny))
-    flat = _unit_rows(flat - flat.mean(0))
-    first, second = flat[half_set == 1], flat[half_set == 2]
-    shared = sum(int((first[i : i + 1024] @ second.T >= least).any(1).sum()) for i in range(0, len(first), 1024))
-    return _shared("copies of the same image are", shared, min(len(first), len(second)))
+    flat = np.ascontiguousarray(components).view(np.float32).reshape(len(components), -1).astype(np.float32)
+    filled = np.linalg.norm(flat, axis=1) > 0
+    flat, halves = _unit_rows(flat[filled]), half_set[filled]
+    if len(flat) < FEWEST_IMAGES:
+        return None
+    patterns = min(_PATTERNS, max(len(flat) // _IMAGES_A_PATTERN, 1))
+    scatter = np.sqrt(np.square(flat).mean(0))
+    flat = _unit_rows(flat / np.maximum(scatter, _LEAST_SCATTER * scatter.max()))
+    _, vectors = np.linalg.eigh(flat.T @ flat)
+    shared = vectors[:, -patterns:]
+    flat = _unit_rows(flat - (flat @ shared) @ shared.T)
+    first, second = flat[halves == 1], flat[halves == 2]
+    found = sum(int((np.abs(first[i : i + 1024] @ second.T) >= least).any(1).sum()) for i in range(0, len(first), 1024))
+    return _shared("copies of the same image are", found, min(len(first), len(second)))
 
 
 def _unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
