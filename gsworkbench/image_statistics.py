@@ -32,7 +32,7 @@ CHUNK_BYTES = 2**21  # of images measured at a time: they stay in the cache
 _RAMP = 2.0  # a slope's median square over its variance, above which backgrounds count as ramps; 0.45 for white noise
 _ALIKE = 0.7  # noise power of the highest frequencies, outside the circle over inside: below, corners are masked
 _AMPLIFIED = 2.0  # above, corners are amplified
-_SURE = 6.0  # standard errors by which the noise of corners must differ
+_FEWEST_PIXELS = 300  # in the corners of all images of the sample, which then tell their noise to a tenth
 _STRONG = 0.35  # noise at the border over the spread of whole images: below, the signal is stronger than the noise,
 _SMOOTH = 0.7  # where the high frequencies, so much of the spread where noise is white and stronger, are weak as well
 _LEAST_NOISE = 0.01  # of the spread of the images: less is no noise
@@ -163,8 +163,8 @@ def make_plan(stack: ParticleStack) -> Plan:
     corners = float(np.median((outside[alive] / np.maximum(inside[alive], 1e-12 * spread[alive])) ** 2))
     geometry = _geometry(stack.box_size)
     pixels = [int(where.sum()) for where in (geometry.differences_outside, geometry.differences_inside)]
-    doubt = _SURE * math.sqrt(sum(2 / max(alive.sum() * n, 1) for n in pixels))  # of the logarithm of the ratio
-    odd_corners = not _ALIKE < corners < _AMPLIFIED and abs(math.log(max(corners, 1e-12))) > doubt
+    enough = alive.sum() * min(pixels) >= _FEWEST_PIXELS
+    odd_corners = enough and not _ALIKE < corners < _AMPLIFIED
     measure: Measure = "border"
     noise = b
     if odd_corners and b < _STRONG * s and high < _SMOOTH * s:
@@ -270,7 +270,8 @@ def _geometry(box_size: int) -> _Geometry:
         solve=design @ inverse,
         design=design,
         slope_variance=np.diag(inverse)[1:],
-        differences_outside=between >= 0.5 + 1 / box_size,  # no neighbours across the circle
+        # No neighbours across the circle; of a tiny box, the very corners.
+        differences_outside=between >= min(0.5 + 1 / box_size, 0.999 * between.max()),
         differences_inside=(between > 0.2) & (between < 0.4),
     )
 

@@ -66,7 +66,7 @@ def test_images_as_they_should_be_give_no_sentence(noisy_set):
 @pytest.mark.parametrize("offset", [0.5, -2.0, 3.0, 1000.0, -1000.0])
 def test_a_constant_background_changes_no_digit(altered, noisy_set, offset):
     stack = altered(lambda images: images + offset)
-    assert f"a background of {offset:.3g}" in said(stack)
+    assert "have a background of" in said(stack) and "subtracted from each image" in said(stack)
     shown = [f"{likeness(map_of(s), noisy_set.truth):.4f}" for s in (stack, noisy_set.stack)]
     assert shown[0] == shown[1]
     as_it_is = likeness(map_of(stack, as_they_are=True), noisy_set.truth)
