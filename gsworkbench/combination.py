@@ -14,7 +14,7 @@ The backprojection is taken inside the support of the molecule, where that has t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ _SURE = 5.0  # standard errors by which a fit's correlation must exceed that of 
 _LEAST_SIGNAL = 8.0  # of the signal in a shell, in standard errors: below, nothing can be said of a fit
 _FLAT = 1.5  # of a shell's mean of K: components with less count by K, ones with more alike
 _RIDGE = 0.02  # of the least squares, beside 1: the two maps may be nearly the same
+_TRUSTED = 0.1  # mean share of a fit, from which on the support of the molecule is taken from it
 _SMOOTH = 2.0  # voxels, standard deviation of the blur that a support is made with
 _LEVEL = 0.3  # of the blurred map's 99.9th percentile, above which it is the molecule
 _GROWN, _EDGE = 1.0, 4.0  # voxels
@@ -104,10 +105,12 @@ def weigh(pairs: Sequence[tuple[Candidate, Problem]]) -> Weights:
     }
     box_size = pairs[0][1].box_size
     found = {support: _correlations(_near_sums(total, box_size // 2)) for support, total in agreement.items()}
-    support = max(SUPPORTS, key=lambda name: found[name].total())
-    chosen = found[support]
-    # A fit has no noise outside the molecule to begin with; beside it, the backprojection is seen inside a support.
-    return Weights(chosen.share(), support, chosen.known)
+    # Outside the molecule a fit has no noise and the backprojection has: it is compared inside each support too, and the
+    # fit counts as far as it wins against all of them.
+    share = np.min([found[name].share() for name in SUPPORTS], axis=0)
+    weights = Weights(share, max(SUPPORTS, key=lambda name: found[name].total()), found["none"].known)
+    # A support that is made of a fit which nothing supports may cut the molecule in two.
+    return weights if weights.mean >= _TRUSTED else replace(weights, support="none")
 
 
 @dataclass(frozen=True)
