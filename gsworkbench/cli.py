@@ -198,6 +198,8 @@ def _accumulate(options: argparse.Namespace) -> None:
     if distributed.is_first():
         _print_notes([*whole.notes, *shared])
     stack = _share(whole, options)
+    if options.noise_spectrum not in ("white", "measured"):
+        chosen_noise(options.noise_spectrum, stack)  # a file that is none is refused before anything is read
     if options.normalise:
         stack = _normalised(whole, stack, options)
     require_white_protein(stack)

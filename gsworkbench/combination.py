@@ -105,8 +105,8 @@ def weigh(pairs: Sequence[tuple[Candidate, Problem]]) -> Weights:
     }
     box_size = pairs[0][1].box_size
     found = {support: _correlations(_near_sums(total, box_size // 2)) for support, total in agreement.items()}
-    # Outside the molecule a fit has no noise and the backprojection has: it is compared inside each support too, and the
-    # fit counts as far as it wins against all of them.
+    # Outside the molecule a fit has no noise, and the backprojection has. So they are compared inside each support too,
+    # and the fit counts as far as it wins against all of them.
     share = np.min([found[name].share() for name in SUPPORTS], axis=0)
     weights = Weights(share, max(SUPPORTS, key=lambda name: found[name].total()), found["none"].known)
     # A support that is made of a fit which nothing supports may cut the molecule in two.

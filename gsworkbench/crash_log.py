@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gsworkbench import __version__
 from gsworkbench.errors import one_line
+from gsworkbench.files import write_text
 
 UNEXPECTED = 70  # exit code; EX_SOFTWARE of BSD's sysexits
 SHOW = "GSWORKBENCH_TRACEBACK"  # an environment variable: set to 1, the traceback goes to the screen
@@ -53,6 +54,6 @@ def _written(text: str, command: str, out: Path | None) -> str:
     folders = [] if out is None else [Path(out).absolute().parent]
     for folder in (*folders, Path(tempfile.gettempdir())):
         with contextlib.suppress(OSError):
-            (folder / name).write_text(head + text, encoding="utf-8", errors="backslashreplace")
+            write_text(folder / name, (head + text).encode("utf-8", "backslashreplace").decode("utf-8"))
             return f"the log {folder / name}"
     return f"what is printed after setting {SHOW}=1, for no log could be written"

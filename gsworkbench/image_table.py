@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gsworkbench.files import atomic_path
 from gsworkbench.image_statistics import ABSURD, NOTICEABLE, blank, in_other_units, outliers, relative_power
 from gsworkbench.inspection import Inspection
 
@@ -57,7 +58,7 @@ def write_image_table(path: Path, found: Inspection) -> None:
     stack, measured = found.images.stack, found.images.found
     scale, error = scales_of_all(found)
     power, out, why = relative_power(measured), outliers(measured), reasons(found)
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for k in range(len(stack)):

@@ -39,6 +39,7 @@ from gsworkbench.methods import (
     substituted_task,
 )
 from gsworkbench.methods import solutions as solve
+from gsworkbench.noise import chosen_noise
 from gsworkbench.normal_equations import CHECKPOINT_SECONDS
 from gsworkbench.particles import ParticleStack
 from gsworkbench.provenance import RunRecord
@@ -252,6 +253,8 @@ def _check(config: ReconstructionConfig, stack: ParticleStack, output_dir: Path)
     stack.require_poses()
     refuse_one_view(stack)
     relative_names(output_dir / RUN_DATA, stack)
+    if config.noise_spectrum not in ("white", "measured"):
+        chosen_noise(config.noise_spectrum, stack)  # a file that is none is refused before anything is read
     if config.noise_spectrum != "white" and config.method not in WEIGHTED:
         remedy = f"leave out the noise spectrum, or use {', '.join(WEIGHTED)}"
         raise InputError(f"the method {config.method} knows white noise only", remedy=remedy)

@@ -23,6 +23,7 @@ import yaml
 
 from gsworkbench import cli
 from gsworkbench.config import SimulationConfig
+from gsworkbench.image_statistics import kept, make_plan, measure_images
 from gsworkbench.normal_equations import accumulate
 from gsworkbench.readers import new_image_stack, read_particles, write_star
 from gsworkbench.simulate import draw_particles
@@ -75,7 +76,8 @@ def expected(particles, tmp_path_factory) -> dict[int, bytes]:
     found = {}
     for half in (1, 2):
         file = tmp_path_factory.mktemp("whole") / "sums.npz"
-        accumulate(stack[stack.half_set == half]).save(file)
+        part = stack[stack.half_set == half]
+        accumulate(kept(part, measure_images(part, make_plan(stack)))).save(file)
         found[half] = file.read_bytes()
     return found
 

@@ -70,7 +70,7 @@ def test_a_level_is_said_in_sigma_absolutely_and_by_what_it_encloses():
 
 
 def test_the_difference_is_of_the_half_maps(run):
-    assert display.kinds_of(run) == ["full", "half 1", "half 2", "difference", "truth"]
+    assert display.kinds_of(run) == ["full", "half 1", "half 2", "difference", "truth", "background"]
     shown = display.shown_map(run.maps, "difference")
     assert np.allclose(2 * shown, run.maps["half 1"] - run.maps["half 2"])
 

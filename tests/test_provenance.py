@@ -14,7 +14,7 @@ from gsworkbench.config import ReconstructionConfig, from_mapping
 from gsworkbench.files import sha256
 from gsworkbench.lab.runs import particles_of, read_run
 from gsworkbench.provenance import RunRecord
-from gsworkbench.readers import read_particles, write_cryodrgn_pickles
+from gsworkbench.readers import new_image_stack, read_particles, write_cryodrgn_pickles, write_star
 from gsworkbench.reconstruct import reconstruct
 
 QUICK = ReconstructionConfig(method="backprojection", mask="none")
@@ -57,9 +57,12 @@ def test_pickles_are_among_the_inputs(noisy_set, tmp_path):
 
 
 def test_a_sign_given_in_python_is_found_again(noisy_set, tmp_path):
-    reconstruct(read_particles(noisy_set.star, data_sign=-1), tmp_path, QUICK)
-    assert record_of(tmp_path)["particles"]["data_sign"] == -1
-    stack, words = particles_of(read_run(tmp_path))
+    with new_image_stack(tmp_path / "dark.mrcs", 600, 32, 12.0) as images:
+        images[:] = -noisy_set.stack.images()
+    write_star(tmp_path / "dark.star", replace(noisy_set.stack, files=(tmp_path / "dark.mrcs",)))
+    reconstruct(read_particles(tmp_path / "dark.star", data_sign=-1), tmp_path / "out", QUICK)
+    assert record_of(tmp_path / "out")["particles"]["data_sign"] == -1
+    stack, words = particles_of(read_run(tmp_path / "out"))
     assert (stack.data_sign == -1).all() and words == ("--sign", "-1")
 
 
