@@ -1,6 +1,6 @@
 """Particles as the world leaves them: what each kind of fault costs each method, and what is said of it.
 
-    python benchmarks/dirty_particles.py [KIND ...] [--methods ...] [--out docs/particles_measured.md]
+    python benchmarks/dirty_particles.py [KIND ...] [--methods ...] [--write]
 
 A set of simulated particles is spoilt in one way after the other. Each row has the mean FSC to the truth, in one soft
 mask made of the truth, of clean particles with ideal weights, of the spoilt ones with images as they are
@@ -31,6 +31,7 @@ from gsworkbench.reconstruct import reconstruct
 from gsworkbench.simulate import simulate
 
 Images = NDArray[np.float32]
+PAGE = Path(__file__).parents[1] / "docs" / "particles_measured.md"
 SET = SimulationConfig(molecule="spliceosome", n_particles=3000, box_size=64, pixel_size=7.5, snr=0.1, seed=77)
 METHODS = ("normal-equations", "voxels", "backprojection", "stochastic")
 BOX = SET.box_size
@@ -211,18 +212,25 @@ def _shown(value: float) -> str:
     return "refused" if np.isnan(value) else f"{value:.4f}"
 
 
+def write(table: str) -> None:
+    """Put a table between the marks of the page."""
+    begin, end = "<!-- made by benchmarks/dirty_particles.py -->\n", "<!-- end of dirty_particles -->"
+    head, _, rest = PAGE.read_text().partition(begin)
+    PAGE.write_text(head + begin + "\n" + table + "\n" + end + rest.partition(end)[2])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", default=list(KINDS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/particles_measured.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows, words = measure(options.kinds or list(KINDS), options.methods)
     head = f"| fault | {' | '.join(options.methods)} |\n|{'---|' * (1 + len(options.methods))}"
     text = "\n".join([head, *rows, "", *words]) + "\n"
-    if options.out is not None:
-        options.out.write_text(text)
+    if options.write:
+        write(text)
 
 
 if __name__ == "__main__":

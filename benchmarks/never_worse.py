@@ -1,6 +1,6 @@
 """Is a fit ever worse than the classical map of the same particles?
 
-    python benchmarks/never_worse.py [--seeds 21 22 23] [--boxes 48 64 96] [--out docs/particles_never_worse.md]
+    python benchmarks/never_worse.py [--seeds 21 22 23] [--boxes 48 64 96] [--write]
 
 `reconstruct` at its defaults beside `backproject`: mean FSC to the truth in one soft mask made of the truth, of the map
 and of the half maps, over 50 to 5,000 particles, SNR 0.001 to 0.3, even and preferred views. Prints a row for every
@@ -30,6 +30,7 @@ from gsworkbench.reconstruct import reconstruct
 from gsworkbench.simulate import simulate
 
 Map = NDArray[np.float32]
+PAGE = Path(__file__).parents[1] / "docs" / "particles_measured.md"
 NUMBERS = (50, 200, 1000, 5000)
 SNRS = (0.001, 0.01, 0.1, 0.3)
 VIEWS = (0.0, 0.5, 0.9)  # fraction of preferred views
@@ -113,11 +114,18 @@ def summary(rows: list[Row]) -> str:
     )
 
 
+def write(table: str) -> None:
+    """Put a table between the marks of the page."""
+    begin, end = "<!-- made by benchmarks/never_worse.py -->\n", "<!-- end of never_worse -->"
+    head, _, rest = PAGE.read_text().partition(begin)
+    PAGE.write_text(head + begin + "\n" + table + "\n" + end + rest.partition(end)[2])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23])
     parser.add_argument("--boxes", type=int, nargs="+", default=list(PIXELS), choices=list(PIXELS))
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/particles_measured.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows: list[Row] = []
@@ -128,8 +136,8 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as name:
                     rows += rows_of(box, seed, VIEWS[(k + i) % len(VIEWS)], snr, Path(name))
     print(summary(rows))
-    if options.out is not None:
-        options.out.write_text("\n".join([HEAD, *map(str, rows), "", summary(rows)]) + "\n")
+    if options.write:
+        write("\n".join([summary(rows), "", HEAD, *map(str, rows)]) + "\n")
 
 
 if __name__ == "__main__":
