@@ -53,6 +53,8 @@ def _written(text: str, command: str, out: Path | None) -> str:
     head = f"gsworkbench {__version__}, Python {platform.python_version()}, {platform.platform()}\n{sys.argv}\n\n"
     folders = [] if out is None else [Path(out).absolute().parent]
     for folder in (*folders, Path(tempfile.gettempdir())):
+        if not folder.is_dir():
+            continue
         with contextlib.suppress(OSError):
             write_text(folder / name, (head + text).encode("utf-8", "backslashreplace").decode("utf-8"))
             return f"the log {folder / name}"
