@@ -14,22 +14,22 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
-from gsworkbench.deposited import DEPOSITED, is_installed
-from gsworkbench.empiar import ARCHIVE, read_cards
-from gsworkbench.locks import own_folder
-from gsworkbench.workbench.digest import notebook_digest, source_digest
-from gsworkbench.workbench.registry import EXPERIMENTS_FILE, read_registry
+from gsworkbench.simulation.deposited_poses import DEPOSITED, is_installed
+from gsworkbench.particles.empiar import ARCHIVE, read_cards
+from gsworkbench.io.locks import own_folder
+from gsworkbench.experiments.digest import notebook_digest, source_digest
+from gsworkbench.experiments.plan import EXPERIMENTS_FILE, read_registry
 
 registry = read_registry(config.get("scale", "laptop"), EXPERIMENTS_FILE)
 results = f"results/{registry.scale}"
 paper = f"paper_figures/output/{registry.scale}"
 notebook = "notebooks/10_claim.ipynb"
 runs_digest = source_digest(
-    "gsworkbench.reconstruct",
-    "gsworkbench.simulate",
-    without=("gsworkbench.assessment", "gsworkbench.judging", "gsworkbench.plotting"),
+    "gsworkbench.reconstruction.run",
+    "gsworkbench.simulation.simulate",
+    without=("gsworkbench.assessment",),
 )
-claim_digest = notebook_digest(notebook, without=("gsworkbench.workbench.runs", "gsworkbench.gradient_schemes"))
+claim_digest = notebook_digest(notebook, without=("gsworkbench.experiments.make_runs", "gsworkbench.methods.gradient_schemes"))
 ITERATED = ("stochastic", "neural-field", "3dgs")
 ours = contextlib.ExitStack()
 atexit.register(ours.close)
@@ -83,7 +83,7 @@ for name, experiment in registry.experiments.items():
             runs=runs_text(name),
             digest=runs_digest,
         shell:
-            "TQDM_DISABLE=1 NUMPY_MADVISE_HUGEPAGE=0 python -m gsworkbench.workbench.runs"
+            "TQDM_DISABLE=1 NUMPY_MADVISE_HUGEPAGE=0 python -m gsworkbench.experiments.make_runs"
             " {registry.scale} {params.name} {results} {output} > {log} 2>&1"
 
     rule:
@@ -107,7 +107,7 @@ for name, experiment in registry.experiments.items():
             digest=claim_digest,
             executed=f"{results}/notebooks/{name}.ipynb",
         shell:
-            "python -m gsworkbench.workbench.run_notebook {notebook} {params.executed} --set experiment={params.name}"
+            "python -m gsworkbench.experiments.run_notebook {notebook} {params.executed} --set experiment={params.name}"
             " scale={registry.scale} results_dir={results} output_dir={paper} > {log} 2>&1"
 
 
@@ -119,9 +119,9 @@ rule page:
         f"{paper}/report.md",
         f"{results}/results.csv",
     params:
-        digest=source_digest("gsworkbench.workbench.page"),
+        digest=source_digest("gsworkbench.experiments.report"),
     shell:
-        "python -m gsworkbench.workbench.page {registry.scale} {results} {paper}"
+        "python -m gsworkbench.experiments.report {registry.scale} {results} {paper}"
 
 
 rule crate:
@@ -133,9 +133,9 @@ rule crate:
     output:
         f"{paper}/crate.zip",
     params:
-        digest=source_digest("gsworkbench.workbench.crate"),
+        digest=source_digest("gsworkbench.experiments.crate"),
     shell:
-        "python -m gsworkbench.workbench.crate {registry.scale} {results} {paper}"
+        "python -m gsworkbench.experiments.crate {registry.scale} {results} {paper}"
 
 
 # Particles that the papers used, by the name of their entry: env/run snakemake empiar_10180. A transfer that was broken

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gsworkbench.assessment.assess import assess
 from gsworkbench.config import (
     PRESETS,
     BackprojectionConfig,
@@ -28,15 +29,15 @@ from gsworkbench.config import (
     SimulationConfig,
 )
 from gsworkbench.errors import NotRun
-from gsworkbench.gaussians import random_gaussians
-from gsworkbench.geometry import random_rotations
-from gsworkbench.gradient_schemes import measure_schemes
-from gsworkbench.judging import assess
-from gsworkbench.neural_field import images_per_second
-from gsworkbench.provenance import machine
-from gsworkbench.readers import read_map, read_particles
-from gsworkbench.reconstruct import make_maps
-from gsworkbench.simulate import simulate
+from gsworkbench.gaussians.mixture import random_gaussians
+from gsworkbench.geometry.rotations import random_rotations
+from gsworkbench.io.mrc import read_map
+from gsworkbench.methods.gradient_schemes import measure_schemes
+from gsworkbench.methods.neural_field import images_per_second
+from gsworkbench.particles.read import read_particles
+from gsworkbench.reconstruction.run import make_maps
+from gsworkbench.simulation.simulate import simulate
+from gsworkbench.system.provenance import machine
 
 LABELS = ("method", "to the truth, mean FSC", "half maps, mean FSC", "mean H", "mean H in a sphere", "CPU s")
 

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gsworkbench.backprojection import backproject
+from gsworkbench.assessment.assess import Assessment, assess
 from gsworkbench.config import SimulationConfig
-from gsworkbench.judging import Assessment, assess
-from gsworkbench.particles import ParticleStack
-from gsworkbench.readers import read_map, read_particles
-from gsworkbench.simulate import simulate
+from gsworkbench.io.mrc import read_map
+from gsworkbench.methods.backprojection import backproject
+from gsworkbench.particles.read import read_particles
+from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.simulation.simulate import simulate
 
 
 def shifted(stack: ParticleStack, shifts: np.ndarray) -> ParticleStack:

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from gsworkbench.config import ReconstructionConfig, SimulationConfig
-from gsworkbench.noise import measured_noise
-from gsworkbench.particles import ParticleStack
-from gsworkbench.reconstruct import reconstruct
-from gsworkbench.simulate import simulate
+from gsworkbench.particles.noise_spectrum import measured_noise
+from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.reconstruction.run import reconstruct
+from gsworkbench.simulation.simulate import simulate
 
 BOX = 64
 

@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.local import local_resolution
+from gsworkbench.assessment.local_filter import locally_filtered
 from gsworkbench.assessment.masks import automatic_mask, spherical_mask
-from gsworkbench.backprojection import backproject
 from gsworkbench.config import PRESETS, NormalEquationsConfig, SimulationConfig, VoxelConfig
-from gsworkbench.fit_normal_equations import fit_normal_equations
-from gsworkbench.local_filter import locally_filtered
-from gsworkbench.normal_equations import NormalEquations, accumulate
-from gsworkbench.particles import ParticleStack
-from gsworkbench.provenance import machine
-from gsworkbench.readers import read_map
+from gsworkbench.io.mrc import read_map
+from gsworkbench.methods.backprojection import backproject
+from gsworkbench.methods.one_pass import fit_normal_equations
+from gsworkbench.methods.stochastic import fit
+from gsworkbench.methods.voxels import solve_voxels
+from gsworkbench.normal_equations.equations import NormalEquations, accumulate
+from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering import voxelize
-from gsworkbench.simulate import simulate
-from gsworkbench.training import fit
-from gsworkbench.voxel_solution import solve_voxels
+from gsworkbench.simulation.simulate import simulate
+from gsworkbench.system.provenance import machine
 
 Map = NDArray[np.floating]
 

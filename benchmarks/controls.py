@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
-from gsworkbench.backprojection import backproject
 from gsworkbench.config import PRESETS, NormalEquationsConfig, SimulationConfig
-from gsworkbench.fit_normal_equations import fit_normal_equations
-from gsworkbench.normal_equations import accumulate
-from gsworkbench.particles import ParticleStack
-from gsworkbench.provenance import machine
+from gsworkbench.methods.backprojection import backproject
+from gsworkbench.methods.one_pass import fit_normal_equations
+from gsworkbench.methods.stochastic import fit
+from gsworkbench.normal_equations.equations import accumulate
+from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering import voxelize
-from gsworkbench.simulate import simulate
-from gsworkbench.training import fit
+from gsworkbench.simulation.simulate import simulate
+from gsworkbench.system.provenance import machine
 
 Result = tuple[NDArray[np.floating], str, int | None]  # map, what held-out particles say, number of Gaussians
 

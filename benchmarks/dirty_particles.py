@@ -25,10 +25,10 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import automatic_mask
 from gsworkbench.config import PRESETS, ReconstructionConfig, SimulationConfig
 from gsworkbench.errors import InputError
-from gsworkbench.particles import ParticleStack
-from gsworkbench.readers import new_image_stack, read_map
-from gsworkbench.reconstruct import reconstruct
-from gsworkbench.simulate import simulate
+from gsworkbench.io.mrc import new_image_stack, read_map
+from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.reconstruction.run import reconstruct
+from gsworkbench.simulation.simulate import simulate
 
 Images = NDArray[np.float32]
 PAGE = Path(__file__).parents[1] / "docs" / "particles_measured.md"

@@ -30,9 +30,9 @@ from gsworkbench.config import NormalEquationsConfig, ReconstructionConfig, Simu
 from gsworkbench.lab.commands import preview_config
 from gsworkbench.lab.service import Done, MapMade, Ready
 from gsworkbench.lab.worker import Worker
-from gsworkbench.provenance import machine
-from gsworkbench.reconstruct import reconstruct
-from gsworkbench.simulate import simulate
+from gsworkbench.reconstruction.run import reconstruct
+from gsworkbench.simulation.simulate import simulate
+from gsworkbench.system.provenance import machine
 
 if TYPE_CHECKING:
     from playwright.sync_api import CDPSession, Page

@@ -1,7 +1,7 @@
 // The most fused multiply-adds that one core does: ten independent chains of vectors as wide as the kernels'.
 #include <cstdint>
 
-#include "../gsworkbench/rendering/kernels/simd.h"
+#include "../gsworkbench/kernels/simd.h"
 
 // Returns the number of floating-point operations done.
 extern "C" double fma_peak(int64_t repeats) {

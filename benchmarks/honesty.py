@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from gsworkbench.assessment.assess import Assessment, assess
 from gsworkbench.config import ReconstructionConfig, SimulationConfig
-from gsworkbench.judging import Assessment, assess
-from gsworkbench.particles import ParticleStack
-from gsworkbench.readers import read_map, read_particles
-from gsworkbench.reconstruct import reconstruct
-from gsworkbench.simulate import simulate
+from gsworkbench.io.mrc import read_map
+from gsworkbench.particles.read import read_particles
+from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.reconstruction.run import reconstruct
+from gsworkbench.simulation.simulate import simulate
 
 WIDTH = 256
 LABELS = (

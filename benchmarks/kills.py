@@ -224,7 +224,7 @@ def _orphans() -> list[int]:
 
 
 def _command(*words: object) -> int:
-    from gsworkbench.cli import main
+    from gsworkbench.cli.main import main
 
     return main([str(word) for word in words])
 
@@ -309,7 +309,8 @@ def _begin_notebook(life: Path, shared: Path) -> None:
     if not (shared / "made").exists():
         (shared / "made").mkdir()
         runs = (
-            f"from gsworkbench.workbench import runs; sys.exit(runs.main(['smoke', '{EXPERIMENT}', '.', 'stamp.json']))"
+            "from gsworkbench.experiments import make_runs; "
+            f"sys.exit(make_runs.main(['smoke', '{EXPERIMENT}', '.', 'stamp.json']))"
         )
         subprocess.run([sys.executable, "-c", f"import sys; {runs}"], cwd=shared / "made", check=True,
                        env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)  # fmt: skip
@@ -317,7 +318,7 @@ def _begin_notebook(life: Path, shared: Path) -> None:
 
 
 def _notebook(folder: Path) -> int:
-    from gsworkbench.workbench.run_notebook import main
+    from gsworkbench.experiments.run_notebook import main
 
     os.environ["PYTHONPATH"] = str(ROOT)
     settings = (f"experiment={EXPERIMENT}", "scale=smoke", "results_dir=results", "output_dir=out")

@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gsworkbench import simulate
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.honesty import overstatement
 from gsworkbench.assessment.masks import spherical_mask
-from gsworkbench.backprojection import backproject
 from gsworkbench.config import NormalEquationsConfig, SimulationConfig
-from gsworkbench.fit_normal_equations import fit_normal_equations, preview
+from gsworkbench.io.mrc import new_image_stack
+from gsworkbench.methods.backprojection import backproject
+from gsworkbench.methods.one_pass import fit_normal_equations, preview
 from gsworkbench.molecules import load_molecule
-from gsworkbench.normal_equations import accumulate
-from gsworkbench.particles import ParticleStack
-from gsworkbench.provenance import machine
-from gsworkbench.readers import new_image_stack
+from gsworkbench.normal_equations.equations import accumulate
+from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.simulation import simulate
+from gsworkbench.system.provenance import machine
 
 Map = NDArray[np.floating]
 

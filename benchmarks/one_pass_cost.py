@@ -17,16 +17,16 @@ from pathlib import Path
 
 import torch
 
-from gsworkbench import simulate
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import automatic_mask, spherical_mask
 from gsworkbench.config import SimulationConfig
-from gsworkbench.fourier import disc
-from gsworkbench.gaussians import random_gaussians
-from gsworkbench.geometry import random_rotations
-from gsworkbench.provenance import machine
-from gsworkbench.readers import read_map
+from gsworkbench.gaussians.mixture import random_gaussians
+from gsworkbench.geometry.rotations import random_rotations
+from gsworkbench.imaging.fourier import disc
+from gsworkbench.io.mrc import read_map
 from gsworkbench.rendering import project, voxelize
+from gsworkbench.simulation import simulate
+from gsworkbench.system.provenance import machine
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
@@ -94,14 +94,14 @@ def growth(folder: Path, scratch: Path) -> None:
     """
     program = textwrap.dedent("""
         import dataclasses, resource, sys, time
-        from gsworkbench.memory import keep_freed_memory
+        from gsworkbench.system.memory import keep_freed_memory
         keep_freed_memory()
         import numpy as np
         from gsworkbench.config import NormalEquationsConfig
-        from gsworkbench.fit_normal_equations import fit_normal_equations
-        from gsworkbench.geometry import random_rotations
-        from gsworkbench.normal_equations import accumulate
-        from gsworkbench.readers import read_particles
+        from gsworkbench.methods.one_pass import fit_normal_equations
+        from gsworkbench.geometry.rotations import random_rotations
+        from gsworkbench.normal_equations.equations import accumulate
+        from gsworkbench.particles.read import read_particles
         once, n = read_particles(sys.argv[1]), int(sys.argv[2])
         stack = once[np.arange(n) % len(once)]
         rotations = stack.rotations.copy()

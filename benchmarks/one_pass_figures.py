@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from one_pass import SETS, particles
 
 from gsworkbench.config import NormalEquationsConfig
-from gsworkbench.files import atomic_path
-from gsworkbench.fit_normal_equations import NormalFit, fit_normal_equations
-from gsworkbench.normal_equations import NormalEquations, accumulate
+from gsworkbench.io.files import atomic_path
+from gsworkbench.methods.one_pass import NormalFit, fit_normal_equations
+from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 
 
 def main() -> None:

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsworkbench.descent import FusedDescent, TorchDescent, descent
-from gsworkbench.gaussians import Gaussians, covariances, random_gaussians
-from gsworkbench.geometry import random_rotations
-from gsworkbench.memory import keep_freed_memory
-from gsworkbench.native import capability, library
-from gsworkbench.parameters import Meaning, Rates, to_parameters
-from gsworkbench.provenance import machine
+from gsworkbench.gaussians.mixture import Gaussians, covariances, random_gaussians
+from gsworkbench.gaussians.optimiser import FusedDescent, TorchDescent, descent
+from gsworkbench.gaussians.parameters import Meaning, Rates, to_parameters
+from gsworkbench.geometry.rotations import random_rotations
 from gsworkbench.rendering import available_backends, cpu, footprints, project, voxelize
+from gsworkbench.system.compiler import capability, library
+from gsworkbench.system.memory import keep_freed_memory
+from gsworkbench.system.provenance import machine
 
 CUTOFF = 3.5
 BATCH = 8  # that of the preset `tuned`

@@ -24,7 +24,7 @@ from rendering import CUTOFF, scene
 from tile_lists import backward, forward, lists
 from torch import Tensor
 
-from gsworkbench.gaussians import covariances
+from gsworkbench.gaussians.mixture import covariances
 from gsworkbench.rendering import footprints, gpu, project, reference, voxelize
 
 TOY = os.environ.get("TRITON_INTERPRET") == "1"

@@ -26,7 +26,7 @@ TARGETS = {
     "mrc": "MRC stacks and maps, plain and compressed",
     "arrays": "sums and Gaussians (.npz), noise spectra (.npy), lists of stacks",
 }
-READERS = ("gsworkbench/readers/", "gsworkbench/numpy_files.py")
+READERS = ("gsworkbench/particles/", "gsworkbench/io/")
 TESTS = ("hazards", "forged_files", "stack_paths", "readers_star", "star_writing", "readers_cryosparc",
          "readers_cryodrgn", "readers_mrc", "particles", "properties", "fuzz", "model_map")  # fmt: skip
 
@@ -35,7 +35,7 @@ def covered() -> tuple[dict[str, tuple[int, int]], str]:
     """Run the tests of the readers; return {module: (lines, lines run)} and pytest's last line."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"COVERAGE_FILE": f"{folder}/data", "GSWORKBENCH_FUZZ_SECONDS": "1"}
-        files = [f"tests/test_{name}.py" for name in TESTS]
+        files = [str(p) for name in TESTS for p in Path("tests").rglob(f"test_{name}.py")]
         run = [sys.executable, "-m", "coverage"]
         command = [*run, "run", "--source=gsworkbench", "-m", "pytest", "-q", *files]
         tests = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

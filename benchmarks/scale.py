@@ -3,8 +3,8 @@
 costs: CPU seconds and memory of the pass over the particles and of a step of the fit, at small sizes; constants per
 particle-pixel, per node of the grid, per voxel and per Gaussian; what they predict at three larger sizes beside what
 these took; and what they predict for 10^6 particles of 512^2 and 10^6 Gaussians. memory: what commands say that they
-will take (footprint.py) beside what they take. hundred-thousand: 100,000 particles of 256^2 through the command line
-(500 images, each again and again in other poses, so that no 26 GB are needed), then a fit of 30,000 Gaussians to the
+will take (reconstruction/memory_needed.py) beside what they take. hundred-thousand: 100,000
+particles of 256^2 through the command line (500 images, each again and again in other poses, so that no 26 GB are needed), then a fit of 30,000 Gaussians to the
 sums. Prints tables for docs/scale.md. One thread, but for the command line's two.
 """
 
@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from gsworkbench.memory import keep_freed_memory, peak_memory
-from gsworkbench.provenance import machine
+from gsworkbench.system.memory import keep_freed_memory, peak_memory
+from gsworkbench.system.provenance import machine
 
 IMAGES = 500
 EDGE = 384.0  # A, of every box
@@ -145,8 +145,8 @@ def _print_extrapolation(cost: Cost) -> None:
 def memory(folder: Path) -> None:
     """Peaks of `gsworkbench accumulate` and `reconstruct`, as said and as measured."""
     from gsworkbench.config import PRESETS, ReconstructionConfig
-    from gsworkbench.footprint import accumulate_bytes, reconstruct_bytes
-    from gsworkbench.readers import read_particles
+    from gsworkbench.particles.read import read_particles
+    from gsworkbench.reconstruction.memory_needed import accumulate_bytes, reconstruct_bytes
 
     few_steps = {
         "normal-equations": ["--n-gaussians", "16000", "--set", "n_steps=5", "--set", "n_boosted_steps=5"],
@@ -218,7 +218,7 @@ def _with_peak(work: Callable[..., float], *arguments: Any) -> Measured:
 
 
 def _pass(folder: Path, n: int, box_size: int) -> float:
-    from gsworkbench.normal_equations import accumulate
+    from gsworkbench.normal_equations.equations import accumulate
 
     stack = _repeated(folder, n, box_size)
     start = time.process_time()
@@ -229,8 +229,8 @@ def _pass(folder: Path, n: int, box_size: int) -> float:
 def _fit(folder: Path, n_gaussians: int, box_size: int) -> float:
     """40 steps, from sums over all images."""
     from gsworkbench.config import NormalEquationsConfig
-    from gsworkbench.fit_normal_equations import preview
-    from gsworkbench.normal_equations import accumulate
+    from gsworkbench.methods.one_pass import preview
+    from gsworkbench.normal_equations.equations import accumulate
 
     sums = accumulate(_repeated(folder, IMAGES, box_size), threads=1)
     settings = NormalEquationsConfig(n_boosted_steps=20, n_steps=20)
@@ -241,8 +241,8 @@ def _fit(folder: Path, n_gaussians: int, box_size: int) -> float:
 
 def _fit_to(file: Path) -> float:
     from gsworkbench.config import NormalEquationsConfig
-    from gsworkbench.fit_normal_equations import fit_normal_equations
-    from gsworkbench.normal_equations import NormalEquations
+    from gsworkbench.methods.one_pass import fit_normal_equations
+    from gsworkbench.normal_equations.equations import NormalEquations
 
     start = time.process_time()
     settings = NormalEquationsConfig(n_gaussians=30_000, background=False, n_boosted_steps=200, n_steps=200)
@@ -252,8 +252,8 @@ def _fit_to(file: Path) -> float:
 
 def _repeated(folder: Path, n: int, box_size: int) -> Any:
     """n particles: the simulated ones, and these again in other poses; wrong, and as much work."""
-    from gsworkbench.geometry import random_rotations
-    from gsworkbench.readers import read_particles
+    from gsworkbench.geometry.rotations import random_rotations
+    from gsworkbench.particles.read import read_particles
 
     once = read_particles(_simulated(folder, box_size))
     rotations = random_rotations(n, np.random.default_rng(0))
@@ -277,7 +277,7 @@ def _listed(folder: Path, n: int, box_size: int) -> Path:
 
 def _simulated(folder: Path, box_size: int) -> Path:
     from gsworkbench.config import SimulationConfig
-    from gsworkbench.simulate import simulate
+    from gsworkbench.simulation.simulate import simulate
 
     made = folder / f"box_{box_size}"
     if not (made / "particles.star").exists():

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 
 from gsworkbench.config import NormalEquationsConfig, SimulationConfig
-from gsworkbench.fit_normal_equations import fit_normal_equations
-from gsworkbench.gaussians import Gaussians
-from gsworkbench.imaging import DataTerm, data_term, squared_error
-from gsworkbench.normal_equations import accumulate
-from gsworkbench.parameters import Rates, adam, cosine, from_parameters, set_learning_rate, to_parameters
-from gsworkbench.particles import ParticleStack
-from gsworkbench.provenance import machine
+from gsworkbench.gaussians.mixture import Gaussians
+from gsworkbench.gaussians.parameters import Rates, adam, cosine, from_parameters, set_learning_rate, to_parameters
+from gsworkbench.imaging.residual import DataTerm, data_term, squared_error
+from gsworkbench.methods.one_pass import fit_normal_equations
+from gsworkbench.normal_equations.equations import accumulate
+from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering import project
-from gsworkbench.simulate import simulate
+from gsworkbench.simulation.simulate import simulate
+from gsworkbench.system.provenance import machine
 
 EPOCHS, BATCH, RATE = 4, 100, 1e-4
 

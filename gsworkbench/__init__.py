@@ -2,8 +2,8 @@
 
 Importing the package imports nothing heavy; take what you need from its modules, for example
 
-    from gsworkbench.readers import read_particles
-    from gsworkbench.reconstruct import reconstruct
+    from gsworkbench.particles.read import read_particles
+    from gsworkbench.reconstruction.run import reconstruct
 
 CONVENTIONS.md states axes, signs and units once for all of them.
 """

@@ -1,5 +1,5 @@
 import sys
 
-from gsworkbench.cli import main
+from gsworkbench.cli.main import main
 
 sys.exit(main())

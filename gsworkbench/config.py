@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """A simulated set of particles with known truth (see simulate.py)."""
+    """A simulated set of particles with known truth (see simulation/simulate.py)."""
 
     molecule: str = "ribosome"  # a name of molecules.MOLECULES
     n_particles: int = 5000
@@ -30,7 +30,7 @@ class SimulationConfig:
     b_factor: float = 60.0  # A^2, of every atom
     optics: str = "empiar_10028"  # a name of simulate.OPTICS: voltage, Cs, amplitude contrast, defocus distribution
     # uniform; or the path of a .star, .cs or poses .pkl to draw from; or deposited: poses, shifts and CTF together, of
-    # particles of the entry that optics names (deposited.py).
+    # particles of the entry that optics names (simulation/deposited_poses.py).
     poses: str = "uniform"
     shift_sd: float = 0.02  # standard deviation of in-plane shifts, fraction of the box; deposited shifts stay
     noise: str = "white"  # or the path of a radial noise power spectrum (.npy, index = shell)
@@ -82,7 +82,7 @@ class StochasticConfig:
 
 @dataclass(frozen=True)
 class NormalEquationsConfig:
-    """The fit that reads the particles once (fit_normal_equations.py). Lengths are in box edges unless said."""
+    """The fit that reads the particles once (methods/one_pass.py). Lengths are in box edges unless said."""
 
     # None: 3,000 for a box of 64, in proportion to the voxels, at most 30,000. auto: as held-out particles ask for.
     n_gaussians: int | Literal["auto"] | None = None
@@ -101,13 +101,13 @@ class NormalEquationsConfig:
     initial_scale: float = 0.004
     floor_pixels: float = 0.45  # additive floor of the covariances
     background: bool = True  # measure on held-out particles what the mixture misses, and add it as a smooth map
-    combine: bool = True  # with backprojection, where other particles ask for it (combination.py)
+    combine: bool = True  # with backprojection, where other particles ask for it (methods/combination.py)
     cutoff: float = 3.5  # footprint half width in standard deviations while fitting
 
 
 @dataclass(frozen=True)
 class BackprojectionConfig:
-    """The classical map (backprojection.py), and what is done to it afterwards.
+    """The classical map (methods/backprojection.py), and what is done to it afterwards.
 
     wiener: divided by K + noise / signal, the signal of each shell measured on the data. none: least squares. fsc: that
     times the figure of merit sqrt(2 F / (1 + F)) of each shell. local: that low-passed, voxel by voxel, at the local
@@ -119,7 +119,7 @@ class BackprojectionConfig:
 
 @dataclass(frozen=True)
 class NeuralFieldConfig:
-    """A neural field of the map's transform (neural_field.py). The defaults are sized for a laptop.
+    """A neural field of the map's transform (methods/neural_field.py). The defaults are sized for a laptop.
 
     As published (Zhong et al. 2021): width 1024, 20 epochs, learning rate 1e-4, constant, all components.
     """
@@ -136,7 +136,7 @@ class NeuralFieldConfig:
 
 @dataclass(frozen=True)
 class BlendingConfig:
-    """3D Gaussian splatting off the shelf (blended.py): alpha compositing, half-pixel grid, rates of Kerbl et al. 2023.
+    """3D Gaussian splatting off the shelf: alpha compositing, half-pixel grid, rates of Kerbl et al. 2023.
 
     Lengths are in box edges. Rates are those of log scales, logit opacities and so on; that of means falls a
     hundredfold over the fit.
@@ -156,7 +156,7 @@ class BlendingConfig:
 
 @dataclass(frozen=True)
 class CryodrgnConfig:
-    """The program cryoDRGN (programs.py): which of its commands, and the size of its network."""
+    """The program cryoDRGN (methods/other_programs.py): which of its commands, and the size of its network."""
 
     command: Literal["backproject_voxel", "train_nn"] = "backproject_voxel"
     width: int = 256  # published: 1024
@@ -165,7 +165,7 @@ class CryodrgnConfig:
 
 @dataclass(frozen=True)
 class VoxelConfig:
-    """The map of free voxels that solves the same equations (voxel_solution.py)."""
+    """The map of free voxels that solves the same equations (methods/voxels.py)."""
 
     n_steps: int = 20  # of conjugate gradients, at most: held-out particles say when to stop
 
@@ -188,7 +188,7 @@ class ReconstructionConfig:
     keep_outliers: bool = False  # keep images whose power is absurd
     mask: str = "auto"  # auto, sphere, none, or the path of a mask
     noise_spectrum: str = "white"  # white, measured (noise.measured_noise), or the path of powers per shell (.npy)
-    noise_substitute_beyond: float | None = None  # A: repeat half maps with random phases beyond (substitution.py)
+    noise_substitute_beyond: float | None = None  # A: repeat half maps with random phases beyond
     seed: int = 0
     backend: str | None = None  # None takes the fastest that works here
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where fits run; auto takes a GPU that works

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from gsworkbench.config import SimulationConfig
-from gsworkbench.particles import ParticleStack
-from gsworkbench.readers import read_map, read_particles
-from gsworkbench.simulate import simulate
+from gsworkbench.io.mrc import read_map
+from gsworkbench.particles.read import read_particles
+from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.simulation.simulate import simulate
 
 # The arrays of tests are small: on a busy machine, threads that wait for each other cost more than they gain.
 torch.set_num_threads(1)

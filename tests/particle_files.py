@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gsworkbench.geometry import random_rotations
-from gsworkbench.particles import CtfParameters, ParticleStack
-from gsworkbench.readers.mrc import new_image_stack
+from gsworkbench.geometry.rotations import random_rotations
+from gsworkbench.io.mrc import new_image_stack
+from gsworkbench.particles.stack import CtfParameters, ParticleStack
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real particles beside the repository are absent")

@@ -14,7 +14,7 @@ from pathlib import Path
 import gemmi
 import numpy as np
 
-from gsworkbench.files import atomic_path, sha256, write_text
+from gsworkbench.io.files import atomic_path, sha256, write_text
 from gsworkbench.molecules import QUANTUM, Molecule, centred, read_molecule
 
 ENTRIES = {

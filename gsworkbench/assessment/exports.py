@@ -17,7 +17,7 @@ from gsworkbench import __version__
 from gsworkbench.assessment.definitions import Judgement
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.assessment.sharpening import Sharpened
-from gsworkbench.files import write_text
+from gsworkbench.io.files import write_text
 
 # RELION's column -> our curve. Shells without a value are not written: RELION knows no NaN.
 STAR_COLUMNS = {

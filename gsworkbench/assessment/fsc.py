@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gsworkbench.assessment.masks import inside_mask
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
-from gsworkbench.files import atomic_path
+from gsworkbench.io.files import atomic_path
 
 Map = NDArray[np.floating]
 Crossing = Literal["before first below", "last at or above", "interpolated"]

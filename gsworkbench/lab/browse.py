@@ -11,8 +11,8 @@ from gsworkbench.assessment.fsc import FscCurve
 from gsworkbench.errors import InputError
 from gsworkbench.lab import pictures
 from gsworkbench.lab.explore import NEEDED, need, somebody_sits_here
-from gsworkbench.lab.runs import Run, read_run
-from gsworkbench.lab.tables import as_html, matching, table_of_runs
+from gsworkbench.lab.number_tables import as_html, matching, table_of_runs
+from gsworkbench.lab.opened_run import Run, read_run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ import anywidget
 import traitlets
 
 from gsworkbench.assessment.fsc import FscCurve
-from gsworkbench.plotting import COLOURS
+from gsworkbench.assessment.plots import COLOURS
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from gsworkbench.config import PRESETS, SETTINGS, NormalEquationsConfig, ReconstructionConfig, to_mapping
-from gsworkbench.lab.runs import Run
+from gsworkbench.lab.opened_run import Run
 
 PRESET = "tuned"  # what the settings of a stochastic fit are told apart from
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from gsworkbench.errors import InputError
 from gsworkbench.lab import pictures
-from gsworkbench.lab.runs import Run, find_runs, read_run
+from gsworkbench.lab.opened_run import Run, find_runs, read_run
 
 NEEDED = ("ipywidgets", "anywidget", "k3d", "nglview")
 

@@ -14,22 +14,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench import backprojection
+from gsworkbench.assessment.assess import assess
 from gsworkbench.assessment.corrected import noise_substitution
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.config import NormalEquationsConfig, ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
-from gsworkbench.files import sha256
-from gsworkbench.gaussians import Gaussians
-from gsworkbench.judging import assess
+from gsworkbench.experiments.results import Measurement, Result, measure, read_results, write_results
+from gsworkbench.gaussians.mixture import Gaussians
+from gsworkbench.io.files import sha256
 from gsworkbench.lab.commands import identity, number_of
-from gsworkbench.lab.runs import Run, particles_of
-from gsworkbench.methods import METHODS, PartSums, Solution, Task, make_task, solutions, substituted_task, sums_of_parts
-from gsworkbench.normal_equations import NormalEquations
-from gsworkbench.particles import ParticleStack
-from gsworkbench.provenance import RunRecord, machine
-from gsworkbench.reconstruct import Reconstruction
-from gsworkbench.workbench.results import Measurement, Result, measure, read_results, write_results
+from gsworkbench.lab.opened_run import Run, particles_of
+from gsworkbench.methods import backprojection
+from gsworkbench.methods.task import (
+    METHODS,
+    PartSums,
+    Solution,
+    Task,
+    make_task,
+    solutions,
+    substituted_task,
+    sums_of_parts,
+)
+from gsworkbench.normal_equations.equations import NormalEquations
+from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.reconstruction.run import Reconstruction
+from gsworkbench.system.provenance import RunRecord, machine
 
 Volume = NDArray[np.float32]
 Pair = tuple[NormalEquations, NormalEquations | None]

@@ -14,14 +14,16 @@ import numpy as np
 
 from gsworkbench.assessment.fsc import FscCurve
 from gsworkbench.errors import InputError
-from gsworkbench.files import atomic_path
+from gsworkbench.experiments.results import Measurement, subject
+from gsworkbench.io.files import atomic_path
+from gsworkbench.io.mrc import read_map
 from gsworkbench.lab import display, pictures
+from gsworkbench.lab.atoms import atoms_beside
 from gsworkbench.lab.charts import CopyText, FscChart
 from gsworkbench.lab.commands import command_line, yaml_rows
 from gsworkbench.lab.controls import Controls
 from gsworkbench.lab.fits import FOLDER, Outcome, dataset_of
-from gsworkbench.lab.models import atoms_beside
-from gsworkbench.lab.runs import Run, particles_of, sample_particles
+from gsworkbench.lab.opened_run import Run, particles_of, sample_particles
 from gsworkbench.lab.service import Done, MapMade, Progress, Ready, Stopped
 from gsworkbench.lab.volumes import (
     COLOUR_BY,
@@ -32,8 +34,6 @@ from gsworkbench.lab.volumes import (
     written_for_nglview,
 )
 from gsworkbench.lab.worker import Worker
-from gsworkbench.readers import read_map
-from gsworkbench.workbench.results import Measurement, subject
 
 SHOWN = ("fsc_unmasked", "fsc_unmasked_truth", "fsc_substituted", "fsc_true")
 _FORMATS = {"1": "{:.4f}", "A": "{:.1f} Å", "s": "{:.1f} s"}

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import FscCurve
-from gsworkbench.gaussians import Gaussians
-from gsworkbench.lab.runs import Sample
-from gsworkbench.plotting import COLOURS, draw_curve, draw_frame, draw_legend
+from gsworkbench.assessment.plots import COLOURS, draw_curve, draw_frame, draw_legend
+from gsworkbench.gaussians.mixture import Gaussians
+from gsworkbench.lab.opened_run import Sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

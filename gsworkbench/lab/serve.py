@@ -20,10 +20,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gsworkbench.errors import InputError
-from gsworkbench.files import write_json
+from gsworkbench.io.files import write_json
 from gsworkbench.lab.explore import NEEDED, need
 from gsworkbench.lab.fits import FOLDER
-from gsworkbench.lab.runs import find_runs
+from gsworkbench.lab.opened_run import find_runs
 
 HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parents[1] / "notebooks"

@@ -92,7 +92,7 @@ class _Service:
 
     def run(self) -> None:
         from gsworkbench.lab.fits import Bench, record_outcome
-        from gsworkbench.lab.runs import read_run
+        from gsworkbench.lab.opened_run import read_run
 
         run = read_run(self.folder)
         sys.stderr = _Bars(self.report)

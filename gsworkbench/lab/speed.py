@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from gsworkbench.gaussians import random_gaussians
-from gsworkbench.geometry import quaternions_to_matrices
+from gsworkbench.gaussians.mixture import random_gaussians
+from gsworkbench.geometry.rotations import quaternions_to_matrices
 from gsworkbench.rendering import project, voxelize
 
 VIEWS = 4

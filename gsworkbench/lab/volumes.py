@@ -18,11 +18,11 @@ import k3d
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.gaussians import Gaussians
+from gsworkbench.gaussians.mixture import Gaussians
+from gsworkbench.io.mrc import write_map
 from gsworkbench.lab.palette import as_integers, entries, legend, limits, palette
 from gsworkbench.lab.pictures import mean_scales
 from gsworkbench.lab.surface import Surface
-from gsworkbench.readers import write_map
 
 Volume = NDArray[np.floating]
 Resolution = tuple[Volume, float] | None

@@ -1,7 +1,7 @@
 """The compiled backend for the CPU: C++ kernels in vectors of 4, 8 or 16 float32 lanes, or half as many float64.
 
-`kernels/` holds the mathematics; here tensors become pointers. Threads are torch.get_num_threads(). Gradients are
-gathered per Gaussian in one order: bits repeat for a fixed number of threads.
+`gsworkbench/kernels/` holds the mathematics; here tensors become pointers. Threads are
+torch.get_num_threads(). Gradients are gathered per Gaussian in one order: bits repeat for a fixed number of threads.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gsworkbench.native import BuildError, library
+from gsworkbench.kernels import KERNELS
 from gsworkbench.rendering.finite import require_finite
-from gsworkbench.rendering.kernels import SOURCES
+from gsworkbench.system.compiler import BuildError, library
 
+_SOURCES = (KERNELS / "project.cpp", KERNELS / "voxelize.cpp")
 _NOT_FINITE = 2  # what project_forward returns then
 
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
@@ -43,7 +44,7 @@ class _Grid(NamedTuple):
 @functools.cache
 def unavailable_because() -> str | None:
     try:
-        library(*SOURCES)
+        library(*_SOURCES)
     except BuildError as error:
         return str(error)
     return None
@@ -152,7 +153,7 @@ def _grid(box_size: int, spacing: float, cutoff: float | None) -> _Grid:
 
 @functools.cache
 def _function(name: str, dtype: torch.dtype) -> Any:
-    function = getattr(library(*SOURCES), f"{name}_{_SUFFIX[dtype]}")
+    function = getattr(library(*_SOURCES), f"{name}_{_SUFFIX[dtype]}")
     function.restype, function.argtypes = _SIGNATURES[name]
     return function
 

@@ -20,8 +20,8 @@ from urllib.parse import urlparse
 import numpy as np
 import pytest
 
-from gsworkbench.cli import main
-from gsworkbench.workbench.registry import ROOT
+from gsworkbench.cli.main import main
+from gsworkbench.experiments.plan import ROOT
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
-from gsworkbench.cli import main
-from gsworkbench.lab.runs import read_run
-from gsworkbench.workbench.registry import ROOT
-from gsworkbench.workbench.results import read_results
+from gsworkbench.cli.main import main
+from gsworkbench.experiments.plan import ROOT
+from gsworkbench.experiments.results import read_results
+from gsworkbench.lab.opened_run import read_run
 
 from .conftest import Server, settled
 

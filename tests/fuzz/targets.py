@@ -25,14 +25,15 @@ import numpy as np
 from particle_files import star_columns, star_text
 
 from gsworkbench.errors import InputError
-from gsworkbench.gaussians import Gaussians
-from gsworkbench.noise import chosen_noise
-from gsworkbench.normal_equations import NormalEquations
-from gsworkbench.particles import CtfParameters, ParticleStack
-from gsworkbench.readers import map_origin, read_images, read_map, read_particles, stack_shape, write_with_half_sets
-from gsworkbench.readers.cryodrgn import read_ctf, read_indices, read_poses
-from gsworkbench.readers.mrc import new_image_stack
-from gsworkbench.readers.pickles import load_arrays
+from gsworkbench.gaussians.mixture import Gaussians
+from gsworkbench.io.mrc import map_origin, new_image_stack, read_images, read_map, stack_shape
+from gsworkbench.io.pickles import load_arrays
+from gsworkbench.normal_equations.equations import NormalEquations
+from gsworkbench.particles.formats.cryodrgn import read_ctf, read_indices, read_poses
+from gsworkbench.particles.formats.relion import write_with_half_sets
+from gsworkbench.particles.noise_spectrum import chosen_noise
+from gsworkbench.particles.read import read_particles
+from gsworkbench.particles.stack import CtfParameters, ParticleStack
 
 N, BOX = 6, 8  # images of the sound stack that metadata may name
 SECONDS = 10.0  # of processor time

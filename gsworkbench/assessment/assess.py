@@ -1,0 +1,471 @@
+"""From two half maps, and a truth or an atomic model, to a folder of curves, files for EMDB and RELION, and alarms.
+
+What `gsworkbench fsc` and `postprocess` do, and the last step of `reconstruct`. `localres` and `directional` are in
+assessment/local_judging.py; the judging itself is in assessment/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.assessment import alarms
+from gsworkbench.assessment.corrected import noise_substitution
+from gsworkbench.assessment.definitions import Judgement, find_definition, judge
+from gsworkbench.assessment.exports import write_fsc_xml, write_postprocess_star
+from gsworkbench.assessment.fsc import (
+    FscCurve,
+    Resolution,
+    fourier_shell_correlation,
+    resolution,
+    without_power,
+    write_fsc_csv,
+)
+from gsworkbench.assessment.half_maps import half_map_alarms
+from gsworkbench.assessment.honesty import Overstatement, overstatement
+from gsworkbench.assessment.map_names import REGULARISED, UNFILTERED, find_half_maps
+from gsworkbench.assessment.masks import Mask, MaskRecipe, automatic_mask, doubtful_mask, make_mask, spherical_mask
+from gsworkbench.assessment.model_map import model_map
+from gsworkbench.assessment.of_files import read_maps
+from gsworkbench.assessment.plots import fsc_figure
+from gsworkbench.assessment.sharpening import Sharpened, sharpen
+from gsworkbench.errors import InputError
+from gsworkbench.io.files import atomic_path
+from gsworkbench.io.mrc import MapPlace, map_origin, write_map
+from gsworkbench.molecules import read_atoms
+
+Volume = NDArray[np.floating]
+
+MASKS = ("own", "auto", "sphere", "loose", "tight", "none")
+SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
+MODEL_B_FACTOR = 60.0  # A^2, of every atom of a model; inside a shell the FSC does not depend on it, but for the mask
+FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.star")  # what write_assessment may write
+GROWN = {
+    "loose": MaskRecipe("grown", dilation=25, edge=15),
+    "tight": MaskRecipe("grown", dilation=6, edge=6),
+}
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What can be said of a map.
+
+    curves : those of the judgement, then the map against the truth and against the model, unmasked and masked.
+    resolutions : read off them, by the definition between half maps, at 0.5 to a truth or model; none of the
+    randomised curve. judgement : of the half maps, None without them. overstatements : "unmasked", "masked" -> H, with
+    half maps and truth. alarms, notes : sentences.
+    mask, mask_name : of the masked curves; None, "none" without. model_b_factor : of the model's atoms, A^2.
+    place : where what is made from the maps is to lie, None for the default.
+    """
+
+    curves: tuple[FscCurve, ...]
+    resolutions: tuple[Resolution, ...]
+    judgement: Judgement | None
+    overstatements: dict[str, Overstatement]
+    alarms: tuple[str, ...]
+    mask: Volume | None
+    mask_name: str
+    voxel_size: float
+    model_b_factor: float | None = None
+    notes: tuple[str, ...] = ()
+    place: MapPlace | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Return the numbers for run.json: each curve's mean and resolution, and H."""
+        read = {r.curve: asdict(r) for r in self.resolutions}
+        figures: dict[str, Any] = {c.name: {"mean": c.mean(), **read.get(c.name, {})} for c in self.curves}
+        if self.overstatements:
+            h = self.overstatements
+            figures["overstatement"] = {k: {f: getattr(h[k], f) for f in ("mean", "worst", "worst_shell")} for k in h}
+        return figures
+
+    def lines(self) -> list[str]:
+        """Return what to print."""
+        read = {r.curve: r for r in self.resolutions}
+        of_model = "" if self.model_b_factor is None else f"; {self.remark()}"
+        lines = [
+            f"{read[c.name]}{of_model if c.name.endswith('_model') else ''}; mean FSC {c.mean():.4f}"
+            for c in self.curves
+            if c.name in read
+        ]
+        lines += [str(r) for r in self.judgement.half_bits] if self.judgement is not None else []
+        lines += [f"{name}: {h}" for name, h in self.overstatements.items()]
+        judged = () if self.judgement is None else self.judgement.notes
+        lines += [f"note: {note}" for note in dict.fromkeys((*self.notes, *judged))]
+        return lines + [f"alarm: {alarm}" for alarm in self.alarms]
+
+    def remark(self) -> str:
+        """Return what a caption has to add."""
+        return "" if self.model_b_factor is None else f"atoms of the model at B = {self.model_b_factor:g} A^2"
+
+    def raising(self, *more: str | None) -> Assessment:
+        """Return it with further alarms."""
+        return replace(self, alarms=tuple(alarms.gather([*self.alarms, *more])))
+
+
+def assess(
+    volume: Volume,
+    halves: tuple[Volume, Volume] | None,
+    truth: Volume | None,
+    *,
+    voxel_size: float,
+    model: Volume | None = None,
+    mask: str = "auto",
+    user_mask: Volume | None = None,
+    more_masks: Mapping[str, Mask] = MappingProxyType({}),
+    definition: str = "RELION",
+    seed: int = 0,
+) -> Assessment:
+    """Judge maps (D, D, D) under a named definition.
+
+    volume : the map compared with the truth and with the model's map, and that masks are made from. mask : "own" (as
+    the definition makes it), one of MASKS, or the name of `user_mask`. more_masks : name -> mask, for half-map curves
+    of their own. seed : of the random phases and the bootstrap.
+    """
+    chosen, name = choose_mask(mask, user_mask, volume, voxel_size, definition)
+    judgement = None
+    if halves is not None:
+        judgement = judge(
+            *halves,
+            definition,
+            voxel_size=voxel_size,
+            mask=chosen,
+            mask_name=name,
+            masked=mask != "none",
+            more_masks={f"fsc_{name}": made for name, made in more_masks.items()},
+            seed=seed,
+        )
+    references = {what: other for what, other in (("truth", truth), ("model", model)) if other is not None}
+    others = [
+        c
+        for what, other in references.items()
+        for c in _reference_curves(volume, other, what, chosen, name, voxel_size, definition)
+    ]
+    h = _overstatements(halves, truth, chosen, name, voxel_size, definition, judgement)
+    return Assessment(
+        curves=(*(judgement.curves if judgement else ()), *others),
+        resolutions=(*(judgement.resolutions if judgement else ()), *(resolution(c, 0.5) for c in others)),
+        judgement=judgement,
+        overstatements=h,
+        alarms=tuple(_alarms(volume, halves, references, judgement, h, name)),
+        mask=chosen,
+        mask_name=name,
+        voxel_size=voxel_size,
+    )
+
+
+def judge_maps(
+    half_1: Path,
+    half_2: Path,
+    *,
+    definition: str = "RELION",
+    masks: Sequence[str] = ("none",),
+    truth: Path | None = None,
+    model: Path | None = None,
+    b_factor: float = MODEL_B_FACTOR,
+    initial: Path | None = None,
+    held_out: Path | None = None,
+    voxel_size: float | None = None,
+    seed: int = 0,
+) -> Assessment:
+    """Judge half maps on disk, and their mean against a truth and an atomic model.
+
+    masks : names as in `assess`, or paths; the first is that of fsc_masked and of the correction, the others give a
+    curve each. model : coordinates (.cif, .pdb) in the frame of half map 1, whose potential has every atom at
+    `b_factor` A^2. initial : the map that both fits started from. held_out : the held_out.csv of the fit.
+    voxel_size : A, in place of what the headers of all maps say.
+    """
+    definition = find_definition(definition).name
+    paths = {"truth": truth, "initial": initial}
+    given = {name: path for name, path in paths.items() if path is not None}
+    user = [name for name in masks if name not in MASKS]
+    maps = read_maps(half_1, half_2, *given.values(), masks=user, voxel_size=voxel_size)
+    (first, second, *others), voxel_size = maps.volumes, maps.voxel_size
+    read = dict(zip([*given, *user], others, strict=True))
+    mean = (first + second) / np.float32(2)
+    more = {
+        _curve_name(name): choose_mask(name, read.get(name), mean, voxel_size, definition)
+        for name in masks[1:]
+        if name != "none"
+    }
+    found = assess(
+        mean,
+        (first, second),
+        read.get("truth"),
+        voxel_size=voxel_size,
+        model=_map_of_atoms(model, half_1, len(first), voxel_size, b_factor) if model else None,
+        mask=masks[0],
+        user_mask=read.get(masks[0]),
+        more_masks={name: (m, words) for name, (m, words) in more.items() if m is not None},
+        definition=definition,
+        seed=seed,
+    )
+    found = replace(found, model_b_factor=b_factor if model else None, notes=maps.notes, place=maps.place)
+    assert found.judgement is not None
+    if "initial" in read:
+        found = found.raising(
+            alarms.shared_initialisation(first, second, read["initial"], found.judgement.resolution, found.mask)
+        )
+    if held_out is not None:
+        found = found.raising(alarms.held_out_disagrees(*read_held_out(held_out), found.curves[0].mean()))
+    return found
+
+
+def judge_substituted(
+    halves: tuple[Path, Path],
+    substituted: tuple[Path, Path],
+    *,
+    beyond: float,
+    mask: str = "none",
+    voxel_size: float | None = None,
+) -> Assessment:
+    """Judge half maps by those of the same method from particles whose phases are random beyond `beyond` A.
+
+    The curves are fsc_measured, fsc_substituted and fsc_corrected, FSC_true of Chen et al. 2013.
+    """
+    user = [] if mask in MASKS else [mask]
+    maps = read_maps(*halves, *substituted, masks=user, voxel_size=voxel_size)
+    first, second, third, fourth, *others = maps.volumes
+    chosen, name = choose_mask(mask, others[0] if user else None, (first + second) / 2, maps.voxel_size, "RELION")
+    found = assess_substituted((first, second), (third, fourth), maps.voxel_size, beyond, chosen, name)
+    return replace(found, notes=maps.notes)
+
+
+def assess_substituted(
+    halves: tuple[Volume, Volume],
+    substituted: tuple[Volume, Volume],
+    voxel_size: float,
+    beyond: float,
+    chosen: Volume | None = None,
+    name: str = "none",
+) -> Assessment:
+    """`judge_substituted` of maps in memory, inside the mask `chosen`, called `name`."""
+    found = noise_substitution(
+        halves, substituted, from_angstrom=beyond, voxel_size=voxel_size, mask=chosen, mask_name=name
+    )
+    read = tuple(resolution(c) for c in (found.measured, found.substituted, found.corrected))
+    raised = tuple(alarms.gather([alarms.fits_noise(found.substituted, found.from_shell)]))
+    curves = (found.measured, found.substituted, found.corrected)
+    return Assessment(curves, read, None, {}, raised, chosen, name, voxel_size)
+
+
+def with_substitution(found: Assessment, substitution: Assessment) -> Assessment:
+    """Add the curve of substituted half maps, what is left without it (fsc_less_substituted), and the alarm."""
+    names = {"fsc_substituted": "fsc_substituted", "fsc_corrected": "fsc_less_substituted"}
+    curves = [replace(c, name=names[c.name]) for c in substitution.curves if c.name in names]
+    read = [replace(r, curve=names[r.curve]) for r in substitution.resolutions if r.curve in names]
+    notes = (*found.notes, *substitution.notes)
+    more = replace(found, curves=(*found.curves, *curves), resolutions=(*found.resolutions, *read), notes=notes)
+    return more.raising(*substitution.alarms)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What `gsworkbench reconstruct` left in a folder for the judge: None where it did not.
+
+    beyond : A, where the phases of the substituted maps' particles become random, by run.json.
+    """
+
+    halves: tuple[Path, Path]
+    substituted: tuple[Path, Path] | None
+    beyond: float | None
+    held_out: Path | None
+
+
+def run_folder(path: Path) -> RunFolder:
+    """Find half maps, substituted half maps and held_out.csv in the folder of a reconstruction."""
+    halves, substituted = find_half_maps(path), (path / SUBSTITUTED[0], path / SUBSTITUTED[1])
+    if halves is None:
+        remedy = f"it should have {REGULARISED[0]} or {UNFILTERED[0]}, and those of half set 2"
+        raise InputError("this folder holds no two half maps", file=path, remedy=remedy)
+    held_out, beyond = path / "held_out.csv", None
+    if not all(half.is_file() for half in substituted):
+        return RunFolder(halves, None, None, held_out if held_out.is_file() else None)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # then it has to be given
+        beyond = float(json.loads((path / "run.json").read_text())["config"]["noise_substitute_beyond"])
+    return RunFolder(halves, substituted, beyond, held_out if held_out.is_file() else None)
+
+
+def read_held_out(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the columns error_fitted and error_held_out, (n,) each, of a held_out.csv of `reconstruct`."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [(float(row["error_fitted"]), float(row["error_held_out"])) for row in csv.DictReader(file)]
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError("not a held_out.csv", file=path, remedy="give the one of a reconstruction") from error
+    if not rows or not np.isfinite(rows).all():
+        raise InputError("there are no held-out errors in it", file=path)
+    fitted, held_out = np.array(rows).T
+    return fitted, held_out
+
+
+def choose_mask(
+    choice: str, user_mask: Volume | None, volume: Volume, voxel_size: float, definition: str
+) -> tuple[Volume | None, str]:
+    """Return the mask of the masked curves and its description; (None, "none") for no mask."""
+    if user_mask is not None:
+        if user_mask.min() < 0 or user_mask.max() > 1:
+            raise InputError(
+                f"a mask must lie between 0 and 1, not {user_mask.min():.3g} and {user_mask.max():.3g}", file=choice
+            )
+        if not (user_mask > 0.5).any():
+            raise InputError("the mask is empty: no voxel is above 0.5", file=choice)
+        return user_mask, Path(choice).name
+    if choice == "sphere":
+        return spherical_mask(len(volume), voxel_size)
+    if choice == "auto":
+        return automatic_mask(volume, voxel_size)
+    if choice in GROWN:
+        return make_mask(GROWN[choice], volume, voxel_size)
+    recipe = find_definition(definition).masks.get("fsc_masked") if choice == "own" else None
+    return (None, "none") if recipe is None else make_mask(recipe, volume, voxel_size)
+
+
+def postprocess(half_1: Path, half_2: Path, judgement: Judgement, b_factor: float | None = None) -> Sharpened:
+    """Weight the mean of two half maps by the FSC of the definition, and sharpen it; see sharpening.sharpen."""
+    first, second = read_maps(half_1, half_2, voxel_size=judgement.curves[0].voxel_size).volumes
+    curve = judgement.curve(judgement.resolution.curve)
+    assert curve is not None
+    return sharpen((first + second) / np.float32(2), curve, b_factor, unmasked=judgement.curves[0])
+
+
+def write_assessment(
+    output_dir: Path,
+    assessment: Assessment,
+    title: str,
+    half_maps: tuple[str, str],
+    sharpened: Sharpened | None = None,
+) -> None:
+    """Write FILES: mask.mrc if there is a mask, curves if there are any, fsc.xml and postprocess.star of half maps.
+
+    sharpened : of `postprocess`; gives postprocess.mrc, and postprocess_masked.mrc where there is a mask.
+    """
+    if assessment.mask is not None:
+        words = assessment.mask_name
+        write_map(output_dir / "mask.mrc", assessment.mask, assessment.voxel_size, words, place=assessment.place)
+    if not assessment.curves:
+        return
+    judgement = assessment.judgement
+    errors = judgement.errors if judgement else {}
+    columns = {f"{name}_error": values for name, values in errors.items()}
+    columns |= {f"{name}_bootstrap": values for name, values in (judgement.bootstrap if judgement else {}).items()}
+    write_fsc_csv(output_dir / "fsc.csv", assessment.curves, columns)
+    from matplotlib import rc_context  # slow to import, and not needed to judge
+
+    remarks = [assessment.remark()] if assessment.remark() else []
+    figure = fsc_figure(assessment.curves, assessment.resolutions, title, errors=errors, remarks=remarks)
+    for name in ("fsc.png", "fsc.svg"):
+        salted = rc_context({"svg.hashsalt": name})  # else names inside an .svg are random
+        with salted, atomic_path(output_dir / name) as temporary:
+            figure.savefig(temporary, dpi=150, metadata={"Date": None} if name.endswith("svg") else None)
+    if sharpened is not None:
+        words = f"FSC-weighted, B {sharpened.b_factor:.1f} A^2"
+        made: dict[str, tuple[Volume, str]] = {"postprocess.mrc": (sharpened.volume, words)}
+        if assessment.mask is not None:
+            made["postprocess_masked.mrc"] = (sharpened.volume * assessment.mask, words + ", masked")
+        for file, (volume, label) in made.items():
+            write_map(output_dir / file, volume, assessment.voxel_size, label, place=assessment.place)
+    if judgement is not None:
+        best = judgement.curve(judgement.resolution.curve)
+        assert best is not None
+        write_fsc_xml(output_dir / "fsc.xml", best, judgement.resolution)
+        mask = "None" if assessment.mask is None else "mask.mrc"
+        write_postprocess_star(output_dir / "postprocess.star", judgement, half_maps, mask, sharpened)
+
+
+def _curve_name(mask: str) -> str:
+    """The name of a mask in that of a curve: of a file, its stem."""
+    return mask if mask in MASKS else re.sub(r"\W+", "_", Path(mask).stem)
+
+
+def _map_of_atoms(path: Path, map_path: Path, box_size: int, voxel_size: float, b_factor: float) -> Volume:
+    """Potential of the atoms of a file on the grid of a map, in the frame of the map's header."""
+    coordinates, elements, _ = read_atoms(path)
+    origin = map_origin(map_path, voxel_size)
+    try:
+        return model_map(
+            coordinates, elements, box_size=box_size, voxel_size=voxel_size, origin=origin, b_factor=b_factor
+        )
+    except InputError as error:
+        raise InputError(error.problem, file=path, remedy=error.remedy) from error
+
+
+def _reference_curves(
+    volume: Volume, other: Volume, what: str, mask: Volume | None, mask_name: str, voxel_size: float, definition: str
+) -> list[FscCurve]:
+    """Curves of a map to the "truth" or "model", without and inside the mask."""
+    masks: list[tuple[str, Volume | None, str]] = [(f"fsc_unmasked_{what}", None, "none")]
+    masks += [] if mask is None else [(f"fsc_masked_{what}", mask, mask_name)]
+    curves = [
+        fourier_shell_correlation(
+            volume,
+            other,
+            voxel_size=voxel_size,
+            mask=m,
+            mask_name=words,
+            name=name,
+            shells=find_definition(definition).shells,
+            definition=definition,
+        )
+        for name, m, words in masks
+    ]
+    return [curves[0], *(without_power(curve, curves[0]) for curve in curves[1:])]
+
+
+def _overstatements(
+    halves: tuple[Volume, Volume] | None,
+    truth: Volume | None,
+    mask: Volume | None,
+    mask_name: str,
+    voxel_size: float,
+    definition: str,
+    judgement: Judgement | None,
+) -> dict[str, Overstatement]:
+    """H unmasked and masked. It needs the mean of the half maps, which `volume` need not be."""
+    if halves is None or truth is None or judgement is None:
+        return {}
+    mean = (halves[0] + halves[1]) / 2
+    found = {}
+    for c in _reference_curves(mean, truth, "truth", mask, mask_name, voxel_size, definition):
+        name = c.name.removesuffix("_truth")
+        half_map_fsc = judgement.curve(name)
+        assert half_map_fsc is not None
+        found[name.removeprefix("fsc_")] = overstatement(half_map_fsc, c)
+    return found
+
+
+def _alarms(
+    volume: Volume,
+    halves: tuple[Volume, Volume] | None,
+    references: dict[str, Volume],
+    judgement: Judgement | None,
+    overstatements: dict[str, Overstatement],
+    mask_name: str,
+) -> Sequence[str]:
+    raised: list[str | None] = [doubtful_mask(mask_name)]
+    if halves is not None and judgement is not None:
+        read = {r.curve: r for r in judgement.resolutions}
+        unmasked = judgement.curves[0]
+        raised += half_map_alarms(*halves, unmasked.voxel_size, mask_name)
+        raised += [alarms.empty_shells(unmasked), alarms.agree_where_empty(*halves, unmasked)]
+        raised += [
+            alarms.rises_again(c, judgement.errors[c.name]) for c in judgement.curves if c.name in judgement.errors
+        ]
+        randomised = judgement.curve("fsc_randomized_masked")
+        if randomised is not None and judgement.randomised_from is not None:
+            corrected = read["fsc_corrected"]
+            raised.append(alarms.reaches_too_far(read["fsc_unmasked"], corrected))
+            raised.append(alarms.mask_still_agrees(randomised, corrected, judgement.randomised_from))
+    raised += [alarms.shared_bias(h.mean) for name, h in overstatements.items() if name == "unmasked"]
+    raised += [alarms.unlike_truth(volume, other, what) for what, other in references.items()]
+    return alarms.gather(raised)

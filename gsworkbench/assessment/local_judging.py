@@ -1,0 +1,147 @@
+"""From two half maps on disk to their local and directional resolution, in files and in sentences.
+
+What `gsworkbench localres` and `directional` do. The judging itself is in assessment/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.assessment.assess import MASKS, choose_mask
+from gsworkbench.assessment.directional import MOST_UNSAMPLED, DirectionalFsc, Sampling, directional_fsc, sampling
+from gsworkbench.assessment.half_maps import half_map_alarms
+from gsworkbench.assessment.local import LocalResolution, local_resolution
+from gsworkbench.assessment.of_files import MapsOnOneGrid, read_maps
+from gsworkbench.assessment.plots import directional_figure, local_resolution_figure, views_figure
+from gsworkbench.errors import InputError
+from gsworkbench.io.files import atomic_path
+from gsworkbench.io.locks import outputs
+from gsworkbench.io.mrc import write_map
+
+Volume = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found, result by result, and what must be said of the maps beside it; `lines` is what to print."""
+
+    results: tuple[LocalResolution | DirectionalFsc | Sampling, ...]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+    alarms: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Return what to print."""
+        found = [f"{label}{result}" for label, result in zip(self.labels, self.results, strict=True)]
+        return found + [f"note: {note}" for note in self.notes] + [f"alarm: {alarm}" for alarm in self.alarms]
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """Maps on one grid, and the mask chosen for the mean of the first two with its description."""
+
+    maps: MapsOnOneGrid
+    mask: Volume | None
+    name: str
+
+    def alarms(self) -> tuple[str, ...]:
+        first, second = self.maps.volumes[:2]
+        return tuple(half_map_alarms(first, second, self.maps.voxel_size, self.name))
+
+
+def localise(
+    map_1: Path,
+    map_2: Path,
+    *,
+    out: Path,
+    mask: str = "auto",
+    window: float | None = None,
+    step: float | None = None,
+    threshold: float = 0.5,
+    truth: Path | None = None,
+    voxel_size: float | None = None,
+) -> Finding:
+    """Local resolution of two maps on disk; writes locres.mrc (A) and locres.png (histogram and central sections).
+
+    truth : a map to compare their mean with in the same windows; writes locres_truth.mrc and .png, and returns both.
+    voxel_size : A, in place of what the headers of all maps say.
+    """
+    read = _maps_and_mask(mask, voxel_size, map_1, map_2, *([truth] if truth else []))
+    first, second, *others = read.maps.volumes
+    chosen = read.mask
+    if chosen is None:
+        raise InputError("local resolution needs a mask to look inside", remedy="give --mask auto, sphere or a file")
+    mean = (first + second) / 2
+    pairs = {"locres": (first, second)} | ({"locres_truth": (mean, others[0])} if others else {})
+    size = read.maps.voxel_size
+    found = {
+        file: local_resolution(
+            *pair, voxel_size=size, mask=chosen, mask_name=read.name, window=window, step=step, threshold=threshold
+        )
+        for file, pair in pairs.items()
+    }
+    with outputs(out):
+        for file, local in found.items():
+            words = f"A, window {local.window:g} A, step {local.step:g} A"
+            write_map(out / f"{file}.mrc", local.resolution, size, words, place=read.maps.place)
+            with atomic_path(out / f"{file}.png") as temporary:
+                local_resolution_figure(local, mean).savefig(temporary, dpi=150)
+    labels = ("half maps: ", "their mean and the truth: ")[: len(found)]
+    return Finding(tuple(found.values()), labels, read.maps.notes, read.alarms())
+
+
+def direct(
+    map_1: Path,
+    map_2: Path,
+    *,
+    out: Path,
+    mask: str = "auto",
+    half_angle: float = 20.0,
+    threshold: float = 0.143,
+    voxel_size: float | None = None,
+    rotations: NDArray[np.floating] | None = None,
+) -> Finding:
+    """Directional FSC of two maps on disk; writes directional.csv, a row per direction, and directional.png.
+
+    voxel_size : A, in place of what the headers of both maps say. rotations : (n, 3, 3) of the particles; then how
+    evenly their views sample is a second result, views.png shows it, and directions that no view samples leave the
+    sphericity without a value.
+    """
+    read = _maps_and_mask(mask, voxel_size, map_1, map_2)
+    found = directional_fsc(
+        *read.maps.volumes,
+        voxel_size=read.maps.voxel_size,
+        mask=read.mask,
+        mask_name=read.name,
+        half_angle=half_angle,
+        threshold=threshold,
+    )
+    seen = None if rotations is None else sampling(rotations)
+    if seen is not None and seen.unsampled > MOST_UNSAMPLED:
+        found = found.without_sphericity(f"the views leave {100 * seen.unsampled:.1f} % of the directions unsampled")
+    rows = np.column_stack([found.directions, found.values])
+    with outputs(out):
+        with atomic_path(out / "directional.csv") as temporary:
+            header = f"# {found}\nx,y,z,resolution_angstrom"
+            np.savetxt(temporary, rows, fmt="%.5f", delimiter=",", header=header, comments="")
+        with atomic_path(out / "directional.png") as temporary:
+            directional_figure(found).savefig(temporary, dpi=150)
+        if seen is not None and rotations is not None:
+            with atomic_path(out / "views.png") as temporary:
+                views_figure(rotations, seen).savefig(temporary, dpi=150)
+    results = (found,) if seen is None else (found, seen)
+    return Finding(results, ("",) * len(results), read.maps.notes, read.alarms())
+
+
+def _maps_and_mask(mask: str, voxel_size: float | None, first: Path, *others: Path) -> _Masked:
+    """Maps on the grid of the first, without the mask, and the mask chosen for the mean of the first two."""
+    user = [] if mask in MASKS else [mask]
+    maps = read_maps(first, *others, masks=user, voxel_size=voxel_size)
+    volumes = maps.volumes[: 1 + len(others)]
+    user_mask = maps.volumes[-1] if user else None
+    chosen, name = choose_mask(mask, user_mask, (volumes[0] + volumes[1]) / 2, maps.voxel_size, "RELION")
+    return _Masked(MapsOnOneGrid(volumes, maps.voxel_size, maps.place, maps.notes), chosen, name)

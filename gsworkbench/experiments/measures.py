@@ -1,0 +1,266 @@
+"""Judge the maps of a run: curves and numbers below results/SCALE/assessments, apart from the making of the maps.
+
+A kind of assessment is a function (maps) -> measurements and is named in KINDS; "fsc" is made of every run, others
+where an experiment asks for them. What the judge's code and the maps have not changed is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.assessment.assess import Assessment, assess, choose_mask
+from gsworkbench.assessment.definitions import judge
+from gsworkbench.assessment.directional import directional_fsc
+from gsworkbench.assessment.fsc import FscCurve, write_fsc_csv
+from gsworkbench.assessment.local import local_resolution
+from gsworkbench.assessment.map_names import MAP, find_half_maps
+from gsworkbench.assessment.transforms import transform
+from gsworkbench.config import SETTINGS
+from gsworkbench.errors import InputError
+from gsworkbench.experiments.digest import source_digest
+from gsworkbench.experiments.plan import Run
+from gsworkbench.experiments.results import Measurement, of_mean, of_resolution, read_measurements, write_measurements
+from gsworkbench.experiments.store import KEY, key_in, key_of, made
+from gsworkbench.io.mrc import read_map
+
+Volume = NDArray[np.float32]
+SCHEMES = "gsworkbench.methods.gradient_schemes"
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a run made in `folder`, beside its truth: (D, D, D) maps, the half maps or None; voxel_size in A."""
+
+    run: Run
+    folder: Path
+    volume: Volume
+    halves: tuple[Volume, Volume] | None
+    truth: Volume
+    voxel_size: float
+    record: dict[str, Any]
+
+
+def assess_run(run: Run, kinds: Sequence[str], folder: Path) -> list[Measurement]:
+    """Return the numbers of a run below `folder`, results/SCALE, from files where they are up to date."""
+    made_run = folder / "runs" / run.name
+    run_key = key_in(made_run)
+    if run_key is None:
+        raise InputError("the run was not made, or not finished", file=made_run / KEY, remedy="run snakemake")
+    if (made_run / "not_run.txt").is_file():
+        return []
+    measurements: list[Measurement] = []
+    for kind in kinds:
+        out = folder / "assessments" / kind / run.name
+        made(out, key_of(run_key, judge_digest(kind), kind), partial(_judge, kind, run, folder))
+        measurements += read_measurements(out / "metrics.json")
+    return measurements
+
+
+def why_not_run(run: Run, folder: Path) -> str | None:
+    """Return why a run could not be made here, or None if it was."""
+    file = folder / "runs" / run.name / "not_run.txt"
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def curves_file(run: Run, folder: Path) -> Path:
+    return folder / "assessments" / "fsc" / run.name / "fsc.csv"
+
+
+def judge_digest(kind: str = "fsc") -> str:
+    """Return the digest of the code that judges; the renderers are no part of it, but where they are what is judged."""
+    return source_digest("gsworkbench.experiments.measures", without=() if kind == "schemes" else (SCHEMES,))
+
+
+def _judge(kind: str, run: Run, folder: Path, out: Path) -> None:
+    made_run = folder / "runs" / run.name
+    volume, voxel_size = read_map(made_run / MAP)
+    halves = None
+    if run.config.reconstruction.half_maps:
+        found = find_half_maps(made_run)
+        if found is None:
+            raise InputError("the run has no half maps", file=made_run, remedy="run snakemake")
+        halves = read_map(found[0])[0], read_map(found[1])[0]
+    truth, _ = read_map(folder / "datasets" / run.dataset / "truth.mrc")
+    record = json.loads((made_run / "run.json").read_text(encoding="utf-8"))
+    curves, measurements = KINDS[kind](Maps(run, made_run, volume, halves, truth, voxel_size, record))
+    if curves:
+        write_fsc_csv(out / "fsc.csv", curves)
+    write_measurements(out / "metrics.json", measurements)
+
+
+Judged = tuple[Sequence[FscCurve], list[Measurement]]
+
+
+def _fsc(maps: Maps) -> Judged:
+    """Curves under RELION's definition; what they say; resolutions under the other definitions; time and memory."""
+    config = maps.run.config
+    found = assess(
+        maps.volume, maps.halves, maps.truth,
+        voxel_size=maps.voxel_size, mask=config.reconstruction.mask, seed=config.reconstruction.seed,
+    )  # fmt: skip
+    curves = list(found.curves)
+    measurements = [*map(of_mean, curves), *map(of_resolution, found.resolutions)]
+    measurements += [_high(curve) for curve in curves if curve.name in ("fsc_unmasked", "fsc_unmasked_truth")]
+    measurements += [_power(maps), *_costs(maps)]
+    if maps.halves is not None:
+        half = next(c for c in curves if c.name == "fsc_unmasked")
+        measurements += _honesty(found, half)
+        measurements += _other_definitions(maps)
+        beyond = config.dataset.random_phases_beyond
+        if beyond:
+            shell = round(half.box_size * half.voxel_size / beyond) + 2
+            text = f"half-map FSC, mean over shells {shell} to Nyquist - 1, where phases are random"
+            measurements.append(_mean_over(half, "fsc_half_beyond", shell, text))
+    return curves, measurements
+
+
+def _high(curve: FscCurve) -> Measurement:
+    first = 2 * (curve.box_size // 2) // 3
+    name = "fsc_truth_high" if curve.name.endswith("_truth") else "fsc_half_high"
+    return _mean_over(curve, name, first, f"mean over shells {first} to Nyquist - 1, mask: {curve.mask}")
+
+
+def _mean_over(curve: FscCurve, name: str, first: int, definition: str) -> Measurement:
+    values = np.nan_to_num(curve.values[first : curve.box_size // 2])
+    return Measurement(name, float(values.mean()), "1", definition, 1 / len(values))
+
+
+def _power(maps: Maps) -> Measurement:
+    """How much of the truth's power the map has where detail is: below 1, it looks smooth."""
+    n = len(maps.volume)
+    k = np.fft.fftfreq(n, 1 / n)
+    radius = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + np.arange(n // 2 + 1) ** 2)
+    high = (radius >= n // 3) & (radius < n // 2 - 1)
+    power, true_power = (float((np.abs(transform(v)[high]) ** 2).sum()) for v in (maps.volume, maps.truth))
+    ratio = power / true_power if true_power else None
+    return Measurement("power_ratio_high", ratio, "1", "power of the map over the truth's, last third of the shells")
+
+
+def _honesty(found: Assessment, half: FscCurve) -> list[Measurement]:
+    n = half.box_size // 2
+    measurements = []
+    if h := found.overstatements.get("unmasked"):
+        text = "half-map FSC minus what the truth allows, mean over shells, no mask (docs/judge.md)"
+        measurements.append(Measurement("overstatement_mean", h.mean, "1", text, 1 / n))
+    values = np.nan_to_num(half.values[1:n])
+    rise = float((values - np.minimum.accumulate(values)).max())
+    text = "the most that the half-map FSC rises again after a dip, no mask"
+    return [*measurements, Measurement("rise_after_dip", rise, "1", text)]
+
+
+def _other_definitions(maps: Maps) -> list[Measurement]:
+    """Resolution without a mask as other programs read it, and under cryoDRGN's masks what the correction takes."""
+    assert maps.halves is not None
+    measurements = []
+    for name in ("cryoDRGN", "GEM/CryoNeRF"):
+        judged = judge(*maps.halves, name, voxel_size=maps.voxel_size, seed=maps.run.seed)
+        read = next(r for r in judged.resolutions if r.curve == "fsc_unmasked")
+        measurements.append(of_resolution(read, f"resolution_half_0.143_{name.split('/')[0].lower()}"))
+        masked, corrected = judged.curve("fsc_masked"), judged.curve("fsc_corrected")
+        if masked is not None and corrected is not None:
+            start = (judged.randomised_from or 0) + 1
+            gaps = (masked.values - corrected.values)[start : masked.box_size // 2]
+            text = f"{name}'s tight-mask FSC minus its corrected FSC, mean over shells {start} to Nyquist - 1"
+            if np.isfinite(gaps).any():
+                measurements.append(Measurement("correction_gap", float(np.nanmean(gaps)), "1", text, 1 / len(gaps)))
+    return measurements
+
+
+def _costs(maps: Maps) -> list[Measurement]:
+    """Time and memory of the map of all particles, as run.json has them."""
+    record = maps.record
+    fit = f"all: {record['config']['method']}"
+    once = "accumulate" in record["seconds"]  # what reads the particles for all maps at once counts for this one
+    threads = record["threads"]
+    where = f"{threads} thread{'s' if threads > 1 else ''}, {record['machine']}"
+    what = f"{'one pass over the particles and ' if once else ''}map of all particles, {where}"
+    seconds, cpu_seconds = (
+        record[t].get(fit, 0.0) + record[t].get("accumulate", 0.0) for t in ("seconds", "cpu_seconds")
+    )
+    steps = _images_read(maps.run, record["n_particles"]["all"])
+    return [
+        Measurement("train_seconds", seconds, "s", f"wall time, {what}"),
+        Measurement("train_cpu_seconds", cpu_seconds, "s", f"CPU time, {what}"),
+        Measurement(
+            "images_per_cpu_second", steps / max(cpu_seconds, 1e-3), "1/s", f"images read per CPU second, {what}"
+        ),
+        Measurement("peak_memory_bytes", float(record["peak_memory_bytes"]), "bytes", "resident, whole process"),
+    ]
+
+
+def _images_read(run: Run, n_particles: int) -> int:
+    """How many images a fit looks at: one pass, or as many epochs or steps as it has."""
+    reconstruction = run.config.reconstruction
+    settings = getattr(reconstruction, SETTINGS.get(reconstruction.method, ""), None)
+    if n_steps := getattr(settings, "n_steps", None) if reconstruction.method == "stochastic" else None:
+        return n_steps * reconstruction.stochastic.batch_size
+    return n_particles * getattr(settings, "n_epochs", 1)
+
+
+def _local(maps: Maps) -> Judged:
+    """Local resolution inside the automatic mask: of the half maps, and of the map to the truth."""
+    mask, name = choose_mask("auto", None, maps.truth, maps.voxel_size, "RELION")
+    assert mask is not None
+    pairs = {"local_truth_mean": (maps.volume, maps.truth)}
+    if maps.halves is not None:
+        pairs["local_half_mean"] = maps.halves
+    found = {
+        metric: local_resolution(*pair, voxel_size=maps.voxel_size, mask=mask, mask_name=f"of the truth, {name}")
+        for metric, pair in pairs.items()
+    }
+    return (), [Measurement(metric, float(f.values.mean()), "A", f"{f}") for metric, f in found.items()]
+
+
+def _directional(maps: Maps) -> Judged:
+    """Sphericity of the conical FSC: of the half maps at 0.143, of the map to the truth at 0.5."""
+    pairs = {"sphericity_truth": ((maps.volume, maps.truth), 0.5)}
+    if maps.halves is not None:
+        pairs["sphericity_half"] = (maps.halves, 0.143)
+    measurements = []
+    for metric, (pair, threshold) in pairs.items():
+        found = directional_fsc(*pair, voxel_size=maps.voxel_size, threshold=threshold)
+        measurements.append(Measurement(metric, found.sphericity, "1", f"{found}"))
+        at = metric.replace("sphericity", "directions_at_nyquist")
+        measurements.append(Measurement(at, found.at_nyquist, "1", "fraction of directions that never cross"))
+    return (), measurements
+
+
+def _schemes(maps: Maps) -> Judged:
+    """Cost per image of ways to make the same sum, on the fitted Gaussians, skipping contributions as the fit did."""
+    import torch
+
+    from gsworkbench.gaussians.mixture import Gaussians
+    from gsworkbench.geometry.rotations import random_rotations
+    from gsworkbench.methods.gradient_schemes import measure_schemes
+
+    threshold = maps.run.config.reconstruction.stochastic.skip_below * maps.record["results"]["all"]["image_scale"]
+    views = torch.from_numpy(random_rotations(8, np.random.default_rng(0))).float()
+    costs = measure_schemes(
+        Gaussians.load(maps.folder / "gaussians.npz"), views,
+        box_size=len(maps.volume), pixel_size=maps.voxel_size, thresholds=(threshold,),
+    )  # fmt: skip
+    measurements = []
+    for cost in costs:
+        name = cost.scheme if cost.scheme != "tiles" else f"{cost.order}_{cost.backward}"
+        seconds = cost.forward_seconds + cost.backward_seconds
+        text = f"CPU time of projection and gradient of one image, {name}, least of 3, {maps.record['machine']}"
+        measurements.append(Measurement(f"scheme_{name}_seconds", seconds, "s", text))
+        text = f"relative change of the gradient from the renderer without skipping, {name}"
+        measurements.append(Measurement(f"scheme_{name}_gradient_change", cost.gradient_change, "1", text))
+    return (), measurements
+
+
+KINDS: dict[str, Callable[[Maps], Judged]] = {
+    "fsc": _fsc,
+    "local": _local,
+    "directional": _directional,
+    "schemes": _schemes,
+}

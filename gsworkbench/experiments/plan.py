@@ -1,0 +1,330 @@
+"""experiments.yaml, read strictly and resolved into runs. Imports no torch: Snakemake reads it on a login node.
+
+A run is one reconstruction of one dataset. Its id says what it is and its parameters are the nested plain data of a
+RunConfig, in which every default is spelled out. Factors are names of settings, so a new one needs no code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from gsworkbench.config import (
+    PRESETS,
+    SETTINGS,
+    ReconstructionConfig,
+    RunConfig,
+    SimulationConfig,
+    from_mapping,
+    to_mapping,
+    type_hints,
+)
+from gsworkbench.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+# In C where PyYAML has it: every job reads experiments.yaml, and in Python that takes half a second.
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+EXPERIMENTS_FILE = ROOT / "paper_figures" / "experiments.yaml"
+_SHORT = {"n_gaussians": "n", "n_particles": "p"}  # in names of runs
+_NOT_FACTORS = ("seed",)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One thing that is compared: a row of `methods`. settings override the preset's, by name."""
+
+    label: str
+    method: str
+    preset: str | None = None
+    settings: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A statement that numbers decide (experiments/verdicts.py says how).
+
+    compare : higher, lower, equal (`of` against `than`); rising, falling, exponent_below (`along` a factor); above,
+    below (`of` against `value`); crosses (a resolution). of, than : values of factors that choose runs, "min" and "max"
+    the smallest and largest there are. least : the difference that counts, in place of one shell.
+    """
+
+    metric: str
+    compare: Literal["higher", "lower", "equal", "rising", "falling", "exponent_below", "above", "below", "crosses"]
+    of: dict = field(default_factory=dict)
+    than: dict = field(default_factory=dict)
+    along: str | None = None
+    value: float | None = None
+    least: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a rule that lacks what its comparison needs."""
+        if self.compare in ("above", "below", "exponent_below") and self.value is None:
+            raise InputError(f"a rule that compares {self.compare!r} needs a value")
+        if self.compare in ("rising", "falling", "exponent_below") and self.along is None:
+            raise InputError(f"a rule that compares {self.compare!r} needs the factor it goes along")
+
+    @property
+    def limit(self) -> float:
+        """What `of` is compared with where a value is needed."""
+        assert self.value is not None
+        return self.value
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How an experiment is drawn: by the function of experiments/figures.py that `kind` names.
+
+    x : the factor along the axis; groups : factors that get a colour each; metrics : what is drawn.
+    """
+
+    kind: str
+    metrics: tuple[str, ...] = ()
+    x: str | None = None
+    groups: tuple[str, ...] = ("method",)
+    exponents: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what it is by the names of experiments.yaml, and what it does.
+
+    dataset : folder of its particles, a dataset of experiments.yaml with factors and seed. factors : all of them by
+    name, the dataset's name of experiments.yaml and the method's among them.
+    """
+
+    name: str
+    dataset: str
+    method: str
+    preset: str | None
+    n_gaussians: int | None
+    seed: int
+    config: RunConfig
+    factors: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What was claimed, where, and the runs that test it.
+
+    source : who printed it and where. claim : what was said. printed : the value and its definition, "" for none.
+    definition : of assessment.definitions, the one its authors used. notes : what is different here. not_run : why
+    there is no outcome at this scale. table : metrics. measures : assessments beside the FSC. rules : the verdict.
+    """
+
+    name: str
+    source: str
+    question: str
+    claim: str
+    printed: str
+    definition: str
+    notes: str
+    not_run: str | None
+    runs: tuple[Run, ...]
+    figure: Figure | None
+    table: tuple[str, ...]
+    measures: tuple[str, ...]
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """All of experiments.yaml at one scale, by name. `runs` holds those of all experiments, each once.
+
+    decides : whether verdicts are given at this scale. owned : experiment -> the runs it makes, those that no
+    experiment before it has.
+    """
+
+    scale: str
+    decides: bool
+    datasets: dict[str, SimulationConfig]
+    methods: dict[str, Method]
+    experiments: dict[str, Experiment]
+    runs: dict[str, Run]
+    owned: dict[str, tuple[Run, ...]]
+
+    def owners(self, experiment: str) -> list[str]:
+        """Return the experiments that make the runs of this one."""
+        names = {run.name for run in self.experiments[experiment].runs}
+        return [owner for owner, runs in self.owned.items() if names & {run.name for run in runs}]
+
+    def parameters(self, kind: str, name: str) -> dict[str, Any]:
+        """Return the plain data of one of the "datasets" (by folder) or "runs"."""
+        if kind == "datasets":
+            return to_mapping(next(run.config.dataset for run in self.runs.values() if run.dataset == name))
+        return {"run": to_mapping(self.runs[name].config)}
+
+
+def read_registry(scale: str, path: str | Path = EXPERIMENTS_FILE) -> Registry:
+    """Read `path` at one of its scales; a name in it that is not known raises InputError."""
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=SafeLoader)
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"not readable as YAML ({' '.join(str(error).split())})", file=path) from error
+    try:
+        return _resolve(content, scale)
+    except InputError as error:
+        raise InputError(error.problem, file=path, remedy=error.remedy) from error
+
+
+def _resolve(content: Any, scale: str) -> Registry:
+    sections = ("scales", "decided_at", "datasets", "methods", "experiments")
+    if not isinstance(content, Mapping) or set(content) != set(sections):
+        raise InputError(f"the sections must be {', '.join(sections)}")
+    if scale not in content["scales"]:
+        raise InputError(f"there is no scale {scale!r}", remedy=f"choose {', '.join(content['scales'])}")
+    sizes = {name: _at_scale(row, scale, name) for name, row in content["datasets"].items()}
+    datasets = {name: from_mapping(SimulationConfig, settings) for name, settings in sizes.items()}
+    methods = {name: from_mapping(Method, row) for name, row in content["methods"].items()}
+    experiments = {
+        name: _experiment(name, row, scale, datasets, methods) for name, row in content["experiments"].items()
+    }
+    runs: dict[str, Run] = {}
+    owned = {}
+    for name, experiment in experiments.items():
+        owned[name] = tuple(run for run in experiment.runs if run.name not in runs)
+        runs |= {run.name: run for run in owned[name]}
+    return Registry(scale, scale in content["decided_at"], datasets, methods, experiments, runs, owned)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An experiment as experiments.yaml has it; factors, figure and not_run may differ by scale."""
+
+    source: str
+    question: str
+    claim: str
+    factors: list
+    printed: str = ""
+    definition: str = "RELION"
+    notes: str = ""
+    not_run: str = ""
+    figure: dict = field(default_factory=dict)
+    table: tuple[str, ...] = ("fsc_truth_mean", "fsc_half_mean", "overstatement_mean", "train_cpu_seconds")
+    measures: tuple[str, ...] = ()
+    verdict: list = field(default_factory=list)
+
+
+def _experiment(
+    name: str, content: Any, scale: str, datasets: dict[str, SimulationConfig], methods: dict[str, Method]
+) -> Experiment:
+    if not isinstance(content, Mapping):
+        raise InputError(f"experiment {name!r} needs named values")
+    plain = {key: content[key] for key in content if key not in ("factors", "not_run")}
+    blocks = content.get("factors", [])
+    reason = _at_scale(content.get("not_run", ""), scale, f"{name}: not_run", default="")
+    try:
+        row = from_mapping(_Row, {**plain, "factors": [], "not_run": reason})
+        runs: dict[str, Run] = {}
+        for block in [blocks] if isinstance(blocks, Mapping) else blocks:
+            runs |= {run.name: run for run in _runs(block, scale, datasets, methods)}
+        figure = from_mapping(Figure, row.figure) if row.figure else None
+        rules = tuple(from_mapping(Rule, rule) for rule in row.verdict)
+    except InputError as error:
+        raise InputError(f"experiment {name!r}: {error.problem}", remedy=error.remedy) from error
+    if not runs and not reason:
+        raise InputError(f"experiment {name!r} has neither runs nor a reason why at scale {scale!r}")
+    return Experiment(
+        name, row.source, row.question, row.claim, row.printed, row.definition, row.notes, reason or None,
+        tuple(runs.values()), figure, row.table, row.measures, rules,
+    )  # fmt: skip
+
+
+def _runs(
+    block: Mapping[str, Any], scale: str, datasets: dict[str, SimulationConfig], methods: dict[str, Method]
+) -> list[Run]:
+    """Return a run for every combination of the values of a block of factors."""
+    values = {name: _at_scale(given, scale, name, default=[]) for name, given in block.items()}
+    for name, listed in values.items():
+        if not isinstance(listed, list):
+            raise InputError(f"factor {name!r} needs a list of values")
+    combinations = (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
+    return [_run(factors, datasets, methods) for factors in combinations]
+
+
+def _run(factors: dict[str, Any], datasets: dict[str, SimulationConfig], methods: dict[str, Method]) -> Run:
+    """Resolve one combination; a setting that its method does not have is left out."""
+    base, method = _named(datasets, factors["dataset"], "dataset"), _named(methods, factors["method"], "method")
+    seed = factors.get("seed", 0)
+    part = SETTINGS.get(method.method)
+    own = {f.name for f in dataclasses.fields(_record(part))} if part else set()
+    simulated = {f.name for f in dataclasses.fields(SimulationConfig)} - set(_NOT_FACTORS)
+    general = {f.name for f in dataclasses.fields(ReconstructionConfig) if not _record(f.name)} - set(_NOT_FACTORS)
+    rest = {k: v for k, v in factors.items() if k not in ("dataset", "method", "seed", "data_seed")}
+    everything = simulated | general | _all_settings()
+    if unknown := sorted(set(rest) - everything):
+        raise InputError(f"there is no factor {', '.join(map(repr, unknown))}", remedy="factors are names of settings")
+    of_data, of_run, of_method = ({k: v for k, v in rest.items() if k in names} for names in (simulated, general, own))
+    of_method = {k: v for k, v in of_method.items() if k not in of_data}
+    simulation = from_mapping(SimulationConfig, to_mapping(base) | of_data | {"seed": factors.get("data_seed", seed)})
+    usual = to_mapping(_reconstruction(method, part, {}, {}, seed))
+    usual |= usual.get(part, {}) if part else {}
+    data_name = [factors["dataset"], *_spelt(of_data, to_mapping(base))]
+    data_seed = [] if simulation.seed == seed else [f"d{simulation.seed}"]
+    dataset = "-".join([*data_name, f"s{simulation.seed}"])
+    name = "-".join([*data_name, *data_seed, factors["method"], *_spelt(of_method | of_run, usual), f"s{seed}"])
+    reconstruction = _reconstruction(method, part, of_method, of_run, seed)
+    n_gaussians = getattr(getattr(reconstruction, part), "n_gaussians", None) if part else None
+    kept = {k: v for k, v in factors.items() if k not in rest or k in of_data | of_run | of_method}
+    return Run(
+        name, dataset, factors["method"], method.preset, n_gaussians, seed,
+        RunConfig(simulation, reconstruction), kept | {"seed": seed},
+    )  # fmt: skip
+
+
+def _reconstruction(
+    row: Method, part: str | None, of_method: dict[str, Any], of_run: dict[str, Any], seed: int
+) -> ReconstructionConfig:
+    """Resolve a method: the preset of a stochastic one, its own settings over that, and the factors over both."""
+    values: dict[str, Any] = {"method": row.method, "seed": seed} | of_run
+    if part:
+        preset = {} if row.preset is None else to_mapping(_named(PRESETS, row.preset, "preset"))
+        values[part] = preset | row.settings | of_method
+    elif row.settings:
+        raise InputError(f"method {row.method!r} has no settings")
+    return from_mapping(ReconstructionConfig, values)
+
+
+def _record(name: str) -> Any:
+    """Return the settings record that a field of ReconstructionConfig holds, or None."""
+    kind = type_hints(ReconstructionConfig).get(name)
+    return kind if dataclasses.is_dataclass(kind) else None
+
+
+def _all_settings() -> set[str]:
+    records = filter(None, (_record(f.name) for f in dataclasses.fields(ReconstructionConfig)))
+    return {f.name for record in records for f in dataclasses.fields(record)}
+
+
+def _spelt(factors: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+    """Spell factors for a name: n2048, snr0.3, gamma0.2; what is as usual goes without saying, but for the number."""
+    said = {n: v for n, v in factors.items() if n == "n_gaussians" or _text(v) != _text(usual[n])}
+    ordered = sorted(said, key=lambda name: (name != "n_gaussians", name))  # whatever the order of the file
+    return [f"{_SHORT.get(name, name)}{_text(said[name])}" for name in ordered]
+
+
+def _text(value: Any) -> str:
+    return "+".join(map(_text, value)) if isinstance(value, (list, tuple)) else f"{value}".replace("/", "_")
+
+
+def _at_scale(value: Any, scale: str, name: str, default: Any = types.MappingProxyType({})) -> Any:
+    """Return a value that may be given per scale at this scale; a scale that is missing has `default`, if given."""
+    if not isinstance(value, Mapping):
+        return value
+    if scale not in value:
+        if not isinstance(default, types.MappingProxyType):
+            return default
+        raise InputError(f"{name} has no value at scale {scale!r}", remedy=f"it has {', '.join(map(str, value))}")
+    return value[scale]
+
+
+def _named(options: Mapping[str, Any], name: str, kind: str) -> Any:
+    if name not in options:
+        raise InputError(f"there is no {kind} {name!r}", remedy=f"there are {', '.join(options)}")
+    return options[name]

@@ -1,0 +1,1 @@
+"""The methods that make a map of a stack of particles."""

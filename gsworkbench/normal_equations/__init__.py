@@ -1,0 +1,1 @@
+"""Normal equations of the map, accumulated from particle images once."""

@@ -1,0 +1,1 @@
+"""Particle images with their poses and CTFs, and what is measured and mended on them before a fit."""

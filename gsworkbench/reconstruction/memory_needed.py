@@ -1,0 +1,48 @@
+"""How much memory a command will take: said before it begins, compared with what there is.
+
+Numbers are fits to measured peaks of whole processes (benchmarks/scale.py memory; docs/scale.md has both). They are
+bounds for one structure at the default settings on a CPU, Python and its libraries included.
+"""
+
+from __future__ import annotations
+
+from gsworkbench.config import ReconstructionConfig
+from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.system.memory import available_memory
+
+START = 0.6e9  # bytes of Python, torch and the rest
+ACCUMULATE = 280  # bytes per voxel of the map: the grid, what waits to be added to it, the sums
+# Bytes per voxel of the map: of making it, of the half maps and their assessment, whichever is more.
+METHODS = {"normal-equations": 600, "voxels": 600, "backprojection": 420, "stochastic": 200}
+GAUSSIAN = 600  # bytes for each Gaussian: parameters, moments, gradients
+CACHE = 2**32  # images that a stochastic fit keeps, at most (imaging.data_term)
+
+
+def accumulate_bytes(box_size: int) -> int:
+    """Peak memory of the pass over any number of particles."""
+    return int(START + ACCUMULATE * box_size**3)
+
+
+def reconstruct_bytes(stack: ParticleStack, config: ReconstructionConfig) -> int | None:
+    """Peak memory of a reconstruction; None for methods whose memory is not ours to know."""
+    if config.method not in METHODS:
+        return None
+    total = START + METHODS[config.method] * stack.box_size**3
+    if config.method == "stochastic":
+        images = 4 * len(stack) * stack.box_size**2
+        total += images if images <= CACHE else 0
+        total += GAUSSIAN * config.stochastic.n_gaussians
+    if config.method == "normal-equations" and isinstance(config.normal_equations.n_gaussians, int):
+        total += GAUSSIAN * config.normal_equations.n_gaussians
+    return int(total)
+
+
+def beside_what_is_free(needed: int | None) -> str:
+    """Say what is needed and what there is, with a warning where that is less."""
+    if needed is None:
+        return "not known for this method"
+    free, words = available_memory(), f"up to {needed / 1e9:.2g} GB"
+    if free is None:
+        return words
+    warning = "; it may run out: bin the images to a smaller box, or go where there is more" * (needed > free)
+    return f"{words}, of {free / 1e9:.3g} GB free{warning}"

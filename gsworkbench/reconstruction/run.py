@@ -1,0 +1,366 @@
+"""From a ParticleStack to a folder of maps, curves and a record: the whole of what one command does.
+
+The map of all particles and the two half maps are separate fits with separate seeds; what compares them (assessment)
+knows nothing of how they were made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.assessment.agreement import agreement
+from gsworkbench.assessment.assess import FILES, MASKS, assess, assess_substituted, write_assessment
+from gsworkbench.assessment.fsc import FscCurve, Resolution
+from gsworkbench.assessment.map_names import MAP, REGULARISED, UNFILTERED
+from gsworkbench.assessment.of_files import SAME_SIZE, unknown_size
+from gsworkbench.config import ReconstructionConfig, to_mapping
+from gsworkbench.errors import InputError
+from gsworkbench.inspection.findings import particle_alarms
+from gsworkbench.io.files import atomic_path, remove, together
+from gsworkbench.io.locks import own_folder
+from gsworkbench.io.mrc import map_voxel_size, read_map, write_map
+from gsworkbench.methods.task import (
+    FEW,
+    METHODS,
+    SHARED,
+    SUMS,
+    WEIGHTED,
+    Solution,
+    Task,
+    fit_device,
+    make_task,
+    substituted_task,
+)
+from gsworkbench.methods.task import solutions as solve
+from gsworkbench.normal_equations.equations import CHECKPOINT_SECONDS
+from gsworkbench.particles.formats.ctf_columns import is_no_ctf
+from gsworkbench.particles.formats.relion import relative_names, write_with_half_sets
+from gsworkbench.particles.noise_spectrum import chosen_noise
+from gsworkbench.particles.random_phases import RandomPhases
+from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.particles.views import refuse_one_view
+from gsworkbench.reconstruction.run_folder import half_map_names
+from gsworkbench.reconstruction.viewers import write_chimerax_script, write_splats
+from gsworkbench.system import distributed
+from gsworkbench.system.provenance import RunRecord
+
+Volume = NDArray[np.float32]
+
+RUN_DATA = "run_data.star"
+CHECKPOINTS = "checkpoints"
+SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
+OUTPUTS = (
+    *(MAP, *REGULARISED, *FILES, RUN_DATA, "run.json"),
+    *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
+    *("gaussians.ply", "open.cxc"),
+)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What `reconstruct` made; the same things lie in `output_dir` under the names of OUTPUTS.
+
+    volume : (D, D, D) float32 map of all particles, image units / A. half_maps : those of half sets 1 and 2, or None.
+    curves : FSC curves, in the order of fsc.csv. resolutions : read off them, 0.143 between half maps, 0.5 to a truth.
+    """
+
+    output_dir: Path
+    volume: Volume
+    half_maps: tuple[Volume, Volume] | None
+    curves: tuple[FscCurve, ...]
+    resolutions: tuple[Resolution, ...]
+    record: RunRecord
+
+
+def reconstruct(
+    stack: ParticleStack,
+    output_dir: str | Path,
+    config: ReconstructionConfig,
+    *,
+    truth: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Reconstruction:
+    """Reconstruct the map of all particles and, if asked for, of each half set; compare them; write everything.
+
+    `truth` is a map to compare with. With `resume`, a run that was interrupted continues from its checkpoints, written
+    every `checkpoint_seconds` or at the ends of epochs. The files appear together, at the end, in place of those of an
+    earlier run in `output_dir`. A folder that another process is writing to raises BlockingIOError.
+    """
+    output_dir = Path(output_dir)
+    truth = None if truth is None else Path(truth)
+    _check(config, stack, output_dir)
+    true_map = _matching_map(truth, stack) if truth else None
+    user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack, only_box=True)
+    with own_folder(output_dir, CHECKPOINTS):
+        made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds)
+        record, volume, halves = made.record, made.solutions["all"].volume, made.halves
+        with record.stage("assess"):
+            assessment = assess(
+                volume,
+                halves,
+                true_map,
+                voxel_size=stack.pixel_size,
+                mask=config.mask,
+                user_mask=user_mask,
+                seed=config.seed,
+            )
+            figures = assessment.figures()
+            if made.substituted and halves is not None:
+                figures["noise_substitution"] = _judged_substitution(made, halves)
+        record.results |= figures
+        if true_map is not None:
+            record.results["agreement"] = asdict(agreement(volume, true_map))
+        record.warnings += [*_saturation(assessment.resolutions), *assessment.alarms]
+        with _replacing(output_dir):
+            _write(made, output_dir)
+            with record.stage("assess"):
+                names = half_map_names(config)
+                write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", names)
+            record.finish(output_dir / "run.json")
+        _remove_sums(output_dir / CHECKPOINTS)
+    return Reconstruction(output_dir, volume, halves, assessment.curves, assessment.resolutions, record)
+
+
+def make_maps(
+    stack: ParticleStack,
+    output_dir: str | Path,
+    config: ReconstructionConfig,
+    *,
+    truth: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> tuple[dict[str, Solution], RunRecord]:
+    """Make the map of all particles and, if asked for, of each half set, and write them; compare nothing.
+
+    Returns the solutions by name ("all", "half 1", "half 2") and the record, for the caller to finish. The workflow
+    assesses maps apart from their making, so that a new judge fits nothing again.
+    """
+    output_dir = Path(output_dir)
+    _check(config, stack, output_dir)
+    with own_folder(output_dir, CHECKPOINTS):
+        made = _make(stack, output_dir, config, None if truth is None else Path(truth), resume, checkpoint_seconds)
+        with _replacing(output_dir):
+            _write(made, output_dir)
+        _remove_sums(output_dir / CHECKPOINTS)
+    return made.solutions, made.record
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What the methods made of a stack, half sets dealt, before any of it is written.
+
+    solutions : by name, "all", "half 1", "half 2". substituted : those of both half sets with random phases, or empty.
+    """
+
+    stack: ParticleStack
+    config: ReconstructionConfig
+    solutions: dict[str, Solution]
+    substituted: dict[str, Solution]
+    phases: str
+    record: RunRecord
+
+    @property
+    def halves(self) -> tuple[Volume, Volume] | None:
+        return (self.solutions["half 1"].volume, self.solutions["half 2"].volume) if self.config.half_maps else None
+
+
+def _make(
+    stack: ParticleStack,
+    output_dir: Path,
+    config: ReconstructionConfig,
+    truth: Path | None,
+    resume: bool,
+    checkpoint_seconds: float,
+) -> _Made:
+    if config.half_maps:
+        stack = stack.with_half_sets(config.seed)
+    shared = particle_alarms(stack, most_images=0) if config.half_maps else []
+    record = RunRecord.start(to_mapping(config), _inputs(stack, config, truth))
+    record.particles = _as_read(stack)
+    record.warnings += _warnings(stack) + shared
+
+    task, *again = _tasks(stack, output_dir, config, record, resume, checkpoint_seconds)
+    solutions = dict(solve(task))
+    record.results |= {name: solution.report for name, solution in solutions.items()}
+    if not again:
+        return _Made(stack, config, solutions, {}, "", record)
+    phases = str(next(iter(again[0].parts.values())).random_phases)
+    return _Made(stack, config, solutions, dict(solve(again[0])), phases, record)
+
+
+def _tasks(
+    stack: ParticleStack,
+    output_dir: Path,
+    config: ReconstructionConfig,
+    record: RunRecord,
+    resume: bool,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> list[Task]:
+    """What a method is to solve: the stack and its half sets, and, if asked for, these with random phases."""
+    task = replace(
+        make_task(stack, config, record, output_dir / CHECKPOINTS),
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    beyond = config.noise_substitute_beyond
+    return [task] if beyond is None else [task, substituted_task(task, beyond)]
+
+
+def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
+    """Have the files of this run appear together, in place of those of an earlier one."""
+    return together(instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED)])
+
+
+def _write(made: _Made, output_dir: Path) -> None:
+    """Write what was made, but for the record."""
+    stack, config, solutions = made.stack, made.config, made.solutions
+    for name, solution in solutions.items():
+        _write_solution(output_dir, name, solution, stack, config)
+    volumes = {MAP: solutions["all"].volume}
+    named = enumerate(half_map_names(config), 1)
+    volumes |= {file: solutions[f"half {k}"].volume for k, file in named if f"half {k}" in solutions}
+    write_chimerax_script(output_dir / "open.cxc", volumes)
+    for file, solution in zip(SUBSTITUTED, made.substituted.values(), strict=False):
+        write_map(output_dir / file, solution.volume, stack.pixel_size, f"{config.method}, {made.phases}")
+    write_with_half_sets(stack.source, output_dir / RUN_DATA, stack)
+
+
+def assist(stack: ParticleStack, output_dir: str | Path, config: ReconstructionConfig, *, resume: bool = False) -> None:
+    """What the other processes of torchrun do while the first one calls `reconstruct`: the same passes and fits."""
+    _check(config, stack, Path(output_dir))
+    stack = stack.with_half_sets(config.seed) if config.half_maps else stack
+    for task in _tasks(stack, Path(output_dir), config, RunRecord.start(to_mapping(config), []), resume):
+        for _ in solve(task):
+            pass
+
+
+def _check(config: ReconstructionConfig, stack: ParticleStack, output_dir: Path) -> None:
+    """Refuse what cannot be done before anything is read, and what could not be written after the fit."""
+    if distributed.size() > 1 and config.method not in SHARED:
+        remedy = f"start it without torchrun, or use {', '.join(SHARED)}"
+        raise InputError(f"the method {config.method} runs in one process", remedy=remedy)
+    if config.method not in METHODS:
+        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
+    fit_device(config)
+    stack.require_poses()
+    refuse_one_view(stack)
+    relative_names(output_dir / RUN_DATA, stack)
+    if config.noise_spectrum not in ("white", "measured"):
+        chosen_noise(config.noise_spectrum, stack)  # a file that is none is refused before anything is read
+    if config.noise_spectrum != "white" and config.method not in WEIGHTED:
+        remedy = f"leave out the noise spectrum, or use {', '.join(WEIGHTED)}"
+        raise InputError(f"the method {config.method} knows white noise only", remedy=remedy)
+    if config.noise_substitute_beyond is not None:
+        RandomPhases(config.noise_substitute_beyond, config.seed).check(stack.box_size, stack.pixel_size)
+        if not config.half_maps:
+            raise InputError("noise substitution is read off half maps", remedy="leave out --no-half-maps")
+
+
+def _judged_substitution(made: _Made, halves: tuple[Volume, Volume]) -> dict[str, Any]:
+    """Figures of the substituted half maps beside the half maps: those of the judge, and the mean where phases are
+    random."""
+    third, fourth = (solution.volume for solution in made.substituted.values())
+    beyond = made.config.noise_substitute_beyond
+    assert beyond is not None
+    found = assess_substituted(halves, (third, fourth), made.stack.pixel_size, beyond)
+    made.record.warnings += found.alarms
+    noise = next(c for c in found.curves if c.name == "fsc_substituted")
+    shell = round(noise.box_size * noise.voxel_size / beyond) + 2
+    mean = float(np.nan_to_num(noise.values[shell : noise.box_size // 2]).mean())
+    return {"beyond_angstrom": beyond, "mean_fsc_of_random_phases": mean, **found.figures()}
+
+
+def _remove_sums(checkpoints: Path) -> None:
+    """Remove the sums of a run whose maps are all written; they are large and quickly made again."""
+    for file in checkpoints.glob(f"*{SUMS}"):
+        remove(file)
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
+
+
+def _write_solution(
+    output_dir: Path, name: str, solution: Solution, stack: ParticleStack, config: ReconstructionConfig
+) -> None:
+    half = name.replace(" ", "")  # half1, half2 or all
+    file = MAP if name == "all" else half_map_names(config)[int(half[-1]) - 1]
+    made = (
+        f"{config.method}, filter {config.backprojection.filter}"
+        if config.method == "backprojection"
+        else config.method
+    )
+    write_map(output_dir / file, solution.volume, stack.pixel_size, f"{made}, {name}")
+    if solution.gaussians is not None:
+        file = "gaussians.npz" if name == "all" else f"gaussians_{half}.npz"
+        solution.gaussians.save(output_dir / file, box_size=stack.box_size, pixel_size=stack.pixel_size)
+        if name == "all":
+            write_splats(output_dir / "gaussians.ply", solution.gaussians)
+    if name == "all" and solution.background is not None:
+        write_map(output_dir / "background.mrc", solution.background, stack.pixel_size, "part of the map: background")
+    if name == "all" and solution.held_out:
+        with atomic_path(output_dir / "held_out.csv") as temporary, open(temporary, "w", encoding="utf-8") as text:
+            table = csv.writer(text, lineterminator="\n")
+            table.writerow(["step", "error_fitted", "error_held_out"])
+            table.writerows(solution.held_out)
+
+
+def _matching_map(path: Path, stack: ParticleStack, *, only_box: bool = False) -> Volume:
+    """Read a map that must lie on the grid of the reconstruction; of a mask only the box must match.
+
+    A header that says 1 A per voxel, or nothing, is taken for that of a program that did not know it.
+    """
+    volume, _ = read_map(path, voxel_size=stack.pixel_size)
+    said = None if only_box else map_voxel_size(path)
+    known = stack.pixel_size if said is None or unknown_size(said) else said
+    if len(volume) != stack.box_size or abs(known / stack.pixel_size - 1) > SAME_SIZE:
+        raise InputError(
+            f"its grid, {len(volume)} voxels of {known:.4g} A, is not that of the particles, "
+            f"{stack.box_size} of {stack.pixel_size:.4g} A",
+            file=path,
+        )
+    return volume
+
+
+def _inputs(stack: ParticleStack, config: ReconstructionConfig, truth: Path | None) -> list[Path]:
+    """Every file that the run depends on."""
+    named = [path for path in map(Path, (config.mask, config.noise_spectrum)) if path.is_file()]
+    return [
+        *([stack.source] if stack.source else []),
+        *stack.also_read,
+        *stack.files,
+        *named,
+        *([truth] if truth else []),
+    ]
+
+
+def _as_read(stack: ParticleStack) -> dict[str, Any]:
+    """What the options of reading decide: without them, a run from Python could not be repeated from its record."""
+    signs = np.unique(stack.data_sign)
+    return {
+        "data_sign": int(signs[0]) if len(signs) == 1 else None,
+        "pixel_size": float(stack.pixel_size),
+        "box_size": stack.box_size,
+        **({"no_ctf": True} if is_no_ctf(stack.ctf) else {}),
+    }
+
+
+def _warnings(stack: ParticleStack) -> list[str]:
+    few = [f"only {len(stack)} particles: expect a poor map, thousands are usual"] if len(stack) < FEW else []
+    return [*stack.notes, *few]
+
+
+def _saturation(resolutions: tuple[Resolution, ...]) -> list[str]:
+    """Say of half-map curves that never cross that they are no measurement."""
+    return [
+        f"{r.curve} never falls below {r.threshold:g} before Nyquist ({r.nyquist_angstrom:.2f} A): that is the "
+        "limit of the sampling, not a measured resolution"
+        for r in resolutions
+        if r.angstrom is None and not r.curve.endswith("_truth")
+    ]

@@ -1,0 +1,1 @@
+"""The machine: compiler, device, memory, processes, provenance of a run."""
