@@ -1,8 +1,8 @@
 """Whose FSC is it? The definitions of four programs as data, and one judge that follows them.
 
-Sources: RELION 3.1 relion_postprocess (equal to 1e-5, tests/assessment/test_judge_command.py, but for
-constants in the maps: see OFFSET), cryoDRGN 4.3 cryodrgn_utils fsc (equal likewise), cryoSPARC's guide and forum (closed source: `notes` say what is not
-documented), the FSC of the CryoNeRF release, which GEM's numbers come from.
+Sources: RELION 3.1 relion_postprocess (equal to 1e-5, tests/assessment/test_judge_command.py, but for constants in the
+maps: see OFFSET), cryoDRGN 4.3 cryodrgn_utils fsc (equal likewise), cryoSPARC's guide and forum (closed source: `notes`
+say what is not documented), the FSC of the CryoNeRF release, which GEM's numbers come from.
 """
 
 from __future__ import annotations

@@ -37,9 +37,9 @@ _PAPERS = {"cryoDRGN": "resolution_half_0.143_cryodrgn", "GEM/CryoNeRF": "resolu
 IN_DOCS = ("review_baseline", "fig3", "fig8", "fig9", "review_truth", "review_numbers")
 DOCS_HEAD = """Made by `env/run snakemake all --config scale={scale}` and
 `python -m gsworkbench.experiments.report {scale} results/{scale} paper_figures/output/{scale} --docs docs`.
-Particles are simulated, so that the truth is known; the ribosome 6ZU5 stands in for the Pf80S of EMPIAR-10028. A difference
-counts if it is larger than one shell and than two standard deviations over seeds. Times are CPU seconds of one thread and
-vary with the machine, the ratios less so."""
+Particles are simulated, so that the truth is known; the ribosome 6ZU5 stands in for the Pf80S of EMPIAR-10028. A
+difference counts if it is larger than one shell and than two standard deviations over seeds. Times are CPU seconds of
+one thread and vary with the machine, the ratios less so."""
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; font-size: 13px } th, td { border-bottom: 1px solid #ddd; padding: .3rem .5rem;

@@ -1,8 +1,8 @@
 """Fit Gaussians to normal equations: the fit that never touches the particles again.
 
-With poses and CTF known, the squared error of a map V over all particles is <V, K * V> - 2 <b, V> + constant, and b
-and K are made in one pass (normal_equations/equations.py). Here V is the sampled mixture, and a step costs one
-transform forth and one back, whatever the number of particles. K is taken as periodic in the box, so that the error is a sum over
+With poses and CTF known, the squared error of a map V over all particles is <V, K * V> - 2 <b, V> + constant, and b and
+K are made in one pass (normal_equations/equations.py). Here V is the sampled mixture, and a step costs one transform
+forth and one back, whatever the number of particles. K is taken as periodic in the box, so that the error is a sum over
 Fourier components k,
 
     sum_k K(k) |V(k)|^2 - 2 Re b(k)* V(k),    and b(k) = K(k) V(k) + noise of variance s^2 K(k).

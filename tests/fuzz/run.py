@@ -21,7 +21,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 INSTRUMENTED = ["gsworkbench.particles.read", "gsworkbench.errors", "gsworkbench.particles.stack",
-                "gsworkbench.geometry.rotations", "gsworkbench.io.npz", "mrcfile", "starfile", "pickletools"]  # fmt: skip
+                "gsworkbench.geometry.rotations", "gsworkbench.io.npz", "mrcfile", "starfile",
+                "pickletools"]  # fmt: skip
 LONGEST = {"star": 4096, "cs": 8192, "pickle": 4096, "mrc": 8192, "arrays": 8192}
 
 

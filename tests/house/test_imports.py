@@ -27,16 +27,16 @@ MAY_IMPORT = {
     "system": "io",
     "molecules": "",
     "particles": "io geometry system config",
-    "imaging": "particles geometry system io",
+    "imaging": "particles system",
     "rendering": "system kernels",
     # The judge shares no code with what it judges: no imaging, rendering, simulation, normal_equations, methods.
-    "assessment": "io molecules geometry",
+    "assessment": "io molecules",
     # The simulator shares no code with the fits: no imaging, rendering, methods.
     "simulation": "particles molecules io geometry config system",
     "normal_equations": "imaging particles io system kernels",
-    "gaussians": "rendering geometry io system kernels",
+    "gaussians": "geometry io system kernels",
     # of assessment, the filters alone
-    "methods": "gaussians normal_equations imaging rendering particles config geometry io system assessment",
+    "methods": "gaussians normal_equations imaging rendering particles config io system assessment",
     "inspection": "methods normal_equations imaging particles assessment io",
     "reconstruction": "inspection methods normal_equations gaussians particles assessment config io system",
     "experiments": "reconstruction methods gaussians simulation assessment particles config geometry io system",
