@@ -19,18 +19,13 @@ from gsworkbench.particles.empiar import ARCHIVE, read_cards
 from gsworkbench.io.locks import own_folder
 from gsworkbench.experiments.digest import notebook_digest, source_digest
 from gsworkbench.experiments.plan import EXPERIMENTS_FILE, read_registry
+from gsworkbench.experiments.run_keys import code_of
 
 registry = read_registry(config.get("scale", "laptop"), EXPERIMENTS_FILE)
 results = f"results/{registry.scale}"
 paper = f"paper_figures/output/{registry.scale}"
 notebook = "notebooks/10_claim.ipynb"
-runs_digest = source_digest(
-    "gsworkbench.reconstruction.run",
-    "gsworkbench.simulation.simulate",
-    without=("gsworkbench.assessment",),
-)
 claim_digest = notebook_digest(notebook, without=("gsworkbench.experiments.make_runs", "gsworkbench.methods.gradient_schemes"))
-ITERATED = ("stochastic", "neural-field", "3dgs")
 ours = contextlib.ExitStack()
 atexit.register(ours.close)
 
@@ -54,7 +49,7 @@ def runs_text(name):
 
 def slow_runs(name):
     """How many of an experiment's own runs see every particle again and again: these begin first."""
-    return sum(run.config.reconstruction.method in ITERATED for run in registry.owned[name])
+    return sum(run.config.reconstruction.row.iterates for run in registry.owned[name])
 
 
 def figure_files(name, suffix):
@@ -81,7 +76,7 @@ for name, experiment in registry.experiments.items():
         params:
             name=name,
             runs=runs_text(name),
-            digest=runs_digest,
+            digest=code_of(registry.owned[name]),
         shell:
             "TQDM_DISABLE=1 NUMPY_MADVISE_HUGEPAGE=0 python -m gsworkbench.experiments.make_runs"
             " {registry.scale} {params.name} {results} {output} > {log} 2>&1"

@@ -19,24 +19,22 @@ import numpy as np
 import torch
 
 from gsworkbench.assessment.assess import assess
-from gsworkbench.config import (
-    PRESETS,
-    BackprojectionConfig,
-    BlendingConfig,
-    CryodrgnConfig,
-    NeuralFieldConfig,
-    ReconstructionConfig,
-    SimulationConfig,
-)
 from gsworkbench.errors import NotRun
 from gsworkbench.gaussians.mixture import random_gaussians
 from gsworkbench.geometry.rotations import random_rotations
 from gsworkbench.io.mrc import read_map
+from gsworkbench.methods.backprojection import Backprojection
+from gsworkbench.methods.cryodrgn_program import Cryodrgn
 from gsworkbench.methods.gradient_schemes import measure_schemes
-from gsworkbench.methods.neural_field import images_per_second
+from gsworkbench.methods.neural_field import NeuralField
+from gsworkbench.methods.neural_field_fit import images_per_second
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.splatting_3dgs import Splatting3dgs
+from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.particles.read import read_particles
 from gsworkbench.reconstruction.run import make_maps
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.provenance import machine
 
 LABELS = ("method", "to the truth, mean FSC", "half maps, mean FSC", "mean H", "mean H in a sphere", "CPU s")
@@ -50,13 +48,13 @@ def methods(n: int) -> dict[str, ReconstructionConfig]:
 
     filters = ("wiener", "none", "fsc", "local")
     rows = {
-        f"backprojection, {f}": ReconstructionConfig("backprojection", backprojection=BackprojectionConfig(f))
+        f"backprojection, {f}": ReconstructionConfig("backprojection", backprojection=Backprojection(f))
         for f in filters
     }
     commands = ("backproject_voxel", "train_nn")
     return rows | {
         "relion": ReconstructionConfig("relion"),
-        **{f"cryodrgn {c}": ReconstructionConfig("cryodrgn", cryodrgn=CryodrgnConfig(c)) for c in commands},
+        **{f"cryodrgn {c}": ReconstructionConfig("cryodrgn", cryodrgn=Cryodrgn(c)) for c in commands},
         "tuned": stochastic("tuned"),
         "isotropic": stochastic("isotropic"),
         "cryogs": stochastic("cryogs"),
@@ -65,8 +63,8 @@ def methods(n: int) -> dict[str, ReconstructionConfig]:
         "cryosplat": stochastic("cryosplat"),
         "cryosplat_3dgs_rates": stochastic("cryosplat_3dgs_rates"),
         "neural-field": ReconstructionConfig("neural-field"),
-        "neural-field, fourier": ReconstructionConfig("neural-field", neural_field=NeuralFieldConfig(domain="fourier")),
-        "3dgs": ReconstructionConfig("3dgs", blending=BlendingConfig(n_gaussians=n)),
+        "neural-field, fourier": ReconstructionConfig("neural-field", neural_field=NeuralField(domain="fourier")),
+        "3dgs": ReconstructionConfig("3dgs", blending=Splatting3dgs(n_gaussians=n)),
     }
 
 
@@ -87,7 +85,7 @@ def main() -> None:
         simulate(SimulationConfig(n_particles=options.particles), folder)
         stack, (truth, _) = read_particles(folder / "particles.star"), read_map(folder / "truth.mrc")
         if options.speed:
-            published = NeuralFieldConfig(width=1024, n_components=None)
+            published = NeuralField(width=1024, n_components=None)
             rate = images_per_second(stack[np.arange(200)], published)
             return print(f"neural field 3 x 1024, 64 px, all components: {rate:.2f} images per CPU second")
         print(f"| {' | '.join(LABELS)} |\n|{'---|' * len(LABELS)}")

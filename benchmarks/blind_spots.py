@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from gsworkbench.assessment.assess import Assessment, assess
-from gsworkbench.config import SimulationConfig
 from gsworkbench.io.mrc import read_map
-from gsworkbench.methods.backprojection import backproject
+from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.particles.read import read_particles
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 
 def shifted(stack: ParticleStack, shifts: np.ndarray) -> ParticleStack:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gsworkbench.config import ReconstructionConfig, SimulationConfig
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.particles.noise_spectrum import measured_noise
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 BOX = 64
 

@@ -21,16 +21,19 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.local_filter import locally_filtered
 from gsworkbench.assessment.masks import automatic_mask, spherical_mask
-from gsworkbench.config import PRESETS, NormalEquationsConfig, SimulationConfig, VoxelConfig
 from gsworkbench.io.mrc import read_map
-from gsworkbench.methods.backprojection import backproject
-from gsworkbench.methods.one_pass import fit_normal_equations
-from gsworkbench.methods.stochastic import fit
-from gsworkbench.methods.voxels import solve_voxels
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.one_pass_fit import fit_one_pass
+from gsworkbench.methods.stochastic import PRESETS
+from gsworkbench.methods.stochastic_fit import fit
+from gsworkbench.methods.voxels import Voxels
+from gsworkbench.methods.voxels_fit import solve_voxels
+from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering import voxelize
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.provenance import machine
 
 Map = NDArray[np.floating]
@@ -96,8 +99,8 @@ def split(stack: ParticleStack) -> tuple[NormalEquations, NormalEquations]:
 
 
 def one_pass(n_gaussians: int | str) -> Callable[[ParticleStack, int], Map]:
-    config = NormalEquationsConfig(n_gaussians=n_gaussians)  # type: ignore[arg-type]
-    return lambda stack, seed: fit_normal_equations(*split(stack), config, seed=3 * seed).volume
+    config = OnePass(n_gaussians=n_gaussians)  # type: ignore[arg-type]
+    return lambda stack, seed: fit_one_pass(*split(stack), config, seed=3 * seed).volume
 
 
 def stochastic(preset: str) -> Callable[[ParticleStack, int], Map]:
@@ -113,7 +116,7 @@ METHODS: dict[str, Callable[[ParticleStack, int], Map]] = {
     "backprojection": lambda stack, seed: backproject(stack),
     "backprojection, locally filtered, in a sphere": local_backprojection("sphere"),
     "backprojection, locally filtered, in its mask": local_backprojection("auto"),
-    "voxels": lambda stack, seed: solve_voxels(*split(stack), VoxelConfig()).volume,
+    "voxels": lambda stack, seed: solve_voxels(*split(stack), Voxels()).volume,
     f"one pass, {N_GAUSSIANS:,}": one_pass(N_GAUSSIANS),
     "one pass, auto": one_pass("auto"),
     f"stochastic, tuned, {N_GAUSSIANS:,}": stochastic("tuned"),

@@ -17,14 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
-from gsworkbench.config import PRESETS, NormalEquationsConfig, SimulationConfig
-from gsworkbench.methods.backprojection import backproject
-from gsworkbench.methods.one_pass import fit_normal_equations
-from gsworkbench.methods.stochastic import fit
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.one_pass_fit import fit_one_pass
+from gsworkbench.methods.stochastic import PRESETS
+from gsworkbench.methods.stochastic_fit import fit
+from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering import voxelize
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.provenance import machine
 
 Result = tuple[NDArray[np.floating], str, int | None]  # map, what held-out particles say, number of Gaussians
@@ -58,11 +60,11 @@ def row(halves: list[Result], voxel_size: float) -> str:
 
 
 def one_pass(n_gaussians: int | str) -> object:
-    config = NormalEquationsConfig(n_gaussians=n_gaussians)  # type: ignore[arg-type]
+    config = OnePass(n_gaussians=n_gaussians)  # type: ignore[arg-type]
 
     def half(stack: ParticleStack, seed: int) -> Result:
         held = np.arange(len(stack)) % 10 == 0
-        found = fit_normal_equations(accumulate(stack[~held]), accumulate(stack[held]), config, seed=seed)
+        found = fit_one_pass(accumulate(stack[~held]), accumulate(stack[held]), config, seed=seed)
         assert found.held_out is not None
         return found.volume, f"{found.held_out.signal:.1f}", len(found.gaussians)
 

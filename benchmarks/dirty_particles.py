@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import automatic_mask
-from gsworkbench.config import PRESETS, ReconstructionConfig, SimulationConfig
 from gsworkbench.errors import InputError
 from gsworkbench.io.mrc import new_image_stack, read_map
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 Images = NDArray[np.float32]
 PAGE = Path(__file__).parents[1] / "docs" / "particles_measured.md"

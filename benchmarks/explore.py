@@ -26,12 +26,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gsworkbench.config import NormalEquationsConfig, ReconstructionConfig, SimulationConfig
 from gsworkbench.lab.commands import preview_config
 from gsworkbench.lab.service import Done, MapMade, Ready
 from gsworkbench.lab.worker import Worker
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.provenance import machine
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def example(folder: Path, box_size: int, n_particles: int) -> Path:
     """A run of simulated particles; how good its map is does not matter here."""
     sizes = {"n_particles": n_particles, "box_size": box_size, "pixel_size": 384 / box_size}
     stack = simulate(SimulationConfig(**sizes), folder / f"ribosome_{box_size}")
-    steps = NormalEquationsConfig(n_gaussians=500, n_boosted_steps=2, n_steps=3, background=False)
+    steps = OnePass(n_gaussians=500, n_boosted_steps=2, n_steps=3, background=False)
     config = ReconstructionConfig(normal_equations=steps)
     reconstruct(stack, folder / f"run_{box_size}", config, truth=folder / f"ribosome_{box_size}" / "truth.mrc")
     return folder / f"run_{box_size}"

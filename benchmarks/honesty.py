@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 
 from gsworkbench.assessment.assess import Assessment, assess
-from gsworkbench.config import ReconstructionConfig, SimulationConfig
 from gsworkbench.io.mrc import read_map
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.particles.read import read_particles
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 WIDTH = 256
 LABELS = (

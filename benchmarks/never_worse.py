@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import automatic_mask
-from gsworkbench.config import ReconstructionConfig, SimulationConfig
 from gsworkbench.errors import InputError
 from gsworkbench.io.mrc import read_map
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 Map = NDArray[np.float32]
 PAGE = Path(__file__).parents[1] / "docs" / "particles_measured.md"

@@ -21,14 +21,15 @@ from scipy import ndimage
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.honesty import overstatement
 from gsworkbench.assessment.masks import spherical_mask
-from gsworkbench.config import NormalEquationsConfig, SimulationConfig
 from gsworkbench.io.mrc import new_image_stack
-from gsworkbench.methods.backprojection import backproject
-from gsworkbench.methods.one_pass import fit_normal_equations, preview
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.one_pass_fit import fit_one_pass, preview
 from gsworkbench.molecules import load_molecule
+from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.simulation import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.provenance import machine
 
 Map = NDArray[np.floating]
@@ -43,10 +44,10 @@ SETS = {
     "large-coloured": (128, 3.0, 0.03, True, True),
 }
 CONFIGS = {
-    "one pass": NormalEquationsConfig(),
-    "one pass, auto": NormalEquationsConfig(n_gaussians="auto"),
-    "one pass, signed": NormalEquationsConfig(weights="signed"),
-    "one pass, random start": NormalEquationsConfig(start="random"),
+    "one pass": OnePass(),
+    "one pass, auto": OnePass(n_gaussians="auto"),
+    "one pass, signed": OnePass(weights="signed"),
+    "one pass, random start": OnePass(start="random"),
 }
 
 
@@ -83,10 +84,10 @@ def growth() -> None:
         with tempfile.TemporaryDirectory() as folder:
             stack = simulate.simulate(SimulationConfig(n_particles=n), folder)
             sums = accumulate(stack)
-            plain = NormalEquationsConfig(background=False)
+            plain = OnePass(background=False)
             tasks: list[Callable[[], object]] = [
                 lambda: accumulate(stack),  # noqa: B023
-                lambda: fit_normal_equations(sums, None, plain),  # noqa: B023
+                lambda: fit_one_pass(sums, None, plain),  # noqa: B023
                 lambda: preview(sums),  # noqa: B023
             ]
             print(f"| {n:,} | {' | '.join(f'{_median_seconds(task):.2f}' for task in tasks)} |", flush=True)
@@ -115,7 +116,7 @@ def backprojections(stack: ParticleStack) -> list[Map]:
     return [backproject(part) for part in (stack, *(stack[stack.half_set == k] for k in (1, 2)))]
 
 
-def one_pass(config: NormalEquationsConfig) -> Callable[[ParticleStack], list[Map]]:
+def one_pass(config: OnePass) -> Callable[[ParticleStack], list[Map]]:
     def maps(stack: ParticleStack) -> list[Map]:
         sums = []
         for k in (1, 2):
@@ -124,7 +125,7 @@ def one_pass(config: NormalEquationsConfig) -> Callable[[ParticleStack], list[Ma
             sums.append((accumulate(part[~held]), accumulate(part[held])))
         (a, b), (c, d) = sums
         tasks = [(a + c, b + d), *sums]
-        return [fit_normal_equations(*task, config, seed=seed).volume for seed, task in enumerate(tasks)]
+        return [fit_one_pass(*task, config, seed=seed).volume for seed, task in enumerate(tasks)]
 
     return maps
 

@@ -19,13 +19,13 @@ import torch
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import automatic_mask, spherical_mask
-from gsworkbench.config import SimulationConfig
 from gsworkbench.gaussians.mixture import random_gaussians
 from gsworkbench.geometry.rotations import random_rotations
 from gsworkbench.imaging.fourier import disc
 from gsworkbench.io.mrc import read_map
 from gsworkbench.rendering import project, voxelize
 from gsworkbench.simulation import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.provenance import machine
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -97,8 +97,8 @@ def growth(folder: Path, scratch: Path) -> None:
         from gsworkbench.system.memory import keep_freed_memory
         keep_freed_memory()
         import numpy as np
-        from gsworkbench.config import NormalEquationsConfig
-        from gsworkbench.methods.one_pass import fit_normal_equations
+        from gsworkbench.methods.one_pass import OnePass
+        from gsworkbench.methods.one_pass_fit import fit_one_pass
         from gsworkbench.geometry.rotations import random_rotations
         from gsworkbench.normal_equations.equations import accumulate
         from gsworkbench.particles.read import read_particles
@@ -113,7 +113,7 @@ def growth(folder: Path, scratch: Path) -> None:
         spent = [time.process_time() - start]
         for _ in range(2):
             start = time.process_time()
-            fit_normal_equations(*parts, NormalEquationsConfig(n_gaussians=3000))
+            fit_one_pass(*parts, OnePass(n_gaussians=3000))
             spent.append(time.process_time() - start)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"{spent[0]:.2f} | {1e3 * spent[0] / n:.3f} | {min(spent[1:]):.2f} | {peak:.2f}")

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from one_pass import SETS, particles
 
-from gsworkbench.config import NormalEquationsConfig
 from gsworkbench.io.files import atomic_path
-from gsworkbench.methods.one_pass import NormalFit, fit_normal_equations
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.one_pass_fit import OnePassFit, fit_one_pass
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 
 
@@ -30,12 +30,12 @@ def main() -> None:
         image = stack.images([0])[0]
         held = np.arange(len(stack)) % 10 == 0
         fitted, held_out = accumulate(stack[~held]), accumulate(stack[held])
-    found = fit_normal_equations(fitted, held_out, NormalEquationsConfig(n_gaussians="auto"))
+    found = fit_one_pass(fitted, held_out, OnePass(n_gaussians="auto"))
     pictures(folder / "figure_one_pass.png", image, fitted + held_out, found, truth)
     held_out_curves(folder / "figure_held_out.png", found)
 
 
-def pictures(path: Path, image: NDArray, sums: NormalEquations, found: NormalFit, truth: NDArray) -> None:
+def pictures(path: Path, image: NDArray, sums: NormalEquations, found: OnePassFit, truth: NDArray) -> None:
     assert found.background is not None
     kernel = torch.fft.fftshift(torch.fft.irfftn(sums.kernel(circular=True), s=truth.shape)).numpy()
     spread = np.sign(kernel) * np.abs(kernel) ** 0.3
@@ -59,7 +59,7 @@ def pictures(path: Path, image: NDArray, sums: NormalEquations, found: NormalFit
     save(figure, path)
 
 
-def held_out_curves(path: Path, found: NormalFit) -> None:
+def held_out_curves(path: Path, found: OnePassFit) -> None:
     assert found.held_out is not None
     steps, fitted, held_out = np.array(found.held_out.curve).T
     numbers, errors, _ = np.array(found.held_out.ladder).T

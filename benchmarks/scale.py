@@ -144,7 +144,8 @@ def _print_extrapolation(cost: Cost) -> None:
 
 def memory(folder: Path) -> None:
     """Peaks of `gsworkbench accumulate` and `reconstruct`, as said and as measured."""
-    from gsworkbench.config import PRESETS, ReconstructionConfig
+    from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+    from gsworkbench.methods.stochastic import PRESETS
     from gsworkbench.particles.read import read_particles
     from gsworkbench.reconstruction.memory_needed import accumulate_bytes, reconstruct_bytes
 
@@ -228,25 +229,25 @@ def _pass(folder: Path, n: int, box_size: int) -> float:
 
 def _fit(folder: Path, n_gaussians: int, box_size: int) -> float:
     """40 steps, from sums over all images."""
-    from gsworkbench.config import NormalEquationsConfig
-    from gsworkbench.methods.one_pass import preview
+    from gsworkbench.methods.one_pass import OnePass
+    from gsworkbench.methods.one_pass_fit import preview
     from gsworkbench.normal_equations.equations import accumulate
 
     sums = accumulate(_repeated(folder, IMAGES, box_size), threads=1)
-    settings = NormalEquationsConfig(n_boosted_steps=20, n_steps=20)
+    settings = OnePass(n_boosted_steps=20, n_steps=20)
     start = time.process_time()
     preview(sums, n_gaussians=n_gaussians, config=settings)
     return time.process_time() - start
 
 
 def _fit_to(file: Path) -> float:
-    from gsworkbench.config import NormalEquationsConfig
-    from gsworkbench.methods.one_pass import fit_normal_equations
+    from gsworkbench.methods.one_pass import OnePass
+    from gsworkbench.methods.one_pass_fit import fit_one_pass
     from gsworkbench.normal_equations.equations import NormalEquations
 
     start = time.process_time()
-    settings = NormalEquationsConfig(n_gaussians=30_000, background=False, n_boosted_steps=200, n_steps=200)
-    fit_normal_equations(NormalEquations.load(file), None, settings)
+    settings = OnePass(n_gaussians=30_000, background=False, n_boosted_steps=200, n_steps=200)
+    fit_one_pass(NormalEquations.load(file), None, settings)
     return time.process_time() - start
 
 
@@ -276,8 +277,8 @@ def _listed(folder: Path, n: int, box_size: int) -> Path:
 
 
 def _simulated(folder: Path, box_size: int) -> Path:
-    from gsworkbench.config import SimulationConfig
     from gsworkbench.simulation.simulate import simulate
+    from gsworkbench.simulation.simulation_config import SimulationConfig
 
     made = folder / f"box_{box_size}"
     if not (made / "particles.star").exists():

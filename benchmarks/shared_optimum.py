@@ -13,15 +13,16 @@ import tempfile
 import numpy as np
 import torch
 
-from gsworkbench.config import NormalEquationsConfig, SimulationConfig
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.gaussians.parameters import Rates, adam, cosine, from_parameters, set_learning_rate, to_parameters
 from gsworkbench.imaging.residual import DataTerm, data_term, squared_error
-from gsworkbench.methods.one_pass import fit_normal_equations
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.one_pass_fit import fit_one_pass
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering import project
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.provenance import machine
 
 EPOCHS, BATCH, RATE = 4, 100, 1e-4
@@ -35,7 +36,7 @@ def main() -> None:
         sums, term = accumulate(stack), data_term(stack)
         for floor in (1.5, 0.45):
             settings = {"n_gaussians": 1000, "n_steps": 300, "background": False, "floor_pixels": floor}
-            model = fit_normal_equations(sums, None, NormalEquationsConfig(**settings)).gaussians
+            model = fit_one_pass(sums, None, OnePass(**settings)).gaussians
             before, nothing = error(term, model), float(term.batch(np.arange(len(stack)))[2].mean())
             after = error(term, descended(term, model))
             explained = nothing - before

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gsworkbench.config import SimulationConfig
 from gsworkbench.io.mrc import read_map
 from gsworkbench.particles.read import read_particles
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 # The arrays of tests are small: on a busy machine, threads that wait for each other cost more than they gain.
 torch.set_num_threads(1)

@@ -33,6 +33,7 @@ from gsworkbench.assessment.fsc import (
 )
 from gsworkbench.assessment.half_maps import half_map_alarms
 from gsworkbench.assessment.honesty import Overstatement, overstatement
+from gsworkbench.assessment.judge_defaults import MODEL_B_FACTOR
 from gsworkbench.assessment.map_names import REGULARISED, UNFILTERED, find_half_maps
 from gsworkbench.assessment.masks import Mask, MaskRecipe, automatic_mask, doubtful_mask, make_mask, spherical_mask
 from gsworkbench.assessment.model_map import model_map
@@ -48,7 +49,6 @@ Volume = NDArray[np.floating]
 
 MASKS = ("own", "auto", "sphere", "loose", "tight", "none")
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
-MODEL_B_FACTOR = 60.0  # A^2, of every atom of a model; inside a shell the FSC does not depend on it, but for the mask
 FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.star")  # what write_assessment may write
 GROWN = {
     "loose": MaskRecipe("grown", dilation=25, edge=15),

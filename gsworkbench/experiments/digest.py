@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -21,9 +22,10 @@ PACKAGE = Path(__file__).parents[1]
 def source_digest(*modules: str, without: tuple[str, ...] = ()) -> str:
     """Return a digest of modules of gsworkbench ("gsworkbench.config") and of all they import from it, at any depth.
 
-    `without` names modules and packages that do not count, nor what is reached through them alone. Imports
-    inside functions count. What counts of a module is its syntax without comments and docstrings; its data files and
-    C++ (data_files) count byte for byte. A process reads them once, as it does the modules that it runs.
+    A module that is named by a string, as those of methods are in the registry of methods, is not imported: its digest
+    is asked for by name. `without` names modules and packages that do not count, nor what is reached through them
+    alone. Imports inside functions count. What counts of a module is its syntax without comments and docstrings; its
+    data files and C++ (data_files) count byte for byte. A process reads them once, as it does the modules that it runs.
     """
     digest = hashlib.sha256()
     for module in sorted(reached(*modules, without=without)):
@@ -94,7 +96,11 @@ def imports_of(source: str) -> set[str]:
 
 
 def module_file(module: str) -> Path:
-    """Return the file of a module of gsworkbench; it need not exist."""
+    """Return the file of a module; that of one of gsworkbench need not exist."""
+    if module.split(".")[0] != PACKAGE.name:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.origin is not None
+        return Path(spec.origin)
     path = PACKAGE.joinpath(*module.split(".")[1:])
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 

@@ -8,6 +8,7 @@ was killed goes on from its checkpoint. Maps are made here and judged elsewhere 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -18,43 +19,20 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from gsworkbench.config import SimulationConfig, to_mapping
 from gsworkbench.errors import InputError, NotRun
-from gsworkbench.experiments.digest import source_digest
+from gsworkbench.experiments.digest import imports
 from gsworkbench.experiments.plan import Run, read_registry
-from gsworkbench.experiments.store import key_of, made
+from gsworkbench.experiments.run_keys import dataset_key, run_key
+from gsworkbench.experiments.store import made
 from gsworkbench.io.files import write_json, write_text
+from gsworkbench.methods.registry import Method
 from gsworkbench.particles.read import read_particles
 from gsworkbench.reconstruction.run import make_maps
-from gsworkbench.simulation.deposited_poses import DEPOSITED, is_installed
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.memory import keep_freed_memory
 
-# The judge is no part of making a map, but for the methods that filter by it.
-JUDGE = ("gsworkbench.assessment",)
 NOT_RUN = "not_run.txt"
-# Methods that use an optimiser of torch: the first takes two seconds to import.
-TORCH_OPTIMISED = {"neural-field", "3dgs"}
-
-
-def fits_digest() -> str:
-    """Return the digest of the code that makes maps."""
-    return source_digest("gsworkbench.reconstruction.run", without=JUDGE)
-
-
-def simulation_digest() -> str:
-    """Return the digest of the code that makes datasets."""
-    return source_digest("gsworkbench.simulation.simulate")
-
-
-def dataset_key(config: SimulationConfig) -> str:
-    """Return the key of a data set; one that needs optional files is another once they are installed."""
-    optional = [is_installed()] if config.poses == DEPOSITED else []
-    return key_of(repr(to_mapping(config)), simulation_digest(), *optional)
-
-
-def run_key(run: Run) -> str:
-    return key_of(repr(to_mapping(run.config)), dataset_key(run.config.dataset), fits_digest())
 
 
 def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
@@ -63,8 +41,9 @@ def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     For a process that has done nothing else: it forks (see make_runs_apart).
     """
     failed = {}
-    fits_digest(), simulation_digest()  # once, and not in every fork
-    _import_for({run.config.reconstruction.method for run in runs})
+    for run in runs:
+        run_key(run)  # read code once, and not in every fork
+    _import_for([run.config.reconstruction.row for run in runs])
     for run in runs:
         dataset = folder / "datasets" / run.dataset
         error = _forked(partial(_dataset, run.config.dataset, dataset))
@@ -95,14 +74,16 @@ def _make_and_send(sender: Connection, runs: Sequence[Run], folder: Path) -> Non
     sender.send(make_runs(runs, folder))
 
 
-def _import_for(methods: set[str]) -> None:
+def _import_for(methods: Sequence[Method]) -> None:
     """Import what is otherwise imported at first use, in every fork anew."""
     import finufft  # noqa: F401
     import gemmi  # noqa: F401
     import pandas  # noqa: F401
     import scipy.spatial.transform  # noqa: F401
 
-    if methods & TORCH_OPTIMISED:
+    for module in sorted({module for method in methods for module in imports(method.module)}):
+        importlib.import_module(module)
+    if any(method.torch_optimiser for method in methods):  # the first optimiser takes two seconds to import
         import torch
 
         torch.optim.Adam([torch.zeros(1)])

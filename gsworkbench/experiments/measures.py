@@ -23,13 +23,13 @@ from gsworkbench.assessment.fsc import FscCurve, write_fsc_csv
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.map_names import MAP, find_half_maps
 from gsworkbench.assessment.transforms import transform
-from gsworkbench.config import SETTINGS
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.digest import source_digest
 from gsworkbench.experiments.plan import Run
 from gsworkbench.experiments.results import Measurement, of_mean, of_resolution, read_measurements, write_measurements
 from gsworkbench.experiments.store import KEY, key_in, key_of, made
 from gsworkbench.io.mrc import read_map
+from gsworkbench.methods.part import ALL
 
 Volume = NDArray[np.float32]
 SCHEMES = "gsworkbench.methods.gradient_schemes"
@@ -177,7 +177,7 @@ def _other_definitions(maps: Maps) -> list[Measurement]:
 def _costs(maps: Maps) -> list[Measurement]:
     """Time and memory of the map of all particles, as run.json has them."""
     record = maps.record
-    fit = f"all: {record['config']['method']}"
+    fit = ALL.stage(record["config"]["method"])
     once = "accumulate" in record["seconds"]  # what reads the particles for all maps at once counts for this one
     threads = record["threads"]
     where = f"{threads} thread{'s' if threads > 1 else ''}, {record['machine']}"
@@ -185,7 +185,7 @@ def _costs(maps: Maps) -> list[Measurement]:
     seconds, cpu_seconds = (
         record[t].get(fit, 0.0) + record[t].get("accumulate", 0.0) for t in ("seconds", "cpu_seconds")
     )
-    steps = _images_read(maps.run, record["n_particles"]["all"])
+    steps = _images_read(maps.run, record["n_particles"][ALL.label])
     return [
         Measurement("train_seconds", seconds, "s", f"wall time, {what}"),
         Measurement("train_cpu_seconds", cpu_seconds, "s", f"CPU time, {what}"),
@@ -198,10 +198,10 @@ def _costs(maps: Maps) -> list[Measurement]:
 
 def _images_read(run: Run, n_particles: int) -> int:
     """How many images a fit looks at: one pass, or as many epochs or steps as it has."""
-    reconstruction = run.config.reconstruction
-    settings = getattr(reconstruction, SETTINGS.get(reconstruction.method, ""), None)
-    if n_steps := getattr(settings, "n_steps", None) if reconstruction.method == "stochastic" else None:
-        return n_steps * reconstruction.stochastic.batch_size
+    settings = run.config.reconstruction.settings
+    n_steps, batch_size = (getattr(settings, name, None) for name in ("n_steps", "batch_size"))
+    if n_steps and batch_size:
+        return n_steps * batch_size
     return n_particles * getattr(settings, "n_epochs", 1)
 
 
@@ -241,7 +241,7 @@ def _schemes(maps: Maps) -> Judged:
     from gsworkbench.geometry.rotations import random_rotations
     from gsworkbench.methods.gradient_schemes import measure_schemes
 
-    threshold = maps.run.config.reconstruction.stochastic.skip_below * maps.record["results"]["all"]["image_scale"]
+    threshold = maps.run.config.reconstruction.settings.skip_below * maps.record["results"][ALL.label]["image_scale"]
     views = torch.from_numpy(random_rotations(8, np.random.default_rng(0))).float()
     costs = measure_schemes(
         Gaussians.load(maps.folder / "gaussians.npz"), views,

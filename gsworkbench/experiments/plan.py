@@ -16,17 +16,12 @@ from typing import Any, Literal
 
 import yaml
 
-from gsworkbench.config import (
-    PRESETS,
-    SETTINGS,
-    ReconstructionConfig,
-    RunConfig,
-    SimulationConfig,
-    from_mapping,
-    to_mapping,
-    type_hints,
-)
+from gsworkbench.config import from_mapping, to_mapping
 from gsworkbench.errors import InputError
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig, general_settings
+from gsworkbench.methods.registry import METHODS, find_method
+from gsworkbench.methods.stochastic import PRESETS
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 ROOT = Path(__file__).parents[2]
 # In C where PyYAML has it: every job reads experiments.yaml, and in Python that takes half a second.
@@ -44,6 +39,14 @@ class Method:
     method: str
     preset: str | None = None
     settings: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of the workflow: simulate, reconstruct, assess."""
+
+    dataset: SimulationConfig
+    reconstruction: ReconstructionConfig
 
 
 @dataclass(frozen=True)
@@ -252,25 +255,25 @@ def _run(factors: dict[str, Any], datasets: dict[str, SimulationConfig], methods
     """Resolve one combination; a setting that its method does not have is left out."""
     base, method = _named(datasets, factors["dataset"], "dataset"), _named(methods, factors["method"], "method")
     seed = factors.get("seed", 0)
-    part = SETTINGS.get(method.method)
-    own = {f.name for f in dataclasses.fields(_record(part))} if part else set()
-    simulated = {f.name for f in dataclasses.fields(SimulationConfig)} - set(_NOT_FACTORS)
-    general = {f.name for f in dataclasses.fields(ReconstructionConfig) if not _record(f.name)} - set(_NOT_FACTORS)
+    usual = ReconstructionConfig(method.method, _settings(method), seed=seed)
     rest = {k: v for k, v in factors.items() if k not in ("dataset", "method", "seed", "data_seed")}
-    everything = simulated | general | _all_settings()
-    if unknown := sorted(set(rest) - everything):
+    simulated = {f.name for f in dataclasses.fields(SimulationConfig)} - set(_NOT_FACTORS)
+    general = set(general_settings()) - set(_NOT_FACTORS)
+    of_methods = {name for row in METHODS.values() for name in row.setting_names}
+    if unknown := sorted(set(rest) - simulated - general - of_methods):
         raise InputError(f"there is no factor {', '.join(map(repr, unknown))}", remedy="factors are names of settings")
-    of_data, of_run, of_method = ({k: v for k, v in rest.items() if k in names} for names in (simulated, general, own))
-    of_method = {k: v for k, v in of_method.items() if k not in of_data}
+    of_data = {k: v for k, v in rest.items() if k in simulated}
+    of_run = {k: v for k, v in rest.items() if k in general}
+    of_method = {k: v for k, v in rest.items() if k in usual.row.setting_names and k not in of_data}
     simulation = from_mapping(SimulationConfig, to_mapping(base) | of_data | {"seed": factors.get("data_seed", seed)})
-    usual = to_mapping(_reconstruction(method, part, {}, {}, seed))
-    usual |= usual.get(part, {}) if part else {}
+    plain = to_mapping(usual)
+    reconstruction = from_mapping(ReconstructionConfig, plain | of_run | {"settings": plain["settings"] | of_method})
     data_name = [factors["dataset"], *_spelt(of_data, to_mapping(base))]
     data_seed = [] if simulation.seed == seed else [f"d{simulation.seed}"]
     dataset = "-".join([*data_name, f"s{simulation.seed}"])
-    name = "-".join([*data_name, *data_seed, factors["method"], *_spelt(of_method | of_run, usual), f"s{seed}"])
-    reconstruction = _reconstruction(method, part, of_method, of_run, seed)
-    n_gaussians = getattr(getattr(reconstruction, part), "n_gaussians", None) if part else None
+    spelt = _spelt(of_method | of_run, plain | plain["settings"])
+    name = "-".join([*data_name, *data_seed, factors["method"], *spelt, f"s{seed}"])
+    n_gaussians = getattr(reconstruction.settings, "n_gaussians", None)
     kept = {k: v for k, v in factors.items() if k not in rest or k in of_data | of_run | of_method}
     return Run(
         name, dataset, factors["method"], method.preset, n_gaussians, seed,
@@ -278,28 +281,13 @@ def _run(factors: dict[str, Any], datasets: dict[str, SimulationConfig], methods
     )  # fmt: skip
 
 
-def _reconstruction(
-    row: Method, part: str | None, of_method: dict[str, Any], of_run: dict[str, Any], seed: int
-) -> ReconstructionConfig:
-    """Resolve a method: the preset of a stochastic one, its own settings over that, and the factors over both."""
-    values: dict[str, Any] = {"method": row.method, "seed": seed} | of_run
-    if part:
-        preset = {} if row.preset is None else to_mapping(_named(PRESETS, row.preset, "preset"))
-        values[part] = preset | row.settings | of_method
-    elif row.settings:
-        raise InputError(f"method {row.method!r} has no settings")
-    return from_mapping(ReconstructionConfig, values)
-
-
-def _record(name: str) -> Any:
-    """Return the settings record that a field of ReconstructionConfig holds, or None."""
-    kind = type_hints(ReconstructionConfig).get(name)
-    return kind if dataclasses.is_dataclass(kind) else None
-
-
-def _all_settings() -> set[str]:
-    records = filter(None, (_record(f.name) for f in dataclasses.fields(ReconstructionConfig)))
-    return {f.name for record in records for f in dataclasses.fields(record)}
+def _settings(method: Method) -> Any:
+    """Return the settings of a row of `methods`: those of its preset, and its own over these."""
+    row = find_method(method.method)
+    if method.settings and not row.setting_names:
+        raise InputError(f"method {method.method!r} has no settings")
+    preset = {} if method.preset is None else to_mapping(_named(PRESETS, method.preset, "preset"))
+    return from_mapping(row.settings, preset | method.settings)
 
 
 def _spelt(factors: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:

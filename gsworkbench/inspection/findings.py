@@ -28,8 +28,8 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.imaging.residual import ProteinSign, protein_sign
 from gsworkbench.inspection.power_spectrum import RingCheck, check_rings
-from gsworkbench.methods.backprojection import solve
 from gsworkbench.methods.particle_scales import SCALED, Scales, measure_scales
+from gsworkbench.normal_equations.classical_map import classical_map
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.description import spread
 from gsworkbench.particles.formats.ctf_columns import is_no_ctf
@@ -387,7 +387,7 @@ def _half_map_fsc(stack: ParticleStack) -> float:
     if len(np.unique(specimens)) < len(stack) and (dealt := deal(specimens, 0)) is not None:
         parts = [np.flatnonzero(dealt == half) for half in (1, 2)]
     halves: list[NDArray[np.float32]] = [
-        solve(accumulate(stack[part], box_size=box_size, label="quick map")) for part in parts
+        classical_map(accumulate(stack[part], box_size=box_size, label="quick map")) for part in parts
     ]
     mask, name = spherical_mask(box_size, pixel_size)
     curve = fourier_shell_correlation(*halves, voxel_size=pixel_size, mask=mask, mask_name=name)

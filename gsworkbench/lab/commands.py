@@ -6,40 +6,29 @@ import hashlib
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gsworkbench.config import PRESETS, SETTINGS, NormalEquationsConfig, ReconstructionConfig, to_mapping
+from gsworkbench.config import to_mapping
 from gsworkbench.lab.opened_run import Run
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 
 PRESET = "tuned"  # what the settings of a stochastic fit are told apart from
 
 
 def preview_config(n_gaussians: int = 2000, **changes: Any) -> ReconstructionConfig:
     """A fit that takes a second or two at 64^3: half the steps, no background. `changes` are other fields."""
-    settings = NormalEquationsConfig(n_gaussians=n_gaussians, n_boosted_steps=15, n_steps=30, background=False)
-    return ReconstructionConfig(normal_equations=settings, **changes)
-
-
-def settings_of(config: ReconstructionConfig) -> dict[str, Any]:
-    """The settings of the method that a config chooses, by name; empty where it has none."""
-    field = SETTINGS.get(config.method)
-    return {} if field is None else to_mapping(getattr(config, field))
-
-
-def number_of(config: ReconstructionConfig) -> int | None:
-    """The number of Gaussians, where the method has such a thing and it is given."""
-    number = settings_of(config).get("n_gaussians")
-    return number if isinstance(number, int) else None
+    settings = OnePass(n_gaussians=n_gaussians, n_boosted_steps=15, n_steps=30, background=False)
+    return ReconstructionConfig("one-pass", settings, **changes)
 
 
 def changed(config: ReconstructionConfig) -> dict[str, Any]:
     """Settings of the method that differ from what the command line takes by default, without n_gaussians."""
-    default = settings_of(replace(ReconstructionConfig(stochastic=PRESETS[PRESET]), method=config.method))
-    return {k: v for k, v in settings_of(config).items() if v != default[k] and k != "n_gaussians"}
+    default = to_mapping(config.row.default)
+    return {k: v for k, v in to_mapping(config.settings).items() if v != default[k] and k != "n_gaussians"}
 
 
 def command_line(config: ReconstructionConfig, run: Run, out: str | Path, reading: Sequence[str] = ()) -> str:
@@ -47,12 +36,13 @@ def command_line(config: ReconstructionConfig, run: Run, out: str | Path, readin
 
     reading : the options that `particles_of` returned.
     """
-    classical = config.method == "backprojection"
-    words = ["gsworkbench", "backproject" if classical else "reconstruct"]
+    command = config.row.command
+    classical = command != "reconstruct"
+    words = ["gsworkbench", command]
     words += [str(run.folder / "run_data.star"), *reading, "--out", str(out)]
     words += [] if classical else ["--method", config.method]
     words += ["--preset", PRESET] if config.method == "stochastic" else []
-    if (number := number_of(config)) is not None:
+    if (number := config.n_gaussians) is not None:
         words += ["--n-gaussians", str(number)]
     for name, value in changed(config).items():
         words += [f"--{name}", str(value)] if classical else ["--set", f"{name}={_as_yaml(value)}"]
@@ -75,7 +65,7 @@ def yaml_rows(config: ReconstructionConfig, dataset: str, name: str = "explored"
     if rows := changed(config):
         method["settings"] = rows
     factors: dict[str, Any] = {"dataset": [dataset], "method": [name]}
-    if (number := number_of(config)) is not None:
+    if (number := config.n_gaussians) is not None:
         factors["n_gaussians"] = [number]
     factors |= {"seed": [config.seed], "data_seed": [data_seed], "mask": [config.mask]}
     if config.noise_substitute_beyond is not None:
@@ -95,7 +85,7 @@ def yaml_rows(config: ReconstructionConfig, dataset: str, name: str = "explored"
 def identity(config: ReconstructionConfig) -> str:
     """A name for these settings: method, number, seed, and a digest of everything."""
     digest = hashlib.sha256(json.dumps(to_mapping(config), sort_keys=True).encode()).hexdigest()[:8]
-    number = number_of(config)
+    number = config.n_gaussians
     return "-".join([config.method, *([] if number is None else [f"n{number}"]), f"s{config.seed}", digest])
 
 

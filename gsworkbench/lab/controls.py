@@ -8,15 +8,12 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from gsworkbench.config import PRESETS, NormalEquationsConfig, ReconstructionConfig
 from gsworkbench.lab.commands import PRESET, preview_config
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.registry import METHODS
+from gsworkbench.methods.stochastic import PRESETS
 
-METHODS = {
-    "Gaussians, one pass": "normal-equations",
-    "Gaussians, stochastic": "stochastic",
-    "free voxels, one pass": "voxels",
-    "backprojection": "backprojection",
-}
 NUMBERS = (50, 100, 200, 500, 1000, 2000, 3000, 5000, 10_000, 20_000)
 _WIDE = {"style": {"description_width": "130px"}, "layout": {"width": "410px"}}
 
@@ -25,9 +22,9 @@ class Controls:
     """`box` holds the widgets; `config` is what they say; `on_change` is told when one of them is let go."""
 
     def __init__(self, start: ReconstructionConfig, on_change: Callable[[], None]) -> None:
-        number = start.normal_equations.n_gaussians
-        nearest = min(NUMBERS, key=lambda n: abs(n - (number if isinstance(number, int) else 2000)))
-        self.method = widgets.Dropdown(options=METHODS, description="method", **_WIDE)
+        number = start.n_gaussians if start.method == "one-pass" else None
+        nearest = min(NUMBERS, key=lambda n: abs(n - (number or 2000)))
+        self.method = widgets.Dropdown(options=offered_methods(), description="method", **_WIDE)
         self.number = widgets.SelectionSlider(
             options=[(f"{n:,}", n) for n in NUMBERS], value=nearest, description="Gaussians N", **_WIDE
         )
@@ -77,10 +74,10 @@ class Controls:
                 shape=self.shape.value,
                 boost=self.boost.value,
             )
-            return ReconstructionConfig(stochastic=settings, **common)
-        if self.method.value != "normal-equations":
+            return ReconstructionConfig(settings=settings, **common)
+        if self.method.value != "one-pass":
             return ReconstructionConfig(**common)
-        base = preview_config().normal_equations if self.steps.value else NormalEquationsConfig()
+        base = preview_config().settings if self.steps.value else OnePass()
         settings_ = replace(
             base,
             n_gaussians=self.number.value,
@@ -89,7 +86,7 @@ class Controls:
             learning_rate=_rounded(self.rate.value),
             boost=self.boost.value,
         )
-        return ReconstructionConfig(normal_equations=settings_, **common)
+        return ReconstructionConfig(settings=settings_, **common)
 
     def _all(self) -> list[widgets.Widget]:
         names = (
@@ -112,15 +109,20 @@ class Controls:
         """Hide what the method does not heed."""
         method = self.method.value
         applies = {"method", "seed", "mask", "substitute"}
-        if method in ("normal-equations", "stochastic"):
+        if method in ("one-pass", "stochastic"):
             applies |= {"number", "rate", "boost"}
-        if method == "normal-equations":
+        if method == "one-pass":
             applies |= {"steps", "start"} | ({"spread"} if self.start.value == "random" else set())
         if method == "stochastic":
             applies |= {"spread", "shape", "schedule"} | ({"gamma"} if self.schedule.value == "epoch" else set())
         for control in self._all():
             shown = any(control is getattr(self, name) for name in applies)
             control.layout.display = None if shown else "none"
+
+
+def offered_methods() -> dict[str, str]:
+    """Return the methods of live fits, label -> name."""
+    return {row.label: row.name for row in METHODS.values() if row.label is not None}
 
 
 def _mask(config: ReconstructionConfig) -> str:

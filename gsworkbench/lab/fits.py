@@ -17,24 +17,20 @@ from numpy.typing import NDArray
 from gsworkbench.assessment.assess import assess
 from gsworkbench.assessment.corrected import noise_substitution
 from gsworkbench.assessment.fsc import FscCurve, Resolution
-from gsworkbench.config import NormalEquationsConfig, ReconstructionConfig, to_mapping
+from gsworkbench.config import to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.results import Measurement, Result, measure, read_results, write_results
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.io.files import sha256
-from gsworkbench.lab.commands import identity, number_of
+from gsworkbench.lab.commands import identity
 from gsworkbench.lab.opened_run import Run, particles_of
-from gsworkbench.methods import backprojection
-from gsworkbench.methods.task import (
-    METHODS,
-    PartSums,
-    Solution,
-    Task,
-    make_task,
-    solutions,
-    substituted_task,
-    sums_of_parts,
-)
+from gsworkbench.methods.backprojection import Backprojection
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.part import ALL, HALVES, Part
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.sums_of_parts import sums_of_parts
+from gsworkbench.methods.task import PartSums, Solution, Task, make_task, solutions, substituted_task
+from gsworkbench.normal_equations.classical_map import classical_map
 from gsworkbench.normal_equations.equations import NormalEquations
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import Reconstruction
@@ -79,24 +75,24 @@ class Bench:
 
     def warm_up(self) -> None:
         """Make a fit too small to matter, so that the first real one is as fast as the next."""
-        steps = NormalEquationsConfig(n_gaussians=20, n_boosted_steps=1, n_steps=1, background=False)
-        self.fit(ReconstructionConfig(normal_equations=steps))
+        steps = OnePass(n_gaussians=20, n_boosted_steps=1, n_steps=1, background=False)
+        self.fit(ReconstructionConfig("one-pass", steps))
 
     def fit(self, config: ReconstructionConfig, show: Callable[[str, Solution], None] | None = None) -> Outcome:
         """Fit all particles and both half sets, then judge; `show` is given each map as it is made."""
         task = replace(_task(self.run, self.stack, config), sums=self.sums)
         solutions = {}
-        for name, solution in solutions_of(task):
-            solutions[name] = solution
+        for part, solution in solutions_of(task):
+            solutions[part] = solution
             if show is not None:
-                show(name, solution)
+                show(part.label, solution)
         beyond = config.noise_substitute_beyond
         again = [] if beyond is None else [made.volume for _, made in solutions_of(substituted_task(task, beyond))]
         return self._judged(task, solutions, again)
 
-    def _judged(self, task: Task, solutions: dict[str, Solution], substituted: list[Volume]) -> Outcome:
+    def _judged(self, task: Task, solutions: dict[Part, Solution], substituted: list[Volume]) -> Outcome:
         config, record = task.config, task.record
-        whole, halves = solutions["all"], (solutions["half 1"].volume, solutions["half 2"].volume)
+        whole, halves = solutions[ALL], (solutions[HALVES[0]].volume, solutions[HALVES[1]].volume)
         found = assess(
             whole.volume,
             halves,
@@ -130,13 +126,10 @@ def substitution_curves(
     return found.substituted, replace(found.corrected, name="fsc_true")
 
 
-def solutions_of(task: Task) -> Iterator[tuple[str, Solution]]:
-    """As METHODS of reconstruct; the classical map too is made from the sums at hand."""
-    config = task.config
-    if config.method == "backprojection" and config.backprojection.filter == "wiener":
+def solutions_of(task: Task) -> Iterator[tuple[Part, Solution]]:
+    """Solve a task as `reconstruct` does; the classical map too is made from the sums at hand."""
+    if task.config.settings == Backprojection("wiener"):
         return solutions(task, _backprojected)
-    if config.method not in METHODS:
-        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
     return solutions(task)
 
 
@@ -145,13 +138,13 @@ def saved_sums(run: Run, stack: ParticleStack) -> PartSums:
     task = _task(run, stack, ReconstructionConfig())
     source = sha256(run.folder / "run_data.star")
     kept: PartSums = {}
-    for name in ("half 1", "half 2"):
-        fitted, held_out = (_loaded(task.sums_file(name, what), source) for what in ("sums", "held out"))
-        if fitted is not None:
-            kept[name] = fitted, held_out
-    complete = {name: sum(s.n_particles for s in pair if s is not None) for name, pair in kept.items()}
-    if complete == {name: len(part) for name, part in task.parts.items() if name != "all"}:
-        return {"all": _together(*kept.values())} | kept
+    for part in HALVES:
+        train, test = (_loaded(task.sums_file(part, what), source) for what in ("sums", "held out"))
+        if train is not None:
+            kept[part] = train, test
+    complete = {part: sum(s.n_particles for s in pair if s is not None) for part, pair in kept.items()}
+    if complete == {part: len(particles) for part, particles in task.parts.items() if part != ALL}:
+        return {ALL: _together(*kept.values())} | kept
     return sums_of_parts(task, hold_out=True)
 
 
@@ -172,7 +165,7 @@ def rows_of(run: Run, outcome: Outcome) -> list[Result]:
         "dataset": dataset_of(run),
         "method": outcome.config.method,
         "preset": None,
-        "n_gaussians": number_of(outcome.config),
+        "n_gaussians": outcome.config.n_gaussians,
         "seed": outcome.config.seed,
     }
     return [Result(**who, **asdict(m)) for m in outcome.measurements]
@@ -201,11 +194,11 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
-def _backprojected(task: Task) -> Iterator[tuple[str, Solution]]:
-    for name, (fitted, held_out) in sums_of_parts(task, hold_out=True).items():
-        with task.record.stage(f"{name}: {task.config.method}"):
-            volume = backprojection.solve(fitted if held_out is None else fitted + held_out)
-        yield name, Solution(volume)
+def _backprojected(task: Task) -> Iterator[tuple[Part, Solution]]:
+    for part, (train, test) in sums_of_parts(task, hold_out=True).items():
+        with task.stage(part):
+            volume = classical_map(train if test is None else train + test)
+        yield part, Solution(volume)
 
 
 def _together(first: Pair, second: Pair) -> Pair:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import FscCurve, Resolution, read_fsc_csv, resolution
 from gsworkbench.assessment.map_names import MAP, find_half_maps
-from gsworkbench.config import ReconstructionConfig, from_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.io.mrc import read_map
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig, read_config
 from gsworkbench.particles.read import read_particles
 from gsworkbench.particles.stack import ParticleStack
 
@@ -50,7 +50,7 @@ class Run:
 
     @cached_property
     def config(self) -> ReconstructionConfig:
-        return from_mapping(ReconstructionConfig, self.record["config"])
+        return read_config(self.record["config"])
 
     @property
     def resolutions(self) -> tuple[Resolution, ...]:

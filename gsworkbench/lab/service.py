@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from gsworkbench.errors import InputError
 
 if TYPE_CHECKING:
-    from gsworkbench.config import ReconstructionConfig
     from gsworkbench.lab.fits import Outcome, Volume
+    from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from gsworkbench.config import ReconstructionConfig
 from gsworkbench.lab.service import Done, Message, Ready, Stopped, serve
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 
 PATIENCE = 1.0  # seconds that a fit is given to stop by itself
 

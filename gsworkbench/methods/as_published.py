@@ -1,6 +1,6 @@
 """Projections of a mixture as a trainer sees them, with what the papers' releases and ablations do to them.
 
-With the defaults of StochasticConfig this is `rendering.project` and nothing else. Lengths are in box edges.
+With the defaults of Stochastic this is `rendering.project` and nothing else. Lengths are in box edges.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gsworkbench.config import StochasticConfig
 from gsworkbench.gaussians.optimiser import Mixture
 from gsworkbench.imaging.fourier import half_plane_frequencies
+from gsworkbench.methods.stochastic import Stochastic
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering import project
 from gsworkbench.rendering.tiles import project_tiled
 
 
 def projections(
-    mixture: Mixture, rotations: Tensor, config: StochasticConfig, box_size: int, backend: str | None = None
+    mixture: Mixture, rotations: Tensor, config: Stochastic, box_size: int, backend: str | None = None
 ) -> Tensor:
     """(b, D, D) projections of a mixture in orientations (b, 3, 3)."""
     means, covariances, weights = mixture

@@ -1,75 +1,39 @@
-"""Wiener-filtered backprojection: the classical map of particles with known poses and CTF.
-
-The least-squares map solves the normal equations K * V = b. Taking K as periodic in the box turns that into a
-division, and white noise of power s^2 beside signal of power S in a shell turns the division into Wiener's,
-
-    V(k) = b(k) / (K(k) + s^2 / S(|k|)),    S = sum_shell (|b|^2 - s^2 K) / sum_shell K^2,
-
-S measured from b and K themselves. K is softened (problem.softened): where views are one-sided, components between all
-slices hold next to nothing but errors of interpolation. Imports nothing of rendering or training.
-"""
+"""Backprojection and its filters: the settings and how a task is solved."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from gsworkbench.imaging.fourier import centred_irfftn, map_shells
-from gsworkbench.normal_equations.diagonal import DIVISION_SOFTENING
-from gsworkbench.normal_equations.equations import NormalEquations, accumulate
-from gsworkbench.particles.stack import ParticleStack
-
-_LEAST_SNR = 0.1  # shells that seem to hold no signal are weakened to this, not erased: their FSC stays defined
+if TYPE_CHECKING:
+    from gsworkbench.methods.part import Part
+    from gsworkbench.methods.task import Solution, Task
 
 
-def backproject(
-    stack: ParticleStack, *, noise_spectrum: NDArray[np.floating] | None = None, label: str = "backproject"
-) -> NDArray[np.float32]:
-    """(D, D, D) map of all particles of a stack, in image units / A; noise_spectrum as in `accumulate`."""
-    return solve(accumulate(stack, noise_spectrum=noise_spectrum, label=label))
+@dataclass(frozen=True)
+class Backprojection:
+    """The classical map (normal_equations/classical_map.py), and what is done to it afterwards.
 
-
-def solve(sums: NormalEquations) -> NDArray[np.float32]:
-    """(D, D, D) map from sums over particles, in image units / A. Zero in the corners and from Nyquist on."""
-    kernel, noise = sums.kernel(circular=True).clamp_min(0), _noise(sums)
-    signal = _mean(_transform(sums).abs().square() - noise * kernel) / _mean(kernel.square()).clamp_min(1e-300)
-    signal = torch.maximum(signal, _LEAST_SNR * noise / _mean(kernel).clamp_min(1e-300))
-    mean = _mean(kernel)
-    softened = _divided(sums, kernel, noise / signal.clamp_min(1e-300) + DIVISION_SOFTENING * mean)
-    return softened * np.float32(1 + DIVISION_SOFTENING)
-
-
-def least_squares(sums: NormalEquations) -> NDArray[np.float32]:
-    """The same without a filter: b / K, noise and all, but for components that hardly any particle has."""
-    kernel = sums.kernel(circular=True).clamp_min(0)
-    return _divided(sums, kernel, torch.zeros(int(map_shells(sums.box_size).max()) + 1))
-
-
-def _divided(sums: NormalEquations, kernel: Tensor, damping: Tensor) -> NDArray[np.float32]:
-    """The map of b / (K + damping of its shell + a thousandth of the shell's mean of K).
-
-    Cutting K at lags of D/2 takes it below 0 where particles hold next to nothing, as at k = 0 with little amplitude
-    contrast. A shell of which nothing is left holds no information, and b there is noise: its components are 0.
+    wiener: divided by K + noise / signal, the signal of each shell measured on the data. none: least squares. fsc: that
+    times the figure of merit sqrt(2 F / (1 + F)) of each shell. local: that low-passed, voxel by voxel, at the local
+    resolution. F and local resolution come from two halves of the very particles that the map is made of.
     """
-    shell = map_shells(sums.box_size)
-    mean = _mean(kernel)[shell]
-    transform = _transform(sums) / (kernel + damping[shell] + 1e-3 * mean)
-    transform[(shell >= sums.box_size // 2) | (mean == 0)] = 0
-    return centred_irfftn(transform).float().numpy()
+
+    filter: Literal["wiener", "none", "fsc", "local"] = "wiener"
 
 
-def _transform(sums: NormalEquations) -> Tensor:
-    return torch.fft.rfftn(torch.fft.ifftshift(sums.b()))
+DEFAULT = Backprojection()
 
 
-def _noise(sums: NormalEquations) -> float:
-    """Noise power of b per unit of K: D^3 times the variance of a pixel."""
-    return sums.noise_power * sums.box_size
+def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
+    """Backproject the particles of each part and filter the map."""
+    from gsworkbench.methods.backprojection_filters import filtered_backprojection
+    from gsworkbench.methods.task import Solution
+    from gsworkbench.particles.noise_spectrum import chosen_noise
 
-
-def _mean(values: Tensor) -> Tensor:
-    """Mean over the components of each shell of a half grid (D, D, D // 2 + 1)."""
-    shell = map_shells(values.shape[0]).flatten()
-    return torch.bincount(shell, values.flatten()) / torch.bincount(shell)
+    for part, stack in task.parts.items():
+        with task.stage(part):
+            spectrum = chosen_noise(task.config.noise_spectrum, stack)
+            volume = filtered_backprojection(stack, task.config.settings, noise_spectrum=spectrum, label=part.label)
+        yield part, Solution(volume)

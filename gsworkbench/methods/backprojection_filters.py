@@ -16,8 +16,8 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation, shell_indices
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.local_filter import locally_filtered
 from gsworkbench.assessment.masks import spherical_mask
-from gsworkbench.config import BackprojectionConfig
-from gsworkbench.methods.backprojection import least_squares, solve
+from gsworkbench.methods.backprojection import Backprojection
+from gsworkbench.normal_equations.classical_map import classical_map, least_squares
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 
@@ -35,7 +35,7 @@ class Pair:
 
 def filtered_backprojection(
     stack: ParticleStack,
-    config: BackprojectionConfig,
+    config: Backprojection,
     *,
     noise_spectrum: NDArray[np.floating] | None = None,
     label: str = "backproject",
@@ -43,7 +43,7 @@ def filtered_backprojection(
     """(D, D, D) map of all particles of a stack, in image units / A; noise_spectrum as in `accumulate`."""
     if config.filter in ("wiener", "none"):
         sums = accumulate(stack, noise_spectrum=noise_spectrum, label=label)
-        return solve(sums) if config.filter == "wiener" else least_squares(sums)
+        return classical_map(sums) if config.filter == "wiener" else least_squares(sums)
     pair = as_pair(stack, noise_spectrum=noise_spectrum, label=label)
     return weighted_by_fsc(pair) if config.filter == "fsc" else weighted_locally(pair)
 

@@ -21,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from gsworkbench.normal_equations.diagonal import Problem, from_transform, shell_sum, to_transform
+from gsworkbench.methods.part import ALL, Part
+from gsworkbench.methods.task import Solution, Task
+from gsworkbench.normal_equations.diagonal import Problem, from_transform, shell_sum, to_transform, wiener_map
 
 Volume = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -202,3 +204,33 @@ def molecule(volume: Volume) -> Volume:
         return np.ones_like(volume)
     distance = ndimage.distance_transform_edt(~inside)
     return (0.5 * (1 + np.cos(np.pi * np.clip((distance - _GROWN) / _EDGE, 0, 1)))).astype(np.float32)
+
+
+def combined(
+    task: Task,
+    solved: dict[Part, Solution],
+    candidates: dict[Part, Candidate],
+    trial: tuple[Volume, Problem, Problem] | None,
+) -> dict[Part, Solution]:
+    """Combine fits with backprojections as the other half set asks, or, without half sets, held-out particles."""
+    halves = [part for part in candidates if part != ALL]
+    if len(halves) == 2:
+        first, second = (candidates[part] for part in halves)
+        pairs = [(first, second.problem), (second, first.problem)]
+    elif trial is not None:
+        volume, problem, judge = trial
+        pairs = [(Candidate(problem, volume, wiener_map(problem).numpy()), judge)]
+    else:
+        return solved
+    weights = weigh(pairs)
+    if len(halves) == 2:  # a tenth of the particles says less than a half set, and is no reason to worry anybody
+        task.record.warnings += weights.sentences()
+    report = {"share_of_fit": round(weights.mean, 4), "support_of_backprojection": weights.support}
+    result = {}
+    for part, solution in solved.items():
+        volume = combine(candidates[part], weights)
+        mixture = solution.volume if solution.background is None else solution.volume - solution.background
+        result[part] = replace(
+            solution, volume=volume, background=volume - mixture, report=solution.report | {"combined": report}
+        )
+    return result

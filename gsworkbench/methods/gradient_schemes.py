@@ -2,7 +2,7 @@
 
 Skip contributions below a threshold or not, list Gaussians by depth or not, gather the gradient of each Gaussian or let
 every pixel scatter its share: measured on one mixture in some views, beside the renderers that are used elsewhere. What
-a threshold does to the map is seen by fitting with StochasticConfig.skip_below.
+a threshold does to the map is seen by fitting with Stochastic.skip_below.
 """
 
 from __future__ import annotations

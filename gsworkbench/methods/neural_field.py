@@ -1,161 +1,43 @@
-"""A neural field of the map's transform, as cryoDRGN fits one to particles of known pose (Zhong et al. 2021).
-
-A residual multilayer perceptron maps a frequency k, encoded by sines and cosines of geometrically spaced wavelengths,
-to the transform of the map there. Own code after the published description: no line of cryoDRGN's, nor its latent
-variables, masks, mixed precision or learned poses. Frequencies are in cycles per pixel, transforms are divided by
-their standard deviation; maps come back in image units / A.
-"""
+"""A neural field of the map: its settings and how a task is solved. The mathematics are in neural_field_fit.py."""
 
 from __future__ import annotations
 
-import math
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from tqdm.auto import tqdm
-
-from gsworkbench.config import NeuralFieldConfig
-from gsworkbench.gaussians.parameters import cosine
-from gsworkbench.imaging.ctf import contrast_transfer
-from gsworkbench.imaging.fourier import centred_irfftn, centred_rfft2, disc, half_plane_frequencies, shift_phases
-from gsworkbench.particles.stack import ParticleStack
-
-_CHUNK = 2**16  # frequencies evaluated at a time when the map is made
+if TYPE_CHECKING:
+    from gsworkbench.methods.part import Part
+    from gsworkbench.methods.task import Solution, Task
 
 
 @dataclass(frozen=True)
-class NeuralFit:
-    """volume : (D, D, D) float32, image units / A. losses : mean squared error of each epoch, of data of variance 1."""
+class NeuralField:
+    """A neural field of the map's transform (methods/neural_field_fit.py). The defaults are sized for a laptop.
 
-    volume: NDArray[np.float32]
-    losses: tuple[float, ...]
-    n_parameters: int
-
-
-class Field(nn.Module):
-    """(n, 3) frequencies -> (n, outputs): one Hartley value, or real and imaginary part."""
-
-    def __init__(self, box_size: int, config: NeuralFieldConfig) -> None:
-        super().__init__()
-        self.factors: Tensor
-        self.register_buffer("factors", encoding_factors(box_size))
-        width, outputs = config.width, 1 if config.domain == "hartley" else 2
-        self.first = nn.Linear(6 * len(self.factors), width)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(config.n_layers))
-        self.last = nn.Linear(width, outputs)
-
-    def forward(self, k: Tensor) -> Tensor:
-        phases = (k[:, :, None] * self.factors).flatten(1)
-        x = torch.relu(self.first(torch.cat([phases.sin(), phases.cos()], 1)))
-        for layer in self.hidden:
-            x = torch.relu(x + layer(x))
-        return self.last(x)
-
-
-def encoding_factors(box_size: int) -> Tensor:
-    """(D // 2,) factors pi D (2 / D)^(i / (D / 2 - 1)) of a frequency in cycles per pixel: from fine to coarse."""
-    steps = torch.arange(box_size // 2) / max(box_size // 2 - 1, 1)
-    return math.pi * box_size * (2 / box_size) ** steps
-
-
-def fit_neural_field(
-    stack: ParticleStack, config: NeuralFieldConfig, *, seed: int = 0, label: str = "neural field"
-) -> NeuralFit:
-    """Fit a field to all particles of a stack and sample its map."""
-    torch.manual_seed(seed)
-    field = Field(stack.box_size, config)
-    optimizer = torch.optim.Adam(field.parameters(), lr=config.learning_rate)
-    unit = _unit(stack)
-    rng = np.random.default_rng(seed)
-    steps = config.n_epochs * math.ceil(len(stack) / config.batch_size)
-    losses, done = [], 0
-    for epoch in range(config.n_epochs):
-        total = 0.0
-        order = rng.permutation(len(stack))
-        batches = np.array_split(order, math.ceil(len(order) / config.batch_size))
-        for batch in tqdm(batches, desc=f"{label}: epoch {epoch + 1}/{config.n_epochs}", unit="batch", mininterval=0.5):
-            if config.schedule == "cosine":
-                optimizer.param_groups[0]["lr"] = config.learning_rate * cosine(done / steps)
-            k, ctf, data = components(stack[batch], config, rng)
-            loss = (ctf * transform(field, k, config) - data / unit).abs().square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total, done = total + float(loss.detach()) * len(batch), done + 1
-        losses.append(total / len(stack))
-    n_parameters = sum(p.numel() for p in field.parameters())
-    volume = sample(field, stack.box_size, config) * (unit / stack.pixel_size)
-    return NeuralFit(volume.numpy(), tuple(losses), n_parameters)
-
-
-def components(
-    part: ParticleStack, config: NeuralFieldConfig, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Frequencies A^T (kx, ky, 0) (m, 3), CTF (m,) and data (m,) of particles: complex transforms or Hartley values.
-
-    All inside 0 < |k| < D / 2 (Hartley: of both k and -k), or config.n_components of them, drawn anew for each image.
+    As published (Zhong et al. 2021): width 1024, 20 epochs, learning rate 1e-4, constant, all components.
     """
-    box_size = part.box_size
-    inside = disc(box_size).clone()
-    inside[0, 0] = False  # the background of the images decides it
-    ky, kx = (k[inside] for k in half_plane_frequencies(box_size))
-    images = torch.from_numpy(part.images())
-    data = (centred_rfft2(images) * shift_phases(part.shifts_angstrom, box_size, part.pixel_size))[:, inside]
-    edge = box_size * part.pixel_size
-    ctf = contrast_transfer(part.ctf, kx / edge, ky / edge, dtype=torch.float32)
-    plane = torch.stack([kx, ky, torch.zeros_like(kx)], -1) / box_size
-    k = (plane.float() @ torch.from_numpy(part.require_poses()).float()).contiguous()  # rows: (A^T k)^T = k^T A
-    if config.domain == "hartley":
-        data = torch.cat([data.real - data.imag, data.real + data.imag], 1)
-        k, ctf = torch.cat([k, -k], 1), torch.cat([ctf, ctf], 1)
-    if config.n_components is not None and config.n_components < k.shape[1]:
-        chosen = torch.from_numpy(rng.integers(k.shape[1], size=(len(part), config.n_components)))
-        k = k.gather(1, chosen[..., None].expand(-1, -1, 3))
-        ctf, data = ctf.gather(1, chosen), data.gather(1, chosen)
-    return k.flatten(0, 1), ctf.flatten(), data.flatten()
+
+    width: int = 256
+    n_layers: int = 3  # hidden, residual
+    domain: Literal["hartley", "fourier"] = "hartley"
+    n_epochs: int = 2
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    n_components: int | None = 512  # Fourier components compared of each image, drawn anew each time; None: all
 
 
-def transform(field: Field, k: Tensor, config: NeuralFieldConfig) -> Tensor:
-    """(m,) what data are compared with: Hartley values, or complex ones, Hermitian by construction off x = 0."""
-    if config.domain == "hartley":
-        return field(k)[:, 0]
-    side = torch.where(k[:, :1] < 0, -1.0, 1.0)
-    real, imaginary = field(k * side).unbind(1)
-    return torch.complex(real, imaginary * side[:, 0])
+DEFAULT = NeuralField()
 
 
-@torch.no_grad()
-def sample(field: Field, box_size: int, config: NeuralFieldConfig) -> Tensor:
-    """(D, D, D) map of a field, zero from |k| = D / 2 on."""
-    k = torch.fft.fftfreq(box_size, 1 / box_size)
-    grid = torch.stack(torch.meshgrid(k, k, torch.arange(box_size // 2 + 1.0), indexing="ij")[::-1], -1)  # x, y, z
-    inside = grid.square().sum(-1) < (box_size / 2) ** 2
-    values = torch.cat([_complex(field, part, config) for part in (grid[inside] / box_size).split(_CHUNK)])
-    half = torch.zeros(inside.shape, dtype=torch.complex64)
-    half[inside] = values
-    return centred_irfftn(half)
+def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
+    """Fit a network to each part and sample its map."""
+    from gsworkbench.methods.neural_field_fit import fit_neural_field
+    from gsworkbench.methods.task import Solution
 
-
-def _complex(field: Field, k: Tensor, config: NeuralFieldConfig) -> Tensor:
-    if config.domain == "fourier":
-        return transform(field, k, config)
-    here, there = transform(field, k, config), transform(field, -k, config)
-    return torch.complex((here + there) / 2, (there - here) / 2)
-
-
-def images_per_second(stack: ParticleStack, config: NeuralFieldConfig) -> float:
-    """Training images per second of processor time of one epoch over a stack (a few hundred images tell it)."""
-    started = time.process_time()
-    fit_neural_field(stack, replace(config, n_epochs=1), label="speed")
-    return len(stack) / (time.process_time() - started)
-
-
-def _unit(stack: ParticleStack) -> float:
-    """Standard deviation of the components of some images."""
-    images = torch.from_numpy(stack.images(np.arange(min(len(stack), 200))))
-    inside = disc(stack.box_size)
-    return float(centred_rfft2(images)[:, inside].abs().square().mean().sqrt())
+    for part, stack in task.parts.items():
+        with task.stage(part):
+            result = fit_neural_field(stack, task.config.settings, seed=task.seed(part), label=part.label)
+        report = {"losses": list(result.losses), "n_parameters": result.n_parameters}
+        yield part, Solution(result.volume, report=report)

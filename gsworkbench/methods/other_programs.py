@@ -12,15 +12,18 @@ import resource
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.config import CryodrgnConfig
 from gsworkbench.errors import NotRun
 from gsworkbench.io.mrc import read_map
+from gsworkbench.methods.cryodrgn_program import Cryodrgn
+from gsworkbench.methods.part import Part
+from gsworkbench.methods.task import Solution, Task
 from gsworkbench.particles.copy import write_particles
 from gsworkbench.particles.stack import ParticleStack
 
@@ -49,7 +52,7 @@ def relion_reconstruct(stack: ParticleStack, *, threads: int = 1) -> ProgramMap:
     return ProgramMap(volume / np.float32(stack.pixel_size), seconds, (command,))
 
 
-def cryodrgn(stack: ParticleStack, config: CryodrgnConfig, *, seed: int = 0) -> ProgramMap:
+def cryodrgn(stack: ParticleStack, config: Cryodrgn, *, seed: int = 0) -> ProgramMap:
     """`cryodrgn backproject_voxel` or `train_nn` (a neural field of one structure)."""
     require("cryodrgn")
     inputs = "particles.mrcs --poses poses.pkl --ctf ctf.pkl --outdir out"
@@ -69,6 +72,17 @@ def cryodrgn(stack: ParticleStack, config: CryodrgnConfig, *, seed: int = 0) -> 
     if not np.isfinite(volume).all():  # it writes NaN, and says nothing, where a column of the CTF is missing
         raise NotRun("cryodrgn", "its map holds NaN")
     return ProgramMap(volume / np.float32(stack.pixel_size), seconds, commands)
+
+
+def program_solutions(task: Task, run: Callable[[ParticleStack, int], ProgramMap]) -> Iterator[tuple[Part, Solution]]:
+    """Yield the maps that another program makes of the parts of a task; its processor time counts as ours."""
+    for part, stack in task.parts.items():
+        with task.stage(part):
+            result = run(stack, task.seed(part))
+        stage = part.stage(task.config.method)
+        task.record.cpu_seconds[stage] = round(task.record.cpu_seconds[stage] + result.cpu_seconds, 3)
+        report = {"commands": list(result.commands), "program_cpu_seconds": round(result.cpu_seconds, 3)}
+        yield part, Solution(result.volume, report=report)
 
 
 def require(program: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.imaging.fourier import disc, half_plane_frequencies
-from gsworkbench.methods.backprojection import solve
+from gsworkbench.normal_equations.classical_map import classical_map
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.normal_equations.insertion import PADDING, positions, samples, taper
 from gsworkbench.particles.half_sets import deal
@@ -101,7 +101,7 @@ def measure_scales(stack: ParticleStack, *, most: int | None = None, seed: int =
             return None
         quarters = members[dealt == 1], members[dealt == 2]
         for own, others in (quarters, quarters[::-1]):
-            quick = solve(accumulate(part[others], box_size=box_size, label="quick map"))
+            quick = classical_map(accumulate(part[others], box_size=box_size, label="quick map"))
             product[own], power[own] = _compared(part[own], quick)
     if not (power > 0).all():
         return None

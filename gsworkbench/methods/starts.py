@@ -11,9 +11,10 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from gsworkbench.config import NormalEquationsConfig, StochasticConfig
 from gsworkbench.gaussians.mixture import Gaussians, random_gaussians
-from gsworkbench.methods.one_pass import as_problem, start_from_data
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.one_pass_fit import as_problem, start_from_data
+from gsworkbench.methods.stochastic import Stochastic
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 
@@ -21,7 +22,7 @@ TOTAL_WEIGHT = 0.5  # CryoSplat starts with A = 1/(2N)
 _ANY_SCALE = 0.0075  # where `nearest` replaces it
 
 
-def start(config: StochasticConfig, stack: ParticleStack, seed: int) -> Gaussians:
+def start(config: Stochastic, stack: ParticleStack, seed: int) -> Gaussians:
     """(n) isotropic Gaussians as `config` has them begin, equal weights."""
     model = _placed(config, stack, seed)
     if config.initial_scale == "nearest":
@@ -38,12 +39,10 @@ def nearest_distances(means: Tensor) -> Tensor:
     return torch.from_numpy(distances[:, 1]).to(means.dtype).clamp_min(1e-4)
 
 
-def _placed(config: StochasticConfig, stack: ParticleStack, seed: int) -> Gaussians:
+def _placed(config: Stochastic, stack: ParticleStack, seed: int) -> Gaussians:
     scale = _ANY_SCALE if config.initial_scale == "nearest" else config.initial_scale
     if config.start == "data":
-        settings = NormalEquationsConfig(
-            n_gaussians=config.n_gaussians, initial_spread=config.initial_spread, initial_scale=scale
-        )
+        settings = OnePass(n_gaussians=config.n_gaussians, initial_spread=config.initial_spread, initial_scale=scale)
         return start_from_data(as_problem(accumulate(stack, label="start")), settings, seed)
     model = random_gaussians(
         config.n_gaussians, spread=config.initial_spread, scale=scale, total_weight=TOTAL_WEIGHT, seed=seed

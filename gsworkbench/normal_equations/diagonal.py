@@ -82,7 +82,7 @@ def softened(problem: Problem, part: float = SOFTENING) -> Problem:
 
 
 def wiener_map(problem: Problem) -> Tensor:
-    """(D, D, D) the classical map of a problem, data / (kernel + noise / signal), as `backprojection.solve` makes it.
+    """(D, D, D) the classical map of a problem, data / (kernel + noise / signal), as classical_map.py makes it.
 
     The power of the signal in each shell is measured on the data; shells that seem to hold none are weakened to a tenth
     of the noise.

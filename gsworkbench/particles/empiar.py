@@ -19,7 +19,6 @@ import yaml
 
 from gsworkbench.config import from_mapping
 from gsworkbench.errors import InputError
-from gsworkbench.io.download import download
 from gsworkbench.io.files import sha256, write_json
 
 ARCHIVE = "https://ftp.ebi.ac.uk/empiar/world_availability"
@@ -130,6 +129,8 @@ def _fetch(url: str, name: str, card: Card, folder: Path, wait: float) -> Path:
     """Download one file and note its sum, unless the card or an earlier download states it."""
     path = _inside(folder, name)
     noted = _noted(folder)
+    from gsworkbench.io.download import download  # its libraries take long to import
+
     download(url, path, card.sha256.get(name, noted.get(name)), wait=wait)
     if name not in noted:
         write_json(folder / LOCK, dict(sorted({**noted, name: sha256(path)}.items())))

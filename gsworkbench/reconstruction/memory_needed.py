@@ -6,14 +6,12 @@ bounds for one structure at the default settings on a CPU, Python and its librar
 
 from __future__ import annotations
 
-from gsworkbench.config import ReconstructionConfig
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.system.memory import available_memory
 
 START = 0.6e9  # bytes of Python, torch and the rest
 ACCUMULATE = 280  # bytes per voxel of the map: the grid, what waits to be added to it, the sums
-# Bytes per voxel of the map: of making it, of the half maps and their assessment, whichever is more.
-METHODS = {"normal-equations": 600, "voxels": 600, "backprojection": 420, "stochastic": 200}
 GAUSSIAN = 600  # bytes for each Gaussian: parameters, moments, gradients
 CACHE = 2**32  # images that a stochastic fit keeps, at most (imaging.data_term)
 
@@ -25,15 +23,14 @@ def accumulate_bytes(box_size: int) -> int:
 
 def reconstruct_bytes(stack: ParticleStack, config: ReconstructionConfig) -> int | None:
     """Peak memory of a reconstruction; None for methods whose memory is not ours to know."""
-    if config.method not in METHODS:
+    row = config.row
+    if row.bytes_per_voxel is None:
         return None
-    total = START + METHODS[config.method] * stack.box_size**3
-    if config.method == "stochastic":
-        images = 4 * len(stack) * stack.box_size**2
-        total += images if images <= CACHE else 0
-        total += GAUSSIAN * config.stochastic.n_gaussians
-    if config.method == "normal-equations" and isinstance(config.normal_equations.n_gaussians, int):
-        total += GAUSSIAN * config.normal_equations.n_gaussians
+    total = START + row.bytes_per_voxel * stack.box_size**3
+    images = 4 * len(stack) * stack.box_size**2
+    if row.keeps_images and images <= CACHE:
+        total += images
+    total += GAUSSIAN * (config.n_gaussians or 0)
     return int(total)
 
 

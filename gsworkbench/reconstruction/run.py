@@ -20,24 +20,16 @@ from gsworkbench.assessment.assess import FILES, MASKS, assess, assess_substitut
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.assessment.map_names import MAP, REGULARISED, UNFILTERED
 from gsworkbench.assessment.of_files import SAME_SIZE, unknown_size
-from gsworkbench.config import ReconstructionConfig, to_mapping
+from gsworkbench.config import to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.inspection.findings import particle_alarms
 from gsworkbench.io.files import atomic_path, remove, together
 from gsworkbench.io.locks import own_folder
 from gsworkbench.io.mrc import map_voxel_size, read_map, write_map
-from gsworkbench.methods.task import (
-    FEW,
-    METHODS,
-    SHARED,
-    SUMS,
-    WEIGHTED,
-    Solution,
-    Task,
-    fit_device,
-    make_task,
-    substituted_task,
-)
+from gsworkbench.methods.part import ALL, HALVES, Part
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.registry import METHODS
+from gsworkbench.methods.task import FEW, SUMS, Solution, Task, fit_device, make_task, substituted_task
 from gsworkbench.methods.task import solutions as solve
 from gsworkbench.normal_equations.equations import CHECKPOINT_SECONDS
 from gsworkbench.particles.formats.ctf_columns import is_no_ctf
@@ -46,7 +38,7 @@ from gsworkbench.particles.noise_spectrum import chosen_noise
 from gsworkbench.particles.random_phases import RandomPhases
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.particles.views import refuse_one_view
-from gsworkbench.reconstruction.run_folder import half_map_names
+from gsworkbench.reconstruction.run_folder import half_map_names, map_files
 from gsworkbench.reconstruction.viewers import write_chimerax_script, write_splats
 from gsworkbench.system import distributed
 from gsworkbench.system.provenance import RunRecord
@@ -101,7 +93,7 @@ def reconstruct(
     user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack, only_box=True)
     with own_folder(output_dir, CHECKPOINTS):
         made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds)
-        record, volume, halves = made.record, made.solutions["all"].volume, made.halves
+        record, volume, halves = made.record, made.solutions[ALL].volume, made.halves
         with record.stage("assess"):
             assessment = assess(
                 volume,
@@ -137,10 +129,10 @@ def make_maps(
     truth: str | Path | None = None,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> tuple[dict[str, Solution], RunRecord]:
+) -> tuple[dict[Part, Solution], RunRecord]:
     """Make the map of all particles and, if asked for, of each half set, and write them; compare nothing.
 
-    Returns the solutions by name ("all", "half 1", "half 2") and the record, for the caller to finish. The workflow
+    Returns the solution of each part and the record, for the caller to finish. The workflow
     assesses maps apart from their making, so that a new judge fits nothing again.
     """
     output_dir = Path(output_dir)
@@ -157,19 +149,21 @@ def make_maps(
 class _Made:
     """What the methods made of a stack, half sets dealt, before any of it is written.
 
-    solutions : by name, "all", "half 1", "half 2". substituted : those of both half sets with random phases, or empty.
+    solutions : of each part. substituted : those of both half sets with random phases, or empty.
     """
 
     stack: ParticleStack
     config: ReconstructionConfig
-    solutions: dict[str, Solution]
-    substituted: dict[str, Solution]
+    solutions: dict[Part, Solution]
+    substituted: dict[Part, Solution]
     phases: str
     record: RunRecord
 
     @property
     def halves(self) -> tuple[Volume, Volume] | None:
-        return (self.solutions["half 1"].volume, self.solutions["half 2"].volume) if self.config.half_maps else None
+        if not self.config.half_maps:
+            return None
+        return self.solutions[HALVES[0]].volume, self.solutions[HALVES[1]].volume
 
 
 def _make(
@@ -189,7 +183,7 @@ def _make(
 
     task, *again = _tasks(stack, output_dir, config, record, resume, checkpoint_seconds)
     solutions = dict(solve(task))
-    record.results |= {name: solution.report for name, solution in solutions.items()}
+    record.results |= {part.label: solution.report for part, solution in solutions.items()}
     if not again:
         return _Made(stack, config, solutions, {}, "", record)
     phases = str(next(iter(again[0].parts.values())).random_phases)
@@ -222,12 +216,10 @@ def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
 def _write(made: _Made, output_dir: Path) -> None:
     """Write what was made, but for the record."""
     stack, config, solutions = made.stack, made.config, made.solutions
-    for name, solution in solutions.items():
-        _write_solution(output_dir, name, solution, stack, config)
-    volumes = {MAP: solutions["all"].volume}
-    named = enumerate(half_map_names(config), 1)
-    volumes |= {file: solutions[f"half {k}"].volume for k, file in named if f"half {k}" in solutions}
-    write_chimerax_script(output_dir / "open.cxc", volumes)
+    files = map_files(config)
+    for part, solution in solutions.items():
+        _write_solution(output_dir, part, solution, stack, config)
+    write_chimerax_script(output_dir / "open.cxc", {files[part]: made.volume for part, made in solutions.items()})
     for file, solution in zip(SUBSTITUTED, made.substituted.values(), strict=False):
         write_map(output_dir / file, solution.volume, stack.pixel_size, f"{config.method}, {made.phases}")
     write_with_half_sets(stack.source, output_dir / RUN_DATA, stack)
@@ -244,19 +236,20 @@ def assist(stack: ParticleStack, output_dir: str | Path, config: ReconstructionC
 
 def _check(config: ReconstructionConfig, stack: ParticleStack, output_dir: Path) -> None:
     """Refuse what cannot be done before anything is read, and what could not be written after the fit."""
-    if distributed.size() > 1 and config.method not in SHARED:
-        remedy = f"start it without torchrun, or use {', '.join(SHARED)}"
-        raise InputError(f"the method {config.method} runs in one process", remedy=remedy)
-    if config.method not in METHODS:
-        raise InputError(f"there is no method {config.method!r}", remedy=f"choose one of {', '.join(METHODS)}")
+    if distributed.size() > 1 and not config.row.shared_by_processes:
+        shared = ", ".join(name for name, row in METHODS.items() if row.shared_by_processes)
+        raise InputError(
+            f"the method {config.method} runs in one process", remedy=f"start it without torchrun, or use {shared}"
+        )
     fit_device(config)
     stack.require_poses()
     refuse_one_view(stack)
     relative_names(output_dir / RUN_DATA, stack)
     if config.noise_spectrum not in ("white", "measured"):
         chosen_noise(config.noise_spectrum, stack)  # a file that is none is refused before anything is read
-    if config.noise_spectrum != "white" and config.method not in WEIGHTED:
-        remedy = f"leave out the noise spectrum, or use {', '.join(WEIGHTED)}"
+    if config.noise_spectrum != "white" and not config.row.weighted_by_noise:
+        weighted = ", ".join(name for name, row in METHODS.items() if row.weighted_by_noise)
+        remedy = f"leave out the noise spectrum, or use {weighted}"
         raise InputError(f"the method {config.method} knows white noise only", remedy=remedy)
     if config.noise_substitute_beyond is not None:
         RandomPhases(config.noise_substitute_beyond, config.seed).check(stack.box_size, stack.pixel_size)
@@ -287,28 +280,25 @@ def _remove_sums(checkpoints: Path) -> None:
 
 
 def _write_solution(
-    output_dir: Path, name: str, solution: Solution, stack: ParticleStack, config: ReconstructionConfig
+    output_dir: Path, part: Part, solution: Solution, stack: ParticleStack, config: ReconstructionConfig
 ) -> None:
-    half = name.replace(" ", "")  # half1, half2 or all
-    file = MAP if name == "all" else half_map_names(config)[int(half[-1]) - 1]
-    made = (
-        f"{config.method}, filter {config.backprojection.filter}"
-        if config.method == "backprojection"
-        else config.method
-    )
-    write_map(output_dir / file, solution.volume, stack.pixel_size, f"{made}, {name}")
+    used = getattr(config.settings, "filter", None)
+    made = config.method if used is None else f"{config.method}, filter {used}"
+    write_map(output_dir / map_files(config)[part], solution.volume, stack.pixel_size, f"{made}, {part.label}")
     if solution.gaussians is not None:
-        file = "gaussians.npz" if name == "all" else f"gaussians_{half}.npz"
+        file = "gaussians.npz" if part == ALL else f"gaussians_{part.file}.npz"
         solution.gaussians.save(output_dir / file, box_size=stack.box_size, pixel_size=stack.pixel_size)
-        if name == "all":
-            write_splats(output_dir / "gaussians.ply", solution.gaussians)
-    if name == "all" and solution.background is not None:
+    if part != ALL:
+        return
+    if solution.gaussians is not None:
+        write_splats(output_dir / "gaussians.ply", solution.gaussians)
+    if solution.background is not None:
         write_map(output_dir / "background.mrc", solution.background, stack.pixel_size, "part of the map: background")
-    if name == "all" and solution.held_out:
+    if solution.learning_curve:
         with atomic_path(output_dir / "held_out.csv") as temporary, open(temporary, "w", encoding="utf-8") as text:
             table = csv.writer(text, lineterminator="\n")
             table.writerow(["step", "error_fitted", "error_held_out"])
-            table.writerows(solution.held_out)
+            table.writerows(solution.learning_curve)
 
 
 def _matching_map(path: Path, stack: ParticleStack, *, only_box: bool = False) -> Volume:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gsworkbench.config import SimulationConfig, to_mapping
+from gsworkbench.config import to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.geometry.rotations import random_rotations
 from gsworkbench.io.files import together
@@ -34,6 +34,7 @@ from gsworkbench.particles.read import read_metadata
 from gsworkbench.particles.stack import CtfParameters, ParticleStack
 from gsworkbench.simulation.deposited_poses import DEPOSITED, deposited_files, read_deposited
 from gsworkbench.simulation.imperfections import preferred_views, random_phases, turned
+from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.provenance import RunRecord
 
 Float64 = NDArray[np.float64]

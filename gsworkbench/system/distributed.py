@@ -14,10 +14,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 _SLICE = 2**24  # elements that travel at a time: libraries copy what they send
@@ -63,6 +62,8 @@ def is_first() -> bool:
 
 def share(rows: NDArray[np.integer]) -> NDArray[np.integer]:
     """The rows of a list that this process looks at: a run of them, of nearly equal length in all."""
+    import numpy as np
+
     return np.array_split(rows, size())[rank()]
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from gsworkbench.cli.options import parser
 
 from gsworkbench.assessment.assess import FILES as JUDGED
 from gsworkbench.cli.main import COMMANDS, main
-from gsworkbench.cli.options import parser
 from gsworkbench.io.mrc import read_map, write_map
 from gsworkbench.normal_equations.equations import NormalEquations
 from gsworkbench.reconstruction.run import OUTPUTS

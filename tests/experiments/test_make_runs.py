@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from gsworkbench.config import PRESETS, ReconstructionConfig, RunConfig, SimulationConfig
 from gsworkbench.experiments import make_runs
 from gsworkbench.experiments.expected import differences, read_expected, write_expected
 from gsworkbench.experiments.make_runs import make_runs_apart, run_key
-from gsworkbench.experiments.plan import ROOT, Run
+from gsworkbench.experiments.plan import ROOT, Run, RunConfig
 from gsworkbench.experiments.store import KEY, made
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.simulation import deposited_poses as deposited
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 DATA = SimulationConfig(n_particles=40, box_size=16, pixel_size=24.0, snr=1.0)
 

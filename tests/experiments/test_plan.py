@@ -7,12 +7,14 @@ import copy
 import pytest
 import yaml
 
-from gsworkbench.config import PRESETS, RunConfig, SimulationConfig, from_mapping, to_mapping
+from gsworkbench.config import from_mapping, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.figures import KINDS
 from gsworkbench.experiments.measures import KINDS as MEASURES
-from gsworkbench.experiments.plan import EXPERIMENTS_FILE, read_registry
+from gsworkbench.experiments.plan import EXPERIMENTS_FILE, RunConfig, read_registry
 from gsworkbench.experiments.verdicts import RULES
+from gsworkbench.methods.stochastic import PRESETS
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 CONTENT = yaml.safe_load(EXPERIMENTS_FILE.read_text(encoding="utf-8"))
 REGISTRIES = {scale: read_registry(scale) for scale in CONTENT["scales"]}

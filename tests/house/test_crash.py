@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from gsworkbench.config import SimulationConfig
 from gsworkbench.experiments.plan import ROOT
 from gsworkbench.normal_equations.equations import NormalEquations
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 KILLS = int(os.environ.get("GSWORKBENCH_KILLS", "3"))
 CORE = ("simulate", "accumulate", "one-pass fit", "stochastic fit")

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from gsworkbench.config import PRESETS, ReconstructionConfig, RunConfig, SimulationConfig, from_mapping, to_mapping
+from gsworkbench.config import from_mapping, to_mapping
 from gsworkbench.errors import InputError
+from gsworkbench.experiments.plan import RunConfig
 from gsworkbench.io.files import atomic_path, sha256, write_json, write_text
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.stochastic import PRESETS
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 
 def test_error_is_one_sentence_with_file_row_and_remedy():
@@ -85,8 +89,8 @@ def test_wrong_settings_are_named(mapping, message):
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"stochastic": {"n_gausians": 3}}, "StochasticConfig has no parameter 'n_gausians'"),
-        ({"stochastic": {"schedule": "linear"}}, "StochasticConfig.schedule must be one of"),
+        ({"stochastic": {"n_gausians": 3}}, "Stochastic has no parameter 'n_gausians'"),
+        ({"stochastic": {"schedule": "linear"}}, "Stochastic.schedule must be one of"),
         ({"stochastic": {"double_after_epochs": [1, "2"]}}, "double_after_epochs"),
         ({"backend": 3}, "ReconstructionConfig.backend"),
     ],

@@ -11,12 +11,13 @@ import sys
 
 import pytest
 
-from gsworkbench.config import ReconstructionConfig, SimulationConfig
 from gsworkbench.experiments.plan import ROOT
 from gsworkbench.io.files import atomic_path, together, write_text
 from gsworkbench.io.locks import held, own_file, own_folder
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.reconstruction.run import make_maps, reconstruct
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 HOLD = """
 import sys, time

@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from gsworkbench.cli.main import main
-from gsworkbench.config import ReconstructionConfig, StochasticConfig
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.plan import EXPERIMENTS_FILE, read_registry
 from gsworkbench.experiments.results import COLUMNS, read_results
@@ -25,6 +24,8 @@ from gsworkbench.lab.fits import Bench, dataset_of, explored_table, record_outco
 from gsworkbench.lab.opened_run import find_runs, particles_of, read_run, sample_particles
 from gsworkbench.lab.service import Done, MapMade, Progress, Ready, Stopped
 from gsworkbench.lab.worker import Worker
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.stochastic import Stochastic
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_the_printed_command_reproduces_the_numbers(bench, outcome, tmp_path):
     [
         ReconstructionConfig(method="backprojection", mask="sphere"),
         ReconstructionConfig(
-            method="stochastic", stochastic=StochasticConfig(n_gaussians=100, n_epochs=2, batch_size=50, gamma=0.3)
+            method="stochastic", stochastic=Stochastic(n_gaussians=100, n_epochs=2, batch_size=50, gamma=0.3)
         ),
     ],
     ids=lambda config: config.method,
@@ -207,14 +208,14 @@ def test_a_worker_reports_shows_and_ends_with_the_same_numbers(worker, outcome, 
 
 
 def test_a_new_fit_takes_the_place_of_one_that_runs(worker):
-    worker.submit(ReconstructionConfig(method="stochastic", stochastic=StochasticConfig(n_gaussians=2000)))
+    worker.submit(ReconstructionConfig(method="stochastic", stochastic=Stochastic(n_gaussians=2000)))
     worker.submit(preview_config(50))
     done = wait_for(worker, Done)[-1]
     assert done.outcome.config == preview_config(50)
 
 
 def test_a_fit_can_be_cancelled_and_another_one_follows(worker):
-    long = ReconstructionConfig(method="stochastic", stochastic=StochasticConfig(n_gaussians=2000, n_epochs=1000))
+    long = ReconstructionConfig(method="stochastic", stochastic=Stochastic(n_gaussians=2000, n_epochs=1000))
     worker.submit(long)
     wait_for(worker, Progress)
     worker.cancel()

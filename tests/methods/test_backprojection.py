@@ -8,11 +8,11 @@ from particle_files import make_stack, write_images
 
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import fourier_shell_correlation
-from gsworkbench.config import SimulationConfig
 from gsworkbench.io.mrc import read_map
-from gsworkbench.methods.backprojection import backproject, least_squares, solve
+from gsworkbench.normal_equations.classical_map import backproject, classical_map, least_squares
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_wrong_hand_of_the_poses_shows_against_the_truth(clean_set):
 
 
 def test_cropping_in_fourier_space_keeps_scale_and_centre(clean_set):
-    small = solve(accumulate(clean_set.stack, box_size=16))
+    small = classical_map(accumulate(clean_set.stack, box_size=16))
     # The truth on the coarse grid: the central Fourier components of the fine one.
     transform = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(clean_set.truth)))[8:24, 8:24, 8:24]
     k = np.arange(-8, 8)
@@ -52,7 +52,7 @@ def test_cropping_in_fourier_space_keeps_scale_and_centre(clean_set):
     assert np.abs(found.shift_voxels).max() < 0.05
 
 
-@pytest.mark.parametrize("filtered", [solve, least_squares])
+@pytest.mark.parametrize("filtered", [classical_map, least_squares])
 def test_a_shell_without_information_is_zero(tmp_path, filtered):
     """60 images of noise and no amplitude contrast: next to nothing at k = 0, and less than nothing once K is cut."""
     stack = make_stack(tmp_path, 60)

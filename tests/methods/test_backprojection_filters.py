@@ -5,16 +5,14 @@ import pytest
 
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import fourier_shell_correlation
-from gsworkbench.config import BackprojectionConfig
-from gsworkbench.methods.backprojection import backproject
+from gsworkbench.methods.backprojection import Backprojection
 from gsworkbench.methods.backprojection_filters import Pair, as_pair, filtered_backprojection, weighted_by_fsc
+from gsworkbench.normal_equations.classical_map import backproject
 
 
 @pytest.fixture(scope="module")
 def maps(noisy_set):
-    return {
-        f: filtered_backprojection(noisy_set.stack, BackprojectionConfig(f)) for f in ("wiener", "none", "fsc", "local")
-    }
+    return {f: filtered_backprojection(noisy_set.stack, Backprojection(f)) for f in ("wiener", "none", "fsc", "local")}
 
 
 def error(volume, truth):
@@ -36,7 +34,7 @@ def test_shell_filters_leave_the_fsc_as_it_is_and_a_local_one_does_not(maps, noi
 
 
 def test_without_noise_least_squares_has_the_scale_of_the_truth(clean_set):
-    found = agreement(filtered_backprojection(clean_set.stack, BackprojectionConfig("none")), clean_set.truth)
+    found = agreement(filtered_backprojection(clean_set.stack, Backprojection("none")), clean_set.truth)
     assert found.slope == pytest.approx(1, abs=0.03)
     assert np.abs(found.shift_voxels).max() < 0.05
 
@@ -49,11 +47,11 @@ def test_halves_are_those_of_the_stack_or_of_its_one_half_set(noisy_set):
     stack = noisy_set.stack.with_half_sets(0)
     both = as_pair(stack)
     for k in (1, 2):
-        alone = filtered_backprojection(stack[stack.half_set == k], BackprojectionConfig("none"))
+        alone = filtered_backprojection(stack[stack.half_set == k], Backprojection("none"))
         assert np.array_equal(alone, both.halves[k - 1])
     first = stack[stack.half_set == 1]
     inner = as_pair(first)
-    expected = filtered_backprojection(first[::2], BackprojectionConfig("none"))
+    expected = filtered_backprojection(first[::2], Backprojection("none"))
     assert np.array_equal(inner.halves[0], expected)
 
 

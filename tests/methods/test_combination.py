@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
-from gsworkbench.methods.backprojection import solve
 from gsworkbench.methods.combination import Candidate, combine, molecule, weigh
+from gsworkbench.normal_equations.classical_map import classical_map
 from gsworkbench.normal_equations.diagonal import added, as_problem, wiener_map
 from gsworkbench.normal_equations.equations import accumulate
 
@@ -32,7 +32,7 @@ def weighed(halves, first, second):
 
 def test_the_classical_map_of_a_problem_is_that_of_its_sums(halves):
     sums, problems = halves
-    classical = solve(sums[0])
+    classical = classical_map(sums[0])
     assert np.abs(wiener_map(problems[0]).numpy() - classical).max() < 1e-4 * classical.std()
 
 

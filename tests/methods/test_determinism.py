@@ -11,12 +11,15 @@ import sys
 import pytest
 import torch
 
-from gsworkbench.config import PRESETS, ReconstructionConfig, SimulationConfig, from_mapping
+from gsworkbench.config import from_mapping
 from gsworkbench.experiments.plan import ROOT
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.read import read_particles
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 SET = SimulationConfig(n_particles=120, box_size=16, pixel_size=24.0, snr=1.0, seed=3)
 SHORT = {"n_gaussians": 16, "n_epochs": 1}

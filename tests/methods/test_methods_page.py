@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from gsworkbench.cli.main import main
-from gsworkbench.config import PRESETS, SETTINGS, ReconstructionConfig
+from gsworkbench.config import SETTINGS
 from gsworkbench.io.mrc import read_map
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.methods.task import METHODS
 from gsworkbench.reconstruction.run import reconstruct
 
@@ -52,9 +54,9 @@ def test_settings_that_are_not(noisy_set, tmp_path, capsys, arguments, sentence)
 
 def test_the_filter_of_backprojection_is_in_the_record(noisy_set, tmp_path):
     assert main(["backproject", str(noisy_set.star), "--out", str(tmp_path), "--filter", "fsc", "--mask", "none"]) == 0
-    from gsworkbench.config import BackprojectionConfig
+    from gsworkbench.methods.backprojection import Backprojection
 
-    config = ReconstructionConfig("backprojection", backprojection=BackprojectionConfig("fsc"), mask="none")
+    config = ReconstructionConfig("backprojection", backprojection=Backprojection("fsc"), mask="none")
     expected = reconstruct(noisy_set.stack, tmp_path / "again", config)
     np.testing.assert_array_equal(read_map(tmp_path / "run_class001.mrc")[0], expected.volume)
     assert expected.record.config["backprojection"] == {"filter": "fsc"}

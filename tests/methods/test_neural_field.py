@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.config import NeuralFieldConfig
 from gsworkbench.imaging.fourier import centred_rfft2
-from gsworkbench.methods.neural_field import Field, components, encoding_factors, fit_neural_field, sample, transform
+from gsworkbench.methods.neural_field import NeuralField
+from gsworkbench.methods.neural_field_fit import (
+    Field,
+    components,
+    encoding_factors,
+    fit_neural_field,
+    sample,
+    transform,
+)
 
-SMALL = NeuralFieldConfig(width=64, n_layers=2, n_epochs=3, n_components=96, learning_rate=3e-3)
+SMALL = NeuralField(width=64, n_layers=2, n_epochs=3, n_components=96, learning_rate=3e-3)
 
 
 @pytest.mark.parametrize("domain", ["hartley", "fourier"])
@@ -72,6 +79,6 @@ def test_the_same_seed_gives_the_same_bits(noisy_set):
 
 
 def test_as_published_it_has_the_published_size():
-    field = Field(128, NeuralFieldConfig(width=1024, n_layers=3))
+    field = Field(128, NeuralField(width=1024, n_layers=3))
     inputs = 3 * 128  # sine and cosine of D / 2 wavelengths along three axes
     assert sum(p.numel() for p in field.parameters()) == (inputs + 1) * 1024 + 3 * 1025 * 1024 + 1025

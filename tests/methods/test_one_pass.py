@@ -8,12 +8,12 @@ import torch
 
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import fourier_shell_correlation
-from gsworkbench.config import NormalEquationsConfig, SimulationConfig
 from gsworkbench.errors import InputError
 from gsworkbench.imaging.residual import form_images
 from gsworkbench.io.mrc import new_image_stack
-from gsworkbench.methods.backprojection import backproject
-from gsworkbench.methods.one_pass import fit_normal_equations, preview
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.one_pass_fit import fit_one_pass, preview
+from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.diagonal import (
     as_problem,
     error_and_gradient,
@@ -26,8 +26,9 @@ from gsworkbench.normal_equations.diagonal import (
 )
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.simulation import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
-SMALL = NormalEquationsConfig(n_gaussians=300, n_boosted_steps=15, n_steps=30, n_final_steps=20)
+SMALL = OnePass(n_gaussians=300, n_boosted_steps=15, n_steps=30, n_final_steps=20)
 
 
 def split(stack):
@@ -91,33 +92,33 @@ def simulate_disc(box_size):
 
 
 def test_hand_centre_and_scale(clean_set, clean):
-    found = agreement(fit_normal_equations(*clean, SMALL).volume, clean_set.truth)
+    found = agreement(fit_one_pass(*clean, SMALL).volume, clean_set.truth)
     assert found.slope == pytest.approx(1, abs=0.02)
     assert np.abs(found.shift_voxels).max() < 0.05
     assert found.correlation > 0.97 > found.mirrored_correlation + 0.3
 
 
 def test_better_than_backprojection_of_the_same_particles(noisy_set, noisy):
-    ours = fourier_shell_correlation(fit_normal_equations(*noisy, SMALL).volume, noisy_set.truth, voxel_size=12.0)
+    ours = fourier_shell_correlation(fit_one_pass(*noisy, SMALL).volume, noisy_set.truth, voxel_size=12.0)
     theirs = fourier_shell_correlation(backproject(noisy_set.stack), noisy_set.truth, voxel_size=12.0)
     assert ours.mean() > theirs.mean()
 
 
 def test_the_same_seed_gives_the_same_bits(noisy):
-    first, again = (fit_normal_equations(*noisy, SMALL, seed=3) for _ in range(2))
+    first, again = (fit_one_pass(*noisy, SMALL, seed=3) for _ in range(2))
     assert np.array_equal(first.volume, again.volume)
-    other = fit_normal_equations(*noisy, SMALL, seed=4)
+    other = fit_one_pass(*noisy, SMALL, seed=4)
     assert not np.array_equal(first.volume, other.volume)
 
 
 def test_the_map_is_the_mixture_plus_the_background(noisy):
-    fitted = fit_normal_equations(*noisy, SMALL)
+    fitted = fit_one_pass(*noisy, SMALL)
     from gsworkbench.rendering import voxelize
 
     g = fitted.gaussians
     mixture = voxelize(g.means, g.covariances(), g.weights, box_size=32, voxel_size=12.0, cutoff=5.0).numpy()
     assert np.abs(mixture + fitted.background - fitted.volume).max() < 1e-5 * np.abs(fitted.volume).max()
-    plain = fit_normal_equations(*noisy, dataclasses.replace(SMALL, background=False))
+    plain = fit_one_pass(*noisy, dataclasses.replace(SMALL, background=False))
     assert plain.background is None and plain.held_out is None
 
 
@@ -146,7 +147,7 @@ def test_what_a_mixture_cannot_hold_is_found_and_put_back(clean_set, clean):
 
 
 def test_the_held_out_error_is_above_the_fitted_one_and_falls(noisy):
-    curve = fit_normal_equations(*noisy, SMALL).held_out.curve
+    curve = fit_one_pass(*noisy, SMALL).held_out.curve
     assert all(held > fitted for _, fitted, held in curve)
     assert curve[-1][1] < curve[0][1] < 0
 
@@ -154,22 +155,22 @@ def test_the_held_out_error_is_above_the_fitted_one_and_falls(noisy):
 def test_a_background_needs_held_out_particles(noisy_set):
     stack = noisy_set.stack
     with pytest.raises(InputError, match="held-out"):
-        fit_normal_equations(accumulate(stack), None, SMALL)
+        fit_one_pass(accumulate(stack), None, SMALL)
 
 
 def test_the_number_of_gaussians_is_chosen_by_held_out_particles(noisy, noisy_set):
     """More data ask for no fewer Gaussians; the ladder ends where doubling no longer pays."""
     config = dataclasses.replace(SMALL, n_gaussians="auto")
-    fitted = fit_normal_equations(*noisy, config)
+    fitted = fit_one_pass(*noisy, config)
     number, ladder = len(fitted.gaussians), fitted.held_out.ladder
     assert [n for n, *_ in ladder] == [187 * 2**i for i in range(len(ladder))]
     assert len(ladder) > 1 and number == ladder[-2][0]
     *errors, last = [error for _, error, _ in ladder]
     assert errors == sorted(errors, reverse=True) and last > min(1.01 * errors[-1], errors[-1] - 2 * ladder[-1][2])
-    few = len(fit_normal_equations(*split(noisy_set.stack[np.arange(100)]), config).gaussians)
+    few = len(fit_one_pass(*split(noisy_set.stack[np.arange(100)]), config).gaussians)
     assert few <= number <= 3000
     with pytest.raises(InputError, match="held-out"):
-        fit_normal_equations(noisy[0], None, dataclasses.replace(config, background=False))
+        fit_one_pass(noisy[0], None, dataclasses.replace(config, background=False))
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_half_maps_of_pure_noise_do_not_agree_and_it_is_said(pure_noise, n_gauss
     """Also with the number chosen by the data: held-out particles then ask for the fewest."""
     config = dataclasses.replace(SMALL, n_gaussians=n_gaussians)
     halves = [split(pure_noise[np.arange(600) % 2 == seed]) for seed in (0, 1)]
-    fits = [fit_normal_equations(*half, config, seed=seed) for seed, half in enumerate(halves)]
+    fits = [fit_one_pass(*half, config, seed=seed) for seed, half in enumerate(halves)]
     fsc = fourier_shell_correlation(fits[0].volume, fits[1].volume, voxel_size=12.0).values[2:15]
     samples = 2 * np.pi * np.arange(2, 15) ** 2
     assert np.abs(fsc.mean()) < 4 / np.sqrt(samples.sum()) + 0.05
@@ -198,16 +199,16 @@ def test_held_out_particles_see_less_of_a_map_from_shuffled_poses(noisy_set):
     stack = noisy_set.stack
     order = np.random.default_rng(0).permutation(len(stack))
     wrong = dataclasses.replace(stack, rotations=stack.rotations[order])
-    right = fit_normal_equations(*split(stack), SMALL).held_out
+    right = fit_one_pass(*split(stack), SMALL).held_out
     assert right.signal > 20 and not any("no signal" in sentence for sentence in right.warnings())
-    shuffled = fit_normal_equations(*split(wrong), SMALL).held_out
+    shuffled = fit_one_pass(*split(wrong), SMALL).held_out
     assert shuffled.signal < right.signal / 2
 
 
 def test_what_gaussians_miss_is_said(clean_set, clean):
     """Eight Gaussians cannot hold a ribosome; three hundred hold most of it at 24 A."""
-    few = fit_normal_equations(*clean, dataclasses.replace(SMALL, n_gaussians=8)).held_out
-    many = fit_normal_equations(*clean, dataclasses.replace(SMALL, n_gaussians=1000)).held_out
+    few = fit_one_pass(*clean, dataclasses.replace(SMALL, n_gaussians=8)).held_out
+    many = fit_one_pass(*clean, dataclasses.replace(SMALL, n_gaussians=1000)).held_out
     assert few.missed > 0.1 > many.missed
     assert "Gaussians alone miss" in few.warnings()[0]
 
@@ -228,7 +229,7 @@ def test_signed_weights_hold_what_lies_below_zero(noisy_set, tmp_path):
     fits = {}
     for weights in ("signed", "non-negative"):
         config = dataclasses.replace(SMALL, weights=weights, background=False)
-        fits[weights] = fit_normal_equations(sums, None, config)
+        fits[weights] = fit_one_pass(sums, None, config)
     assert float(fits["signed"].gaussians.weights.min()) < 0 <= float(fits["non-negative"].gaussians.weights.min())
     error = {w: np.square(f.volume - pair).sum() / np.square(pair).sum() for w, f in fits.items()}
     assert error["signed"] < 0.5 * error["non-negative"]
@@ -239,14 +240,12 @@ def test_a_random_start_takes_no_look_at_the_data_and_still_fits(clean_set, clea
     sums = clean[0] + clean[1]
     config = dataclasses.replace(SMALL, start="random", n_gaussians=1000, background=False)
     still = dataclasses.replace(config, n_boosted_steps=0, n_steps=1, learning_rate=1e-9)
-    begin = fit_normal_equations(sums, None, still, seed=2).gaussians
+    begin = fit_one_pass(sums, None, still, seed=2).gaussians
     assert float(begin.means.std()) == pytest.approx(config.initial_spread * 32 * 12, rel=0.1)
-    other = fit_normal_equations(clean[0], None, still, seed=2).gaussians
+    other = fit_one_pass(clean[0], None, still, seed=2).gaussians
     assert torch.allclose(begin.means, other.means, atol=1e-3)
     longer = dataclasses.replace(config, n_boosted_steps=30, n_steps=90)
-    fsc = fourier_shell_correlation(
-        fit_normal_equations(sums, None, longer, seed=2).volume, clean_set.truth, voxel_size=12.0
-    )
+    fsc = fourier_shell_correlation(fit_one_pass(sums, None, longer, seed=2).volume, clean_set.truth, voxel_size=12.0)
     assert fsc.mean() > 0.9
 
 

@@ -8,10 +8,11 @@ import pytest
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.cli.main import main
-from gsworkbench.config import CryodrgnConfig, ReconstructionConfig
 from gsworkbench.errors import NotRun
-from gsworkbench.methods.backprojection import least_squares
+from gsworkbench.methods.cryodrgn_program import Cryodrgn
 from gsworkbench.methods.other_programs import cryodrgn, relion_reconstruct
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.normal_equations.classical_map import least_squares
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.copy import write_particles
 from gsworkbench.particles.read import read_particles
@@ -59,7 +60,7 @@ def test_relion_is_a_method_like_any_other(noisy_set, tmp_path):
 @needs_cryodrgn
 @pytest.mark.parametrize("command", ["backproject_voxel", "train_nn"])
 def test_cryodrgn_has_our_hand_and_centre(clean_set, command):
-    made = cryodrgn(clean_set.stack, CryodrgnConfig(command, width=32, n_epochs=2))
+    made = cryodrgn(clean_set.stack, Cryodrgn(command, width=32, n_epochs=2))
     found = agreement(made.volume, clean_set.truth)
     assert found.correlation > (0.9 if command == "backproject_voxel" else 0.5)
     assert found.correlation > found.mirrored_correlation + 0.05

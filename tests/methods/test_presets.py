@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.config import PRESETS, StochasticConfig
 from gsworkbench.gaussians.mixture import Gaussians, random_gaussians
 from gsworkbench.gaussians.optimiser import mixture_of
 from gsworkbench.gaussians.parameters import Meaning, from_parameters, to_parameters
@@ -16,7 +15,8 @@ from gsworkbench.geometry.rotations import random_rotations
 from gsworkbench.imaging.residual import data_term, squared_error
 from gsworkbench.methods.as_published import blurred_in_y, off_the_grid, projections
 from gsworkbench.methods.starts import nearest_distances, start
-from gsworkbench.methods.stochastic import _gaussians, _learning_rate, _parameters, fit, loss_and_gradients
+from gsworkbench.methods.stochastic import PRESETS, Stochastic
+from gsworkbench.methods.stochastic_fit import _gaussians, _learning_rate, _parameters, fit, loss_and_gradients
 from gsworkbench.rendering import voxelize
 
 N = 12
@@ -112,7 +112,7 @@ def test_steps_end_the_fit_and_the_rate_falls_by_gamma_over_it(noisy_set):
 
 def test_starts(clean_set):
     def begun(**changes):
-        return start(StochasticConfig(n_gaussians=500, **changes), clean_set.stack, 0)
+        return start(Stochastic(n_gaussians=500, **changes), clean_set.stack, 0)
 
     uniform = begun(start="uniform", initial_spread=0.5, initial_scale="nearest")
     assert float(uniform.means.abs().max()) <= 0.5
@@ -159,7 +159,7 @@ def test_a_peak_is_the_height_of_the_map_whatever_the_width():
 
 def test_the_released_blur_is_a_wider_gaussian_in_y_alone():
     """Adding v to the y variance of a Gaussian at rest equals blurring its image, at widths that pixels can hold."""
-    config, box = StochasticConfig(cutoff=6.0), 32
+    config, box = Stochastic(cutoff=6.0), 32
     cov = torch.diag_embed(torch.tensor([[0.004, 0.003, 0.004]], dtype=torch.float64))
     args = torch.zeros(1, 3, dtype=torch.float64), cov, torch.ones(1, dtype=torch.float64)
     from gsworkbench.rendering import project
@@ -199,14 +199,14 @@ def test_without_view_normalisation_a_long_gaussian_is_as_high_in_every_view():
     views = torch.stack([torch.eye(3), side])
 
     def heights(**changes):
-        return projections(mixture_of(long), views, StochasticConfig(**changes), 64).amax((1, 2))
+        return projections(mixture_of(long), views, Stochastic(**changes), 64).amax((1, 2))
 
     end_on, across = heights()
     assert float(end_on / across) == pytest.approx(3, rel=1e-4)
     end_on, across = heights(view_normalisation=False)
     assert float(end_on / across) == pytest.approx(1, rel=1e-4)
     ball = dataclasses.replace(long, scales=torch.full((1, 3), 0.06))
-    a, b = (projections(mixture_of(ball), views, StochasticConfig(view_normalisation=v), 64) for v in (True, False))
+    a, b = (projections(mixture_of(ball), views, Stochastic(view_normalisation=v), 64) for v in (True, False))
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.config import BlendingConfig
 from gsworkbench.errors import NotRun
-from gsworkbench.methods import splatting_3dgs as blended
-from gsworkbench.methods.splatting_3dgs import STAND_IN, as_density, begin, fit_blended, render
+from gsworkbench.methods import splatting_3dgs_fit as blended
+from gsworkbench.methods.splatting_3dgs import Splatting3dgs
+from gsworkbench.methods.splatting_3dgs_fit import STAND_IN, as_density, begin, fit_splatting_3dgs, render
 
 needs_gsplat = pytest.mark.skipif(importlib.util.find_spec("gsplat") is None, reason="gsplat is not installed")
-FEW = BlendingConfig(n_gaussians=100, n_steps=400, rate_means=1e-3)
+FEW = Splatting3dgs(n_gaussians=100, n_steps=400, rate_means=1e-3)
 
 
 def one(x=0.0, y=0.0, z=0.0, opacity=0.5, scale=0.05):
@@ -58,7 +58,7 @@ def test_x_is_right_y_up_the_rows_and_the_rotation_ours():
 
 @needs_gsplat
 def test_it_learns_and_says_by_what_it_was_rendered(clean_set):
-    fitted = fit_blended(clean_set.stack, FEW)
+    fitted = fit_splatting_3dgs(clean_set.stack, FEW)
     assert fitted.losses[-1] < fitted.losses[0]
     assert "gsplat" in fitted.rendered_by and (torch.cuda.is_available() or "no GPU" in fitted.rendered_by)
     found = agreement(fitted.volume, clean_set.truth)
@@ -75,7 +75,7 @@ def test_density_is_as_high_as_opacity_times_colour():
 
 
 def test_it_begins_as_it_says():
-    parameters = begin(BlendingConfig(n_gaussians=50), seed=1)
+    parameters = begin(Splatting3dgs(n_gaussians=50), seed=1)
     assert float(torch.sigmoid(parameters["logit_opacities"]).detach().mean()) == pytest.approx(0.1)
     assert all(p.requires_grad for p in parameters.values())
 
@@ -83,4 +83,4 @@ def test_it_begins_as_it_says():
 def test_without_gsplat_it_is_not_run(clean_set, monkeypatch):
     monkeypatch.setattr(blended.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(NotRun, match="gsplat is not installed"):
-        fit_blended(clean_set.stack, FEW)
+        fit_splatting_3dgs(clean_set.stack, FEW)

@@ -8,10 +8,10 @@ import torch
 
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import fourier_shell_correlation
-from gsworkbench.config import PRESETS
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians, random_gaussians, split
-from gsworkbench.methods.stochastic import fit
+from gsworkbench.methods.stochastic import PRESETS
+from gsworkbench.methods.stochastic_fit import fit
 from gsworkbench.rendering import voxelize
 
 TINY = dataclasses.replace(PRESETS["tuned"], n_gaussians=64, n_epochs=2)
@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(noisy_set):
 def test_resuming_after_an_epoch_ends_at_the_same_bits(noisy_set, tmp_path, monkeypatch, changes):
     config = dataclasses.replace(TINY, **changes)
     whole = fit(noisy_set.stack, config)
-    from gsworkbench.methods import stochastic as training
+    from gsworkbench.methods import stochastic_fit as training
 
     real, calls = training._epoch, []
 

@@ -8,9 +8,9 @@ import torch
 
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import fourier_shell_correlation
-from gsworkbench.config import VoxelConfig
-from gsworkbench.methods.backprojection import backproject
-from gsworkbench.methods.voxels import conjugate_gradients, ridge, solve_voxels, support
+from gsworkbench.methods.voxels import Voxels
+from gsworkbench.methods.voxels_fit import conjugate_gradients, ridge, solve_voxels, support
+from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.diagonal import (
     DIVISION_SOFTENING,
     as_problem,
@@ -31,7 +31,7 @@ def noisy(noisy_set):
 
 
 def test_without_noise_it_is_the_truth(clean_set):
-    solved = solve_voxels(accumulate(clean_set.stack), None, VoxelConfig()).volume
+    solved = solve_voxels(accumulate(clean_set.stack), None, Voxels()).volume
     found = agreement(solved, clean_set.truth)
     assert found.slope == pytest.approx(1, abs=0.02)
     assert np.abs(found.shift_voxels).max() < 0.05
@@ -64,7 +64,7 @@ def test_the_solution_is_stationary_inside_the_ball_and_zero_outside(noisy_set):
 
 
 def test_zero_outside_the_ball_is_worth_something(noisy_set, noisy):
-    solved = fourier_shell_correlation(solve_voxels(*noisy, VoxelConfig()).volume, noisy_set.truth, voxel_size=12.0)
+    solved = fourier_shell_correlation(solve_voxels(*noisy, Voxels()).volume, noisy_set.truth, voxel_size=12.0)
     divided = fourier_shell_correlation(backproject(noisy_set.stack), noisy_set.truth, voxel_size=12.0)
     assert solved.mean() > divided.mean() + 0.005
     cut = backproject(noisy_set.stack) * support(32).numpy()
@@ -72,8 +72,8 @@ def test_zero_outside_the_ball_is_worth_something(noisy_set, noisy):
 
 
 def test_it_stops_where_held_out_particles_say(noisy):
-    fit = solve_voxels(*noisy, VoxelConfig(n_steps=8))
+    fit = solve_voxels(*noisy, Voxels(n_steps=8))
     errors = [held_out for _, _, held_out in fit.curve]
     assert [step for step, *_ in fit.curve] == list(range(1, 9))
     assert fit.n_steps == 1 + int(np.argmin(errors))
-    assert solve_voxels(*noisy, VoxelConfig(n_steps=8)).volume.tobytes() == fit.volume.tobytes()
+    assert solve_voxels(*noisy, Voxels(n_steps=8)).volume.tobytes() == fit.volume.tobytes()

@@ -22,7 +22,6 @@ import slurm_cluster
 import yaml
 
 from gsworkbench.cli.main import main as cli
-from gsworkbench.config import SimulationConfig
 from gsworkbench.experiments import resources
 from gsworkbench.experiments.plan import ROOT, read_registry
 from gsworkbench.io.mrc import new_image_stack
@@ -31,6 +30,7 @@ from gsworkbench.particles.formats.relion import write_star
 from gsworkbench.particles.image_statistics import kept, make_plan, measure_images
 from gsworkbench.particles.read import read_particles
 from gsworkbench.simulation.simulate import draw_particles
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 WORKFLOW = ROOT / "gsworkbench" / "workbench" / "accumulate.smk"
 

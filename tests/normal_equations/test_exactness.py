@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from gsworkbench.config import SimulationConfig
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.rendering import project, voxelize
 from gsworkbench.simulation import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 BOX, PIXEL = 24, 16.0
 

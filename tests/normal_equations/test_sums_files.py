@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from gsworkbench.cli.main import main
-from gsworkbench.config import SimulationConfig
 from gsworkbench.errors import InputError
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.particles.image_statistics import measure_images, normalised
 from gsworkbench.particles.read import read_particles
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 
 @pytest.fixture(scope="module")

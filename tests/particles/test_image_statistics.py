@@ -8,7 +8,7 @@ import pytest
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.cli.main import main
 from gsworkbench.io.mrc import new_image_stack
-from gsworkbench.methods.backprojection import solve
+from gsworkbench.normal_equations.classical_map import classical_map
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.formats.relion import write_star
 from gsworkbench.particles.image_statistics import (
@@ -47,10 +47,10 @@ def said(stack):
 
 def map_of(stack, *, as_they_are=False):
     if as_they_are:
-        return solve(accumulate(stack))
+        return classical_map(accumulate(stack))
     found = measure_images(stack)
     made = normalised(stack, found)[~outliers(found)]
-    return solve(accumulate(made)) * made.normalisation.unit
+    return classical_map(accumulate(made)) * made.normalisation.unit
 
 
 def likeness(volume, truth):

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from gsworkbench.cli.main import main
-from gsworkbench.config import NormalEquationsConfig, ReconstructionConfig, SimulationConfig
 from gsworkbench.errors import InputError
 from gsworkbench.io.mrc import new_image_stack
+from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.image_statistics import measure_images, normalised
 from gsworkbench.particles.noise_spectrum import chosen_noise, measured_noise
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 POWER = 1 / (1 + (8 * np.arange(32) / 32) ** 2) + 0.3
 
@@ -97,7 +99,7 @@ def test_a_reconstruction_takes_spectra_by_group(noisy_set, tmp_path):
     config = ReconstructionConfig(method="backprojection", noise_spectrum="measured", mask="none")
     assert np.isfinite(reconstruct(stack, tmp_path, config).volume).all()
     fitted = ReconstructionConfig(
-        normal_equations=NormalEquationsConfig(n_gaussians=64, n_boosted_steps=2, n_steps=4, n_final_steps=2),
+        normal_equations=OnePass(n_gaussians=64, n_boosted_steps=2, n_steps=4, n_final_steps=2),
         noise_spectrum="measured",
         mask="none",
     )

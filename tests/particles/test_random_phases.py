@@ -9,10 +9,11 @@ import pytest
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.cli.main import main
-from gsworkbench.config import ReconstructionConfig, StochasticConfig
 from gsworkbench.errors import InputError
 from gsworkbench.io.mrc import read_map
-from gsworkbench.methods.backprojection import backproject
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.stochastic import Stochastic
+from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.reconstruction.run import SUBSTITUTED, reconstruct
 
@@ -104,7 +105,7 @@ def test_end_to_end_with_the_judge(noisy_set, tmp_path, capsys, method):
 
 def test_the_stochastic_method_has_it_too(noisy_set, tmp_path):
     stack = noisy_set.stack
-    recipe = StochasticConfig(n_gaussians=50, n_epochs=1, batch_size=50)
+    recipe = Stochastic(n_gaussians=50, n_epochs=1, batch_size=50)
     config = ReconstructionConfig("stochastic", recipe, mask="none", noise_substitute_beyond=BEYOND)
     figures = reconstruct(stack, tmp_path, config).record.results["noise_substitution"]
     assert figures["beyond_angstrom"] == BEYOND and "fsc_corrected" in figures

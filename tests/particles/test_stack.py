@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from particle_files import assert_same_particles, make_stack, star_columns, star_text, write_images
 
-from gsworkbench.config import ReconstructionConfig
 from gsworkbench.errors import InputError
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.task import METHODS
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.formats.relion import write_with_half_sets

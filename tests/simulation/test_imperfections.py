@@ -8,7 +8,6 @@ import json
 import numpy as np
 import pytest
 
-from gsworkbench.config import SimulationConfig
 from gsworkbench.errors import InputError
 from gsworkbench.geometry.rotations import random_rotations
 from gsworkbench.io.mrc import read_map
@@ -17,6 +16,7 @@ from gsworkbench.particles.read import read_particles
 from gsworkbench.simulation import simulate as simulator
 from gsworkbench.simulation.imperfections import preferred_views, random_phases, turned
 from gsworkbench.simulation.simulate import potential, simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 RNG = np.random.default_rng
 SETTINGS = SimulationConfig(n_particles=40, box_size=32, pixel_size=12.0, seed=4)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from gsworkbench.config import SimulationConfig
 from gsworkbench.errors import InputError
 from gsworkbench.geometry.rotations import random_rotations
 from gsworkbench.imaging.ctf import contrast_transfer, ctf_grid
@@ -29,6 +28,7 @@ from gsworkbench.simulation.simulate import (
     simulate,
     transfer,
 )
+from gsworkbench.simulation.simulation_config import SimulationConfig
 
 FLAT = {"defocus_u": 0.0, "defocus_v": 0.0, "spherical_aberration_mm": 0.0, "amplitude_contrast": 1.0}  # CTF = 1
 

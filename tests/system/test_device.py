@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from gsworkbench.cli.main import main
-from gsworkbench.config import ReconstructionConfig, StochasticConfig
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import random_gaussians
 from gsworkbench.imaging.residual import data_term
-from gsworkbench.methods import stochastic as training
+from gsworkbench.methods import stochastic_fit as training
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.stochastic import Stochastic
 from gsworkbench.methods.task import fit_device
 from gsworkbench.rendering import gpu
 from gsworkbench.system.device import find_device
@@ -64,7 +65,7 @@ def test_tensors_of_a_training_step_are_on_the_device_of_the_fit(clean_set, monk
     monkeypatch.setattr(gpu, "_launch", lambda *_, **__: None)
     plain = torch.optim.Adam
     monkeypatch.setattr(torch.optim, "Adam", lambda groups, **settings: plain(groups, **settings | {"fused": False}))
-    config, stack, indices = StochasticConfig(n_gaussians=50), clean_set.stack[np.arange(20)], np.arange(4)
+    config, stack, indices = Stochastic(n_gaussians=50), clean_set.stack[np.arange(20)], np.arange(4)
     term = data_term(stack, boost=1.0)
     term = training.DataTerm(stack, term.spectrum.to("meta"), term.filtered, term.energy)
     model = random_gaussians(50, spread=0.1, scale=0.01, total_weight=0.5, seed=0).to("meta")
@@ -79,6 +80,6 @@ def test_tensors_of_a_training_step_are_on_the_device_of_the_fit(clean_set, monk
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 def test_fits_on_a_gpu_agree_with_those_on_the_cpu(clean_set):
-    config = StochasticConfig(n_gaussians=200, n_epochs=1, batch_size=16, learning_rate=4e-3)
+    config = Stochastic(n_gaussians=200, n_epochs=1, batch_size=16, learning_rate=4e-3)
     losses = [training.fit(clean_set.stack, config, device=device).losses[0] for device in ("cpu", "cuda")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from gsworkbench.cli.main import main
-from gsworkbench.config import SimulationConfig
 from gsworkbench.io.mrc import read_map
 from gsworkbench.simulation.simulate import simulate
+from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system import distributed
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from gsworkbench.cli.main import main
-from gsworkbench.config import ReconstructionConfig, from_mapping
+from gsworkbench.config import from_mapping
 from gsworkbench.io.mrc import new_image_stack
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.particles.formats.relion import write_star
 from gsworkbench.particles.read import read_particles
 from gsworkbench.reconstruction.memory_needed import reconstruct_bytes
@@ -22,7 +23,7 @@ from gsworkbench.system.memory import available_memory, is_out_of_memory
 
 LIMITED = """
 import resource, sys
-import finufft, starfile, gsworkbench.methods.backprojection, gsworkbench.cli.main
+import finufft, starfile, gsworkbench.normal_equations.classical_map, gsworkbench.cli.main
 import gsworkbench.normal_equations.equations
 import torch
 torch.ones(8, 8) @ torch.ones(8, 8)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gsworkbench.config import ReconstructionConfig, from_mapping
+from gsworkbench.config import from_mapping
 from gsworkbench.io.files import sha256
 from gsworkbench.io.mrc import new_image_stack
 from gsworkbench.lab.opened_run import particles_of, read_run
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.particles.formats.cryodrgn import write_cryodrgn_pickles
 from gsworkbench.particles.formats.relion import write_star
 from gsworkbench.particles.read import read_particles

@@ -1,0 +1,272 @@
+"""The papers' fit: Adam on mini-batches of particle images (CryoSplat and its kin).
+
+Lengths are in box edges inside this file, so that the papers' rates and starts apply as printed, and images are
+divided by one scale, chosen such that the map's integral is 1/2, as CryoSplat's start A = 1/(2N) assumes. Gaussians
+come back in A and image units.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from gsworkbench.config import to_mapping
+from gsworkbench.errors import InputError
+from gsworkbench.gaussians.mixture import Gaussians, split
+from gsworkbench.gaussians.optimiser import Descent, Mixture, descent, is_fused
+from gsworkbench.gaussians.parameters import (
+    Meaning,
+    Parameters,
+    Rates,
+    cosine,
+    from_parameters,
+    in_angstrom,
+    to_parameters,
+)
+from gsworkbench.imaging.residual import DataTerm, data_term, require_white_protein, squared_error, total_weight
+from gsworkbench.io.files import atomic_path
+from gsworkbench.methods.as_published import blurred_in_y, off_the_grid, projections
+from gsworkbench.methods.starts import start
+from gsworkbench.methods.stochastic import Stochastic
+from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.rendering.finite import require_finite
+from gsworkbench.system import distributed
+from gsworkbench.system.device import to_device
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted mixture in A and image units, and how it went.
+
+    image_scale : what the images were divided by. losses : mean squared error per pixel of each epoch, image units^2.
+    """
+
+    gaussians: Gaussians
+    image_scale: float
+    losses: tuple[float, ...]
+
+
+def fit(
+    stack: ParticleStack,
+    config: Stochastic,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    backend: str | None = None,
+    device: torch.device | str = "cpu",
+    label: str = "fit",
+) -> Fit:
+    """Fit Gaussians to all particles of a stack, on a device. What is returned is on the CPU.
+
+    `checkpoint` names a file written after each epoch. With `resume`, a fit that was interrupted goes on from it and
+    ends, on the CPU with the same number of threads, at the same bits; a checkpoint of other settings or other
+    particles raises InputError.
+
+    Processes of torchrun look at a share of every batch each, add up their gradients, and all return
+    the same; the first writes the checkpoint. The last bits depend on their number.
+    """
+    device = torch.device(device)
+    rotations = torch.from_numpy(stack.require_poses()).float()
+    shifted = off_the_grid(stack, config.grid_offset)
+    term = data_term(shifted, boost=config.boost, band=config.band, device=device)
+    state = _restore(checkpoint, stack, config, seed, device) if resume and checkpoint and checkpoint.exists() else None
+    distributed.wait()  # the first process must not write the checkpoint anew before all have read it
+    if state is None:
+        image_scale = _image_scale(stack)
+        state = {
+            "epoch": 0,
+            "parameters": _parameters(start(config, stack, seed).to(device), config, stack.box_size),
+            "optimizer": None,
+            "losses": [],
+            "image_scale": image_scale,
+        }
+    optimizer = _optimizer(state["parameters"], config, stack.box_size)
+    if state["optimizer"]:
+        optimizer.restore(state["optimizer"])
+    losses = list(state["losses"])
+    n_epochs = math.ceil(_epochs(config, len(stack)))
+    for epoch in range(state["epoch"], n_epochs):
+        description = f"{label}: epoch {epoch + 1}/{n_epochs}"
+        losses.append(
+            _epoch(optimizer, term, rotations, state["image_scale"], config, seed, epoch, backend, description)
+        )
+        if epoch + 1 in config.double_after_epochs:
+            doubled = split(_gaussians(optimizer.parameters, config, stack.box_size), seed=seed + epoch)
+            optimizer = _optimizer(_parameters(doubled, config, stack.box_size), config, stack.box_size)
+        if checkpoint and distributed.is_first():
+            done = {"epoch": epoch + 1, "losses": losses, "image_scale": state["image_scale"]}
+            _save(checkpoint, optimizer, done, _fingerprint(stack, config, seed, optimizer.parameters))
+    edge = stack.box_size * stack.pixel_size
+    scale = state["image_scale"]
+    # A projection in box edges and divided images is weight / edge^2 of one in A and image units.
+    model = _gaussians(optimizer.parameters, config, stack.box_size)
+    return Fit(in_angstrom(model, edge=edge, weight_unit=scale * edge**2).to("cpu"), scale, tuple(losses))
+
+
+def _epoch(
+    optimizer: Descent,
+    term: DataTerm,
+    rotations: Tensor,
+    image_scale: float,
+    config: Stochastic,
+    seed: int,
+    epoch: int,
+    backend: str | None,
+    description: str,
+) -> float:
+    """Go over all particles once, in an order that (seed, epoch) decides. Return the mean loss in image units^2.
+
+    Where the number of steps is given, the last epoch ends with them.
+    """
+    n = len(term.stack)
+    order = np.random.default_rng((seed, epoch)).permutation(n)
+    if config.n_steps is not None:
+        order = order[: config.n_steps * config.batch_size - epoch * n]
+    device, seen = term.spectrum.device, 0
+    total = torch.zeros((), dtype=torch.float64, device=device)  # read now and then: each look waits for the device
+    with tqdm(total=len(order), desc=description, unit="img", mininterval=0.5) as bar:
+        for step in range(math.ceil(len(order) / config.batch_size)):
+            indices = order[seen : seen + config.batch_size]
+            rate = _learning_rate(config, n, epoch, seen / n)
+            loss, gradients = _shared_loss_and_gradients(
+                optimizer.mixture(), term, rotations, indices, image_scale, config, backend
+            )
+            optimizer.step(gradients, rate)
+            seen += len(indices)
+            total += loss.double() * len(indices)
+            bar.update(len(indices))
+            if step % 50 == 49:
+                bar.set_postfix_str(f"loss {float(total) / seen * image_scale**2:.5g}", refresh=False)
+    if not math.isfinite(total):
+        require_finite(**optimizer.parameters)
+    return float(total) / seen * image_scale**2
+
+
+def loss_and_gradients(
+    mixture: Mixture,
+    term: DataTerm,
+    rotations: Tensor,
+    indices: NDArray[np.integer],
+    image_scale: float,
+    config: Stochastic,
+    backend: str | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Mean squared error per pixel over some particles, and its gradients with respect to a mixture in box edges."""
+    kernel, filtered, energy = term.batch(indices)
+    views = to_device(rotations[indices], term.spectrum.device)
+    images = projections(mixture, views, config, term.stack.box_size, backend)
+    seen = blurred_in_y(images, config.blur_y)
+    loss, gradient = squared_error(seen, kernel, filtered / image_scale, energy / image_scale**2)
+    return loss, torch.autograd.grad(images, mixture, gradient)
+
+
+def _shared_loss_and_gradients(
+    mixture: Mixture, term: DataTerm, rotations: Tensor, indices: NDArray[np.integer], *settings: Any
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """loss_and_gradients over the shares of all processes: one vector travels, as long as the mixture's numbers."""
+    if distributed.size() == 1:
+        return loss_and_gradients(mixture, term, rotations, indices, *settings)
+    own = distributed.share(indices)
+    shapes = [torch.Size([]), *(part.shape for part in mixture)]
+    sent = torch.zeros(sum(shape.numel() for shape in shapes), device=mixture.means.device)
+    if len(own):
+        loss, gradients = loss_and_gradients(mixture, term, rotations, own, *settings)
+        sent = torch.cat([part.flatten() for part in (loss, *gradients)]) * (len(own) / len(indices))
+    distributed.add_up([sent])
+    parts = sent.split([shape.numel() for shape in shapes])
+    loss, means, covariances, weights = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+    return loss, (means, covariances, weights)
+
+
+def _parameters(model: Gaussians, config: Stochastic, box_size: int) -> Parameters:
+    return to_parameters(model, _meaning(config, box_size), isotropic=config.shape == "isotropic")
+
+
+def _gaussians(parameters: Parameters, config: Stochastic, box_size: int) -> Gaussians:
+    return from_parameters(parameters, _meaning(config, box_size))
+
+
+def _meaning(config: Stochastic, box_size: int) -> Meaning:
+    return Meaning(config.floor_pixels / box_size, config.minimum_scale, peak=config.amplitude == "peak")
+
+
+def _image_scale(stack: ParticleStack) -> float:
+    """What to divide images by, so that the map's integral is 1/2 in box units; refuse data whose protein is dark."""
+    require_white_protein(stack)
+    weight, error = total_weight(stack)
+    weight = max(abs(weight), error)  # below the noise its error is the best guess of its size
+    return 2 * weight / (stack.box_size * stack.pixel_size) ** 2
+
+
+def _optimizer(parameters: Parameters, config: Stochastic, box_size: int) -> Descent:
+    rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
+    return descent(parameters, rates, _meaning(config, box_size))
+
+
+def _epochs(config: Stochastic, n: int) -> float:
+    """How often the fit goes over n particles."""
+    return config.n_epochs if config.n_steps is None else config.n_steps * config.batch_size / n
+
+
+def _learning_rate(config: Stochastic, n: int, epoch: int, done: float) -> float:
+    """The common learning rate when the fraction `done` of an epoch over n particles is behind us."""
+    if config.schedule == "epoch":
+        return config.learning_rate * config.gamma**epoch
+    progress = (epoch + done) / _epochs(config, n)
+    if config.schedule == "exponential":
+        return config.learning_rate * config.gamma**progress
+    return config.learning_rate * cosine(progress)
+
+
+def _fingerprint(stack: ParticleStack, config: Stochastic, seed: int, parameters: Parameters) -> dict[str, Any]:
+    """What a checkpoint must agree with: settings, seed, which particles, and what decides the last bits."""
+    particles = np.stack([stack.file_index, stack.image_index])
+    return {
+        "config": to_mapping(config),
+        "seed": seed,
+        "particles": [len(stack), int(particles.sum()), float(np.abs(stack.shifts_angstrom).sum())],
+        "threads": torch.get_num_threads(),
+        "processes": distributed.size(),
+        "device": parameters["means"].device.type,
+        "optimizer": "fused" if is_fused(parameters) else "torch",
+    }
+
+
+def _save(path: Path, optimizer: Descent, progress: dict[str, Any], fingerprint: dict[str, Any]) -> None:
+    state = {
+        **progress,
+        "parameters": {name: p.detach().contiguous() for name, p in optimizer.parameters.items()},
+        "optimizer": optimizer.state(),
+        "fingerprint": fingerprint,
+    }
+    content = io.BytesIO()
+    torch.save(state, content)  # to a file on a full disk, it would say no more than that its writer failed
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def _restore(path: Path, stack: ParticleStack, config: Stochastic, seed: int, device: torch.device) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        saved = state["fingerprint"]
+        expected = _fingerprint(stack, config, seed, state["parameters"])
+    except Exception as error:  # whatever a damaged file makes the unpickler say
+        raise InputError("not a readable checkpoint", file=path, remedy="remove it to start anew") from error
+    different = [name for name in expected if saved.get(name) != expected[name]]
+    if different:
+        raise InputError(
+            f"the checkpoint was made with other {', '.join(different)}",
+            file=path,
+            remedy="repeat the first command's settings, or leave out --resume to start anew",
+        )
+    return state
