@@ -28,6 +28,7 @@ from gsworkbench.methods.cryodrgn_program import Cryodrgn
 from gsworkbench.methods.gradient_schemes import measure_schemes
 from gsworkbench.methods.neural_field import NeuralField
 from gsworkbench.methods.neural_field_fit import images_per_second
+from gsworkbench.methods.part import ALL, HALVES
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.splatting_3dgs import Splatting3dgs
 from gsworkbench.methods.stochastic import PRESETS
@@ -44,17 +45,14 @@ def methods(n: int) -> dict[str, ReconstructionConfig]:
     """Rows by name; n Gaussians each. Steps of batch 1 are scaled to the set: two epochs of its particles."""
 
     def stochastic(name: str, **changes: object) -> ReconstructionConfig:
-        return ReconstructionConfig(method="stochastic", stochastic=replace(PRESETS[name], n_gaussians=n, **changes))
+        return ReconstructionConfig("stochastic", replace(PRESETS[name], n_gaussians=n, **changes))
 
     filters = ("wiener", "none", "fsc", "local")
-    rows = {
-        f"backprojection, {f}": ReconstructionConfig("backprojection", backprojection=Backprojection(f))
-        for f in filters
-    }
+    rows = {f"backprojection, {f}": ReconstructionConfig("backprojection", Backprojection(f)) for f in filters}
     commands = ("backproject_voxel", "train_nn")
     return rows | {
         "relion": ReconstructionConfig("relion"),
-        **{f"cryodrgn {c}": ReconstructionConfig("cryodrgn", cryodrgn=Cryodrgn(c)) for c in commands},
+        **{f"cryodrgn {c}": ReconstructionConfig("cryodrgn", Cryodrgn(c)) for c in commands},
         "tuned": stochastic("tuned"),
         "isotropic": stochastic("isotropic"),
         "cryogs": stochastic("cryogs"),
@@ -63,8 +61,8 @@ def methods(n: int) -> dict[str, ReconstructionConfig]:
         "cryosplat": stochastic("cryosplat"),
         "cryosplat_3dgs_rates": stochastic("cryosplat_3dgs_rates"),
         "neural-field": ReconstructionConfig("neural-field"),
-        "neural-field, fourier": ReconstructionConfig("neural-field", neural_field=NeuralField(domain="fourier")),
-        "3dgs": ReconstructionConfig("3dgs", blending=Splatting3dgs(n_gaussians=n)),
+        "neural-field, fourier": ReconstructionConfig("neural-field", NeuralField(domain="fourier")),
+        "splatting-3dgs": ReconstructionConfig("splatting-3dgs", Splatting3dgs(n_gaussians=n)),
     }
 
 
@@ -98,8 +96,8 @@ def measured(config: ReconstructionConfig, stack, truth: np.ndarray, folder: Pat
         solutions, record = make_maps(stack, folder, config)
     except NotRun as reason:
         return f"not run, because {reason.because} | | | |"
-    halves = solutions["half 1"].volume, solutions["half 2"].volume
-    found = assess(solutions["all"].volume, halves, truth, voxel_size=stack.pixel_size, mask="sphere")
+    halves = solutions[HALVES[0]].volume, solutions[HALVES[1]].volume
+    found = assess(solutions[ALL].volume, halves, truth, voxel_size=stack.pixel_size, mask="sphere")
     mean, h = {c.name: c.mean() for c in found.curves}, found.overstatements
     fsc = f"{mean['fsc_unmasked_truth']:.3f} | {mean['fsc_unmasked']:.3f}"
     cpu = sum(record.cpu_seconds.values())

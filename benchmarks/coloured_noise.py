@@ -32,7 +32,7 @@ def main() -> None:
             np.save(folder / "noise.npy", power)
             spectrum = "white" if noise == "white" else str(folder / "noise.npy")
             stack = simulate(SimulationConfig(snr=0.05, noise=spectrum), folder / "set")
-            for method in ("backprojection", "normal-equations"):
+            for method in ("backprojection", "one-pass"):
                 for divided in ("white", "measured"):
                     print(f"| {noise} | {method} | {divided} | {_row(folder, stack, method, divided)} |", flush=True)
             if noise == "coloured":

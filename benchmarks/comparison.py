@@ -23,7 +23,7 @@ from gsworkbench.assessment.local_filter import locally_filtered
 from gsworkbench.assessment.masks import automatic_mask, spherical_mask
 from gsworkbench.io.mrc import read_map
 from gsworkbench.methods.one_pass import OnePass
-from gsworkbench.methods.one_pass_fit import fit_one_pass
+from gsworkbench.methods.one_pass_fit import FitContext, fit_one_pass
 from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.methods.stochastic_fit import fit
 from gsworkbench.methods.voxels import Voxels
@@ -100,7 +100,7 @@ def split(stack: ParticleStack) -> tuple[NormalEquations, NormalEquations]:
 
 def one_pass(n_gaussians: int | str) -> Callable[[ParticleStack, int], Map]:
     config = OnePass(n_gaussians=n_gaussians)  # type: ignore[arg-type]
-    return lambda stack, seed: fit_one_pass(*split(stack), config, seed=3 * seed).volume
+    return lambda stack, seed: fit_one_pass(*split(stack), config, FitContext(3 * seed)).volume
 
 
 def stochastic(preset: str) -> Callable[[ParticleStack, int], Map]:

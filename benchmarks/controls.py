@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.methods.one_pass import OnePass
-from gsworkbench.methods.one_pass_fit import fit_one_pass
+from gsworkbench.methods.one_pass_fit import FitContext, fit_one_pass
 from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.methods.stochastic_fit import fit
 from gsworkbench.normal_equations.classical_map import backproject
@@ -64,7 +64,7 @@ def one_pass(n_gaussians: int | str) -> object:
 
     def half(stack: ParticleStack, seed: int) -> Result:
         held = np.arange(len(stack)) % 10 == 0
-        found = fit_one_pass(accumulate(stack[~held]), accumulate(stack[held]), config, seed=seed)
+        found = fit_one_pass(accumulate(stack[~held]), accumulate(stack[held]), config, FitContext(seed))
         assert found.held_out is not None
         return found.volume, f"{found.held_out.signal:.1f}", len(found.gaussians)
 

@@ -35,7 +35,7 @@ from gsworkbench.simulation.simulation_config import SimulationConfig
 Images = NDArray[np.float32]
 PAGE = Path(__file__).parents[1] / "docs" / "particles_measured.md"
 SET = SimulationConfig(molecule="spliceosome", n_particles=3000, box_size=64, pixel_size=7.5, snr=0.1, seed=77)
-METHODS = ("normal-equations", "voxels", "backprojection", "stochastic")
+METHODS = ("one-pass", "voxels", "backprojection", "stochastic")
 BOX = SET.box_size
 AXIS = np.arange(BOX) - BOX // 2
 RADIUS = np.hypot(AXIS[:, None], AXIS)
@@ -164,8 +164,8 @@ def score(
     """Mean FSC to the truth in its own soft mask, and what was said; NaN where the method refused."""
     config = ReconstructionConfig(
         method=method,
-        stochastic=replace(PRESETS["tuned"], n_gaussians=1000),
-        half_maps=method == "normal-equations",
+        settings=replace(PRESETS["tuned"], n_gaussians=1000) if method == "stochastic" else None,
+        half_maps=method == "one-pass",
         normalise=mended,
         particle_scales=mended,
         mask="none",

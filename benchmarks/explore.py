@@ -81,7 +81,7 @@ def example(folder: Path, box_size: int, n_particles: int) -> Path:
     sizes = {"n_particles": n_particles, "box_size": box_size, "pixel_size": 384 / box_size}
     stack = simulate(SimulationConfig(**sizes), folder / f"ribosome_{box_size}")
     steps = OnePass(n_gaussians=500, n_boosted_steps=2, n_steps=3, background=False)
-    config = ReconstructionConfig(normal_equations=steps)
+    config = ReconstructionConfig(settings=steps)
     reconstruct(stack, folder / f"run_{box_size}", config, truth=folder / f"ribosome_{box_size}" / "truth.mrc")
     return folder / f"run_{box_size}"
 

@@ -47,7 +47,7 @@ def main() -> None:
         folder = Path(name)
         stack = simulate(SimulationConfig(n_particles=options.particles), folder)
         truth, _ = read_map(folder / "truth.mrc")
-        for method in ("backprojection", "stochastic", "normal-equations"):
+        for method in ("backprojection", "stochastic", "one-pass"):
             result = reconstruct(stack, folder / method, ReconstructionConfig(method=method))
             assert result.half_maps is not None
             cpu = sum(seconds for stage, seconds in result.record.cpu_seconds.items() if stage != "assess")

@@ -89,7 +89,7 @@ def rows_of(box: int, seed: int, views: float, snr: float, folder: Path) -> list
     rows = []
     for n in NUMBERS:
         stack = replace(whole[np.arange(n)], half_set=np.zeros(n, np.int8))
-        row = Row(box, seed, views, snr, n, scores(stack, "normal-equations"), scores(stack, "backprojection"))
+        row = Row(box, seed, views, snr, n, scores(stack, "one-pass"), scores(stack, "backprojection"))
         print(row, flush=True)
         rows.append(row)
     return rows

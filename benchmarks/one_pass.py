@@ -23,7 +23,7 @@ from gsworkbench.assessment.honesty import overstatement
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.io.mrc import new_image_stack
 from gsworkbench.methods.one_pass import OnePass
-from gsworkbench.methods.one_pass_fit import fit_one_pass, preview
+from gsworkbench.methods.one_pass_fit import FitContext, fit_one_pass, preview
 from gsworkbench.molecules import load_molecule
 from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import accumulate
@@ -125,7 +125,7 @@ def one_pass(config: OnePass) -> Callable[[ParticleStack], list[Map]]:
             sums.append((accumulate(part[~held]), accumulate(part[held])))
         (a, b), (c, d) = sums
         tasks = [(a + c, b + d), *sums]
-        return [fit_one_pass(*task, config, seed=seed).volume for seed, task in enumerate(tasks)]
+        return [fit_one_pass(*task, config, FitContext(seed)).volume for seed, task in enumerate(tasks)]
 
     return maps
 

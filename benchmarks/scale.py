@@ -145,12 +145,12 @@ def _print_extrapolation(cost: Cost) -> None:
 def memory(folder: Path) -> None:
     """Peaks of `gsworkbench accumulate` and `reconstruct`, as said and as measured."""
     from gsworkbench.methods.reconstruction_config import ReconstructionConfig
-    from gsworkbench.methods.stochastic import PRESETS
+    from gsworkbench.methods.registry import METHODS
     from gsworkbench.particles.read import read_particles
     from gsworkbench.reconstruction.memory_needed import accumulate_bytes, reconstruct_bytes
 
     few_steps = {
-        "normal-equations": ["--n-gaussians", "16000", "--set", "n_steps=5", "--set", "n_boosted_steps=5"],
+        "one-pass": ["--n-gaussians", "16000", "--set", "n_steps=5", "--set", "n_boosted_steps=5"],
         "stochastic": ["--n-gaussians", "16000", "--set", "n_epochs=1"],
         "voxels": ["--set", "n_steps=3"],
         "backprojection": [],
@@ -162,8 +162,9 @@ def memory(folder: Path) -> None:
         _, _, peak = _run([*command, "--threads", "2"])
         print(f"| {box_size} | accumulate | {accumulate_bytes(box_size) / 1e9:.2f} | {peak / 1e9:.2f} |", flush=True)
         for method, settings in few_steps.items():
-            stochastic = dataclasses.replace(PRESETS["tuned"], n_gaussians=16_000)
-            said = reconstruct_bytes(read_particles(star), ReconstructionConfig(method, stochastic)) or 0
+            usual = METHODS[method].default
+            chosen = dataclasses.replace(usual, n_gaussians=16_000) if hasattr(usual, "n_gaussians") else usual
+            said = reconstruct_bytes(read_particles(star), ReconstructionConfig(method, chosen)) or 0
             command = [sys.executable, "-m", "gsworkbench", "reconstruct", star, "--out", out, "--method", method]
             if method == "backprojection":
                 command = [sys.executable, "-m", "gsworkbench", "backproject", star, "--out", out]

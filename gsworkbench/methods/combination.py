@@ -23,7 +23,7 @@ from scipy import fft, ndimage
 
 from gsworkbench.methods.part import ALL, Part
 from gsworkbench.methods.task import Solution, Task
-from gsworkbench.normal_equations.diagonal import Problem, from_transform, shell_sum, to_transform, wiener_map
+from gsworkbench.normal_equations.diagonal import DiagonalEquations, from_transform, shell_sum, to_transform, wiener_map
 
 Volume = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -43,7 +43,7 @@ SUPPORTS = ("fit", "backprojection", "none")
 class Candidate:
     """Two maps (D, D, D) of the same particles, and what they were made of."""
 
-    problem: Problem
+    equations: DiagonalEquations
     fitted: Volume
     backprojected: Volume
 
@@ -90,19 +90,19 @@ _NOTHING, _MUCH = 0.03, 0.25
 
 def combine(candidate: Candidate, weights: Weights) -> Volume:
     """(D, D, D) the fit by its share of each shell, the backprojection for the rest; nothing beyond |k| = D / 2."""
-    problem = candidate.problem
-    share = torch.zeros(int(problem.shell.max()) + 1)
+    equations = candidate.equations
+    share = torch.zeros(int(equations.shell.max()) + 1)
     share[: len(weights.share)] = torch.from_numpy(weights.share).float()
-    share = share[problem.shell]
+    share = share[equations.shell]
     other = to_transform(torch.from_numpy(candidate.supported(weights.support)))
     fitted = to_transform(torch.from_numpy(candidate.fitted))
-    return from_transform((other + share * (fitted - other)) * (problem.weight > 0)).numpy()
+    return from_transform((other + share * (fitted - other)) * (equations.weight > 0)).numpy()
 
 
-def weigh(pairs: Sequence[tuple[Candidate, Problem]]) -> Weights:
-    """Weights from maps and the equations of other particles, which judge them."""
+def weigh(pairs: Sequence[tuple[Candidate, DiagonalEquations]]) -> Weights:
+    """Weights from maps and the equations of other particles, which test them."""
     agreement = {
-        support: np.sum([_evidence(judge, made.supported(support), made.fitted) for made, judge in pairs], axis=0)
+        support: np.sum([_evidence(test, made.supported(support), made.fitted) for made, test in pairs], axis=0)
         for support in SUPPORTS
     }
     box_size = pairs[0][1].box_size
@@ -141,28 +141,28 @@ class _Correlations:
         return np.divide(of_g, total, out=np.zeros_like(total), where=self.known & (total > 0))
 
 
-def _evidence(judge: Problem, backprojected: Volume, fitted: Volume) -> Float64:
-    """(11, number of shells) sums over shells from which correlations with the signal in `judge` follow."""
+def _evidence(test: DiagonalEquations, backprojected: Volume, fitted: Volume) -> Float64:
+    """(11, number of shells) sums over shells from which correlations with the signal in `test` follow."""
     w, g = (to_transform(torch.from_numpy(np.ascontiguousarray(v, np.float32))) for v in (backprojected, fitted))
     twice = torch.full((w.shape[-1],), 2.0)
     twice[0] = twice[-1] = 1.0
-    counted = judge.weight.clamp_max(1) * twice
-    mean = shell_sum(judge, judge.kernel * counted) / shell_sum(judge, counted).clamp_min(1e-30)
-    metric = counted / (judge.kernel / mean.float().clamp_min(1e-30)[judge.shell] + _FLAT)
-    kernel, noise = judge.kernel * metric, judge.noise * judge.kernel * metric.square() / twice
+    counted = test.weight.clamp_max(1) * twice
+    mean = shell_sum(test, test.kernel * counted) / shell_sum(test, counted).clamp_min(1e-30)
+    metric = counted / (test.kernel / mean.float().clamp_min(1e-30)[test.shell] + _FLAT)
+    kernel, noise = test.kernel * metric, test.noise * test.kernel * metric.square() / twice
     rows = [
         kernel * w.abs().square(),
         kernel * (w.conj() * g).real,
         kernel * g.abs().square(),
-        metric * (w.conj() * judge.data).real,
-        metric * (g.conj() * judge.data).real,
+        metric * (w.conj() * test.data).real,
+        metric * (g.conj() * test.data).real,
         noise * w.abs().square(),
         noise * g.abs().square(),
-        metric * (judge.data.abs().square() - judge.noise * judge.kernel),
-        metric * judge.kernel.square(),
+        metric * (test.data.abs().square() - test.noise * test.kernel),
+        metric * test.kernel.square(),
         kernel,
     ]
-    return np.stack([shell_sum(judge, row).numpy() for row in rows])
+    return np.stack([shell_sum(test, row).numpy() for row in rows])
 
 
 def _near_sums(values: Float64, n_shells: int) -> Float64:
@@ -210,16 +210,16 @@ def combined(
     task: Task,
     solved: dict[Part, Solution],
     candidates: dict[Part, Candidate],
-    trial: tuple[Volume, Problem, Problem] | None,
+    trial: tuple[Volume, DiagonalEquations, DiagonalEquations] | None,
 ) -> dict[Part, Solution]:
     """Combine fits with backprojections as the other half set asks, or, without half sets, held-out particles."""
     halves = [part for part in candidates if part != ALL]
     if len(halves) == 2:
         first, second = (candidates[part] for part in halves)
-        pairs = [(first, second.problem), (second, first.problem)]
+        pairs = [(first, second.equations), (second, first.equations)]
     elif trial is not None:
-        volume, problem, judge = trial
-        pairs = [(Candidate(problem, volume, wiener_map(problem).numpy()), judge)]
+        volume, train, test = trial
+        pairs = [(Candidate(train, volume, wiener_map(train).numpy()), test)]
     else:
         return solved
     weights = weigh(pairs)

@@ -45,7 +45,7 @@ DEFAULT = OnePass()
 def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
     """Fit Gaussians to the normal equations of each part, and combine the maps with backprojections."""
     from gsworkbench.methods.combination import Candidate, combined
-    from gsworkbench.methods.one_pass_fit import fit_one_pass
+    from gsworkbench.methods.one_pass_fit import FitContext, fit_one_pass
     from gsworkbench.methods.sums_of_parts import load_part, write_sums
     from gsworkbench.methods.task import Solution
     from gsworkbench.normal_equations.diagonal import wiener_map
@@ -66,13 +66,10 @@ def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
                 train,
                 test,
                 chosen,
-                seed=task.seed(part),
-                backend=task.config.backend,
-                device=task.device,
-                label=part.label,
+                FitContext(task.seed(part), task.config.backend, task.device, part.label),
             )
             del train, test
-            candidates[part] = Candidate(result.problem, result.volume, wiener_map(result.problem).numpy())
+            candidates[part] = Candidate(result.equations, result.volume, wiener_map(result.equations).numpy())
         report: dict[str, Any] = {"n_gaussians": len(result.gaussians)}
         held_out = result.held_out
         if result.misfit is not None and held_out is not None:

@@ -31,14 +31,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gsworkbench.errors import InputError
-from gsworkbench.gaussians.mixture import Gaussians, random_gaussians
+from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.gaussians.optimiser import Mixture, descent
 from gsworkbench.gaussians.parameters import Meaning, Rates, cosine, from_parameters, in_angstrom, to_parameters
 from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.starts import TOTAL_WEIGHT, at_random, from_data
 from gsworkbench.normal_equations.diagonal import (
-    Problem,
+    DiagonalEquations,
     added,
-    as_problem,
+    diagonal,
     error_and_gradient,
     from_transform,
     misfit_power,
@@ -54,14 +55,12 @@ from gsworkbench.normal_equations.equations import NormalEquations
 from gsworkbench.rendering import voxelize
 
 _MAP_CUTOFF = 5.0
-_INITIAL_WEIGHT = 0.5  # integral of the mixture inside the fit, as in the papers' start A = 1/(2N)
 _LAST_RATE = 0.02  # of the first
 _MOST_GAUSSIANS = 200_000
 _GAIN = 0.01  # of the held-out error: what doubling the number must gain
 _EVERY = 10  # steps between looks at the held-out error
 _PREVIEW = OnePass(n_boosted_steps=15, n_steps=30, background=False)
 _SURE = 3.0  # standard errors
-_START_VOXELS = 0.0076  # of all voxels: 2,000 of a box of 64
 _MUCH = 0.03  # of the signal: what mixtures may miss without a word
 
 Curve = tuple[tuple[int, float, float], ...]
@@ -70,7 +69,24 @@ Watch = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class FitContext:
+    """How a fit is run: its seed, the renderer (None takes the fastest), the device, and what progress is called."""
+
+    seed: int = 0
+    backend: str | None = None
+    device: torch.device | str = "cpu"
+    label: str = "fit"
+
+    def labelled(self, what: str) -> FitContext:
+        """Return the context of a part of the fit."""
+        return replace(self, label=f"{self.label}: {what}")
+
+
+DEFAULT_CONTEXT = FitContext()
+
+
+@dataclass(frozen=True)
+class HeldOutReport:
     """What held-out particles say of the first fit, which never saw them.
 
     signal : how far its mixture lowers their error, in standard errors of that: noise gives 0 +- 1 or less.
@@ -106,7 +122,7 @@ class OnePassFit:
     gaussians : the mixture. background : (D, D, D) map to add to it, or None. volume : their sum, (D, D, D).
     misfit : (D // 2,) per shell, power of what the mixture misses relative to its own, from held-out particles.
     held_out : what these say of the mixture, or None where none were asked.
-    problem : the equations of all particles. trial : the map and the equations of the particles that were not held out,
+    equations : those of all particles. trial : the map and the equations of the particles that were not held out,
     and those of the ones that were; None where none were.
     """
 
@@ -114,60 +130,56 @@ class OnePassFit:
     background: NDArray[np.float32] | None
     volume: NDArray[np.float32]
     misfit: NDArray[np.float64] | None
-    held_out: HeldOut | None
-    problem: Problem
-    trial: tuple[NDArray[np.float32], Problem, Problem] | None = None
+    held_out: HeldOutReport | None
+    equations: DiagonalEquations
+    trial: tuple[NDArray[np.float32], DiagonalEquations, DiagonalEquations] | None = None
 
 
 def fit_one_pass(
-    fitted: NormalEquations,
-    held_out: NormalEquations | None,
+    train: NormalEquations,
+    test: NormalEquations | None,
     config: OnePass,
-    *,
-    seed: int = 0,
-    backend: str | None = None,
-    device: torch.device | str = "cpu",
-    label: str = "fit",
+    context: FitContext = DEFAULT_CONTEXT,
 ) -> OnePassFit:
-    """Fit a mixture to `fitted` + `held_out`.
+    """Fit a mixture to `train` + `test`, the equations of two sets of particles.
 
-    With config.background, or n_gaussians = auto, a first fit to `fitted` alone is judged on `held_out`, which is then
-    needed and must hold no particle of `fitted`.
+    With config.background, or n_gaussians = auto, a first fit to `train` alone is tested on `test`, which is then
+    needed and must hold no particle of `train`.
     """
-    judged = config.background or config.n_gaussians == "auto"
-    if held_out is None and judged:
+    tested = config.background or config.n_gaussians == "auto"
+    if test is None and tested:
         raise InputError("a background, and a number of Gaussians chosen by the data, need held-out particles")
-    if held_out is None or not judged:
-        whole = as_problem(fitted if held_out is None else fitted + held_out)
-        gaussians, _ = _descend(softened(whole), None, config, seed, backend, device, label)
-        return OnePassFit(gaussians, None, sample(gaussians, whole, backend).numpy(), None, None, whole)
-    fitted.require_addable(held_out)
-    first, judge = as_problem(fitted), as_problem(held_out)
-    whole = added(first, judge, fitted.n_particles, held_out.n_particles)
-    soft_first, soft = softened(first), softened(whole)  # what is solved; `judge` stays as it is, to judge by
+    if test is None or not tested:
+        whole = diagonal(train if test is None else train + test)
+        gaussians, _ = _descend(softened(whole), None, config, context)
+        return OnePassFit(gaussians, None, sample(gaussians, whole, context.backend).numpy(), None, None, whole)
+    train.require_addable(test)
+    first, unseen = diagonal(train), diagonal(test)
+    whole = added(first, unseen, train.n_particles, test.n_particles)
+    soft_first, soft = softened(first), softened(whole)  # what is solved; `unseen` stays as it is, to test by
     ladder: Ladder = ()
     if config.n_gaussians == "auto":
-        number, ladder = choose_number(soft_first, judge, config, seed, backend, device, label)
+        number, ladder = choose_number(soft_first, unseen, config, context)
         config = replace(config, n_gaussians=number)
-    trial, curve = _descend(soft_first, judge, config, seed, backend, device, f"{label}: trial")
-    seen = to_transform(sample(trial, first, backend))
-    power = misfit_power(judge, seen)
-    signal, missed = _verdict(judge, seen, power)
-    size = [e.n_particles * e.box_size**2 for e in (fitted, held_out)]
+    trial, curve = _descend(soft_first, unseen, config, context.labelled("trial"))
+    seen = to_transform(sample(trial, first, context.backend))
+    power = misfit_power(unseen, seen)
+    signal, missed = _found_and_missed(unseen, seen, power)
+    size = [e.n_particles * e.box_size**2 for e in (train, test)]
     curve = tuple((step, a / size[0], b / size[1]) for step, a, b in curve)
     ladder = tuple((number, a / size[1], b / size[1]) for number, a, b in ladder)
-    verdict = HeldOut(signal, missed, curve, ladder)
+    report = HeldOutReport(signal, missed, curve, ladder)
     used = power if config.background else torch.zeros_like(power)
     weighted = replace(soft, weight=soft.weight / (1 + soft.kernel * used[soft.shell] / soft.noise))
-    gaussians, _ = _descend(weighted, None, _final(config), seed, backend, device, label, start=trial)
-    mixture = sample(gaussians, whole, backend)
+    gaussians, _ = _descend(weighted, None, _final(config), context, start=trial)
+    mixture = sample(gaussians, whole, context.backend)
     own = shell_mean(whole, seen.abs().square()).clamp_min(1e-300)
     misfit = (power / own)[: whole.box_size // 2].double().numpy()
     if not config.background:
         trial_map = from_transform(seen).numpy()
-        return OnePassFit(gaussians, None, mixture.numpy(), misfit, verdict, whole, (trial_map, first, judge))
+        return OnePassFit(gaussians, None, mixture.numpy(), misfit, report, whole, (trial_map, first, unseen))
     beside = wiener_background(soft_first, seen, power)
-    share = proven_share(judge, seen, beside)
+    share = proven_share(unseen, seen, beside)
     trial_map = from_transform(seen + share[first.shell] * beside).numpy()
     background = from_transform(share[whole.shell] * wiener_background(soft, to_transform(mixture), power))
     return OnePassFit(
@@ -175,9 +187,9 @@ def fit_one_pass(
         background.numpy(),
         (mixture + background).numpy(),
         misfit,
-        verdict,
+        report,
         whole,
-        (trial_map, first, judge),
+        (trial_map, first, unseen),
     )
 
 
@@ -186,9 +198,7 @@ def preview(
     *,
     n_gaussians: int = 2000,
     config: OnePass = _PREVIEW,
-    seed: int = 0,
-    backend: str | None = None,
-    device: torch.device | str = "cpu",
+    context: FitContext = DEFAULT_CONTEXT,
     watch: Watch | None = None,
 ) -> OnePassFit:
     """A quick fit of a mixture alone, for a map to look at while settings are being chosen.
@@ -196,51 +206,10 @@ def preview(
     watch : called as watch(steps done, steps in all) after every step; if it returns True, the fit stops there and
     what has been reached is returned.
     """
-    problem = softened(as_problem(sums))
+    equations = softened(diagonal(sums))
     chosen = replace(config, n_gaussians=n_gaussians, background=False)
-    gaussians, _ = _descend(problem, None, chosen, seed, backend, device, "preview", watch=watch)
-    return OnePassFit(gaussians, None, sample(gaussians, problem, backend).numpy(), None, None, problem)
-
-
-def start_from_data(problem: Problem, config: OnePass, seed: int) -> Gaussians:
-    """Isotropic Gaussians in box edges, centres drawn in proportion to the density of a low-passed least-squares map.
-
-    Only density counts that exceeds 6 robust standard deviations of the map's surroundings, inside .48 of the box, or
-    that is among the largest _START_VOXELS of the voxels there: where the molecule hardly rises above the noise, the
-    former are a handful, and all Gaussians would start there. With signed weights, what lies as far below zero counts
-    as well, and gives Gaussians of negative weight.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    box_size, n = problem.box_size, number_of_gaussians(config, problem.box_size)
-    inside = problem.shell < box_size // 2
-    lowpass = max(8.0, 2.5 * problem.pixel_size)  # A
-    frequency = problem.shell / (box_size * problem.pixel_size)
-    smooth = torch.exp(-((frequency * lowpass) ** 2) * math.log(2.0))
-    density = from_transform(problem.data / (problem.kernel + 0.1 * problem.kernel[inside].median()) * smooth * inside)
-    density = density - density.median()
-    axis = torch.arange(box_size) - box_size // 2
-    radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
-    noise = 1.4826 * density[radius > 0.48 * box_size].abs().median()
-    inside_sphere = radius < 0.48 * box_size
-    size = density.abs() if config.weights == "signed" else density
-    rank = max(1, round(_START_VOXELS * box_size**3))
-    least = torch.topk(size[inside_sphere], rank).values[-1].clamp_min(0)
-    density = torch.where((size > torch.minimum(6 * noise, least)) & inside_sphere, density, 0.0).flatten().double()
-    sign = density.sign().float()
-    density = density.abs()
-    if not density.any():  # nothing stands out: pure noise, most likely
-        return _start_at_random(config, box_size, seed)
-    cumulative = density.cumsum(0)
-    ticks = (torch.arange(n).double() + torch.rand(1, generator=generator).double()) / n * cumulative[-1]
-    voxel = torch.searchsorted(cumulative, ticks).clamp_max(box_size**3 - 1)
-    place = torch.stack([voxel % box_size, voxel // box_size % box_size, voxel // box_size**2], -1)
-    jitter = torch.rand(n, 3, generator=generator) - 0.5
-    return Gaussians(
-        means=(place - box_size // 2 + jitter) / box_size,
-        scales=torch.full((n, 3), config.initial_scale),
-        quaternions=torch.tensor([1.0, 0, 0, 0]).repeat(n, 1),
-        weights=sign[voxel] * (_INITIAL_WEIGHT / n),
-    )
+    gaussians, _ = _descend(equations, None, chosen, context, watch=watch)
+    return OnePassFit(gaussians, None, sample(gaussians, equations, context.backend).numpy(), None, None, equations)
 
 
 def number_of_gaussians(config: OnePass, box_size: int) -> int:
@@ -251,13 +220,10 @@ def number_of_gaussians(config: OnePass, box_size: int) -> int:
 
 
 def choose_number(
-    fitted: Problem,
-    judge: Problem,
+    train: DiagonalEquations,
+    test: DiagonalEquations,
     config: OnePass,
-    seed: int,
-    backend: str | None,
-    device: torch.device | str,
-    label: str,
+    context: FitContext,
 ) -> tuple[int, Ladder]:
     """The number of Gaussians beyond which held-out particles see no gain, and a row for every number tried.
 
@@ -265,15 +231,15 @@ def choose_number(
     held-out error of the whole map, background included, falls by more than _GAIN of itself and by more than two
     standard errors of the difference: that of two maps V and W is 2 s |K^(1/2) (V - W)|, with s^2 the noise.
     """
-    number = max(1, number_of_gaussians(replace(config, n_gaussians=None), fitted.box_size) // 2)
+    number = max(1, number_of_gaussians(replace(config, n_gaussians=None), train.box_size) // 2)
     short = replace(config, n_boosted_steps=config.n_boosted_steps // 3, n_steps=config.n_steps // 3)
     best: tuple[int, Tensor, float] | None = None
     ladder: list[tuple[int, float, float]] = []
     while number <= _MOST_GAUSSIANS:
         chosen = replace(short, n_gaussians=number)
-        model, _ = _descend(fitted, None, chosen, seed, backend, device, f"{label}: {number:,} Gaussians")
-        volume, error = _judged(fitted, judge, model, config, backend)
-        noise = 0.0 if best is None else _standard_error(judge, volume - best[1])
+        model, _ = _descend(train, None, chosen, context.labelled(f"{number:,} Gaussians"))
+        volume, error = _tested(train, test, model, config, context.backend)
+        noise = 0.0 if best is None else _standard_error(test, volume - best[1])
         ladder.append((number, error, noise))
         if best is not None and error > best[2] - max(2 * noise, _GAIN * abs(best[2])):
             break
@@ -283,34 +249,34 @@ def choose_number(
     return best[0], tuple(ladder)
 
 
-def _judged(
-    fitted: Problem, judge: Problem, model: Gaussians, config: OnePass, backend: str | None
+def _tested(
+    train: DiagonalEquations, test: DiagonalEquations, model: Gaussians, config: OnePass, backend: str | None
 ) -> tuple[Tensor, float]:
     """The whole map that comes with a mixture, and its error on the held-out particles."""
-    volume = sample(model, fitted, backend)
+    volume = sample(model, train, backend)
     if config.background:
         seen = to_transform(volume)
-        background = wiener_background(fitted, seen, misfit_power(judge, seen))
-        volume = volume + from_transform(proven_share(judge, seen, background)[fitted.shell] * background)
-    return volume, error_and_gradient(objective(judge), volume)[0]
+        background = wiener_background(train, seen, misfit_power(test, seen))
+        volume = volume + from_transform(proven_share(test, seen, background)[train.shell] * background)
+    return volume, error_and_gradient(objective(test), volume)[0]
 
 
-def _standard_error(judge: Problem, volume: Tensor) -> float:
+def _standard_error(test: DiagonalEquations, volume: Tensor) -> float:
     """Of the error of a map, due to the noise in <b, V>: 2 s sqrt<V, K * V>."""
-    square = float((volume * from_transform(judge.kernel * to_transform(volume))).sum())
-    return 2 * math.sqrt(max(square, 0) * judge.noise / judge.box_size**3)
+    square = float((volume * from_transform(test.kernel * to_transform(volume))).sum())
+    return 2 * math.sqrt(max(square, 0) * test.noise / test.box_size**3)
 
 
-def _verdict(judge: Problem, seen: Tensor, power: Tensor) -> tuple[float, float]:
+def _found_and_missed(test: DiagonalEquations, seen: Tensor, power: Tensor) -> tuple[float, float]:
     """How much a map with transform `seen` lowers the error, in standard errors; the fraction of the signal it misses.
 
     The images' signal is the sum of K |V|^2, of which the sum of K S is missed.
     """
     volume = from_transform(seen)
-    error = error_and_gradient(objective(judge), volume)[0]
-    missed = float(shell_sum(judge, judge.kernel * power[judge.shell]).sum())
-    found = float(shell_sum(judge, judge.kernel * seen.abs().square()).sum())
-    return -error / max(_standard_error(judge, volume), 1e-300), missed / max(found + missed, 1e-300)
+    error = error_and_gradient(objective(test), volume)[0]
+    missed = float(shell_sum(test, test.kernel * power[test.shell]).sum())
+    found = float(shell_sum(test, test.kernel * seen.abs().square()).sum())
+    return -error / max(_standard_error(test, volume), 1e-300), missed / max(found + missed, 1e-300)
 
 
 def _final(config: OnePass) -> OnePass:
@@ -318,77 +284,69 @@ def _final(config: OnePass) -> OnePass:
     return replace(config, n_boosted_steps=0, n_steps=config.n_final_steps, learning_rate=config.learning_rate / 2)
 
 
-def sample(gaussians: Gaussians, problem: Problem, backend: str | None = None) -> Tensor:
-    """(D, D, D) float32 map of a mixture in A on the grid of the problem."""
+def sample(gaussians: Gaussians, equations: DiagonalEquations, backend: str | None = None) -> Tensor:
+    """(D, D, D) float32 map of a mixture in A on the grid of equations."""
     g = gaussians
     return voxelize(
         g.means,
         g.covariances(),
         g.weights,
-        box_size=problem.box_size,
-        voxel_size=problem.pixel_size,
+        box_size=equations.box_size,
+        voxel_size=equations.pixel_size,
         cutoff=_MAP_CUTOFF,
         backend=backend,
     )
 
 
 def _descend(
-    problem: Problem,
-    judge: Problem | None,
+    equations: DiagonalEquations,
+    test: DiagonalEquations | None,
     config: OnePass,
-    seed: int,
-    backend: str | None,
-    device: torch.device | str,
-    label: str,
+    context: FitContext,
     *,
     start: Gaussians | None = None,
     watch: Watch | None = None,
 ) -> tuple[Gaussians, Curve]:
-    """Adam on all particles at once, from a mixture in A or as configured. The problem is softened by the caller.
+    """Adam on all particles at once, from a mixture in A or as configured. The equations are softened by the caller.
 
-    Return the mixture in A and (step, error, error under `judge`) along the way. `watch` may stop it early.
+    Return the mixture in A and (step, error, error under `test`) along the way. `watch` may stop it early.
     """
-    box_size = problem.box_size
-    edge = box_size * problem.pixel_size
+    box_size = equations.box_size
+    edge = box_size * equations.pixel_size
     signed = config.weights == "signed"
-    if start is not None:
-        begin = _in_box_edges(start, edge, signed)
-    elif config.start == "data":
-        begin = start_from_data(problem, config, seed)
-    else:
-        begin = _start_at_random(config, box_size, seed)
-    problem = problem.to(device)
+    begin = _start(equations, config, context.seed) if start is None else _in_box_edges(start, edge, signed)
+    equations = equations.to(context.device)
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
     meaning = Meaning(config.floor_pixels / box_size, signed=signed)
-    parameters = to_parameters(begin.to(device), meaning)
+    parameters = to_parameters(begin.to(context.device), meaning)
     optimizer = descent(parameters, rates, meaning)
-    unit = _best_scale(problem, _sampled(optimizer.mixture(), config, box_size, backend).detach())
+    unit = _best_scale(equations, _sampled(optimizer.mixture(), config, box_size, context.backend).detach())
     steps = config.n_boosted_steps + config.n_steps
-    aims = {True: objective(problem, config.boost), False: objective(problem)}
-    held_out = None if judge is None else objective(judge.to(device))
+    aims = {True: objective(equations, config.boost), False: objective(equations)}
+    tested = None if test is None else objective(test.to(context.device))
     curve = []
-    for step in tqdm(range(steps), desc=label, unit="step", mininterval=0.5):
+    for step in tqdm(range(steps), desc=context.label, unit="step", mininterval=0.5):
         mixture = optimizer.mixture()
-        volume = _sampled(mixture, config, box_size, backend)
+        volume = _sampled(mixture, config, box_size, context.backend)
         boosted = step < config.n_boosted_steps
         error, gradient = error_and_gradient(aims[boosted], volume.detach() * unit)
-        if held_out is not None and not boosted and step % _EVERY == 0:
-            curve.append((step, error, error_and_gradient(held_out, volume.detach() * unit)[0]))
+        if tested is not None and not boosted and step % _EVERY == 0:
+            curve.append((step, error, error_and_gradient(tested, volume.detach() * unit)[0]))
         gradients = torch.autograd.grad(volume, mixture, gradient * unit)
         optimizer.step(gradients, config.learning_rate * cosine(step / steps, last=_LAST_RATE))
         if watch is not None and watch(step + 1, steps) is True:
             break
     # voxelize in box edges gives weight / edge^3 of what it gives in A.
-    fitted = from_parameters(optimizer.parameters, meaning)
-    model = in_angstrom(fitted, edge=edge, weight_unit=unit * edge**3)
+    result = from_parameters(optimizer.parameters, meaning)
+    model = in_angstrom(result, edge=edge, weight_unit=unit * edge**3)
     return model.to("cpu"), tuple(curve)
 
 
 def _in_box_edges(model: Gaussians, edge: float, signed: bool) -> Gaussians:
     """A mixture in A as a start of a fit: in box edges, of the usual integral; weights strictly positive or signed."""
-    weights = model.weights * (_INITIAL_WEIGHT / model.weights.abs().sum())
+    weights = model.weights * (TOTAL_WEIGHT / model.weights.abs().sum())
     if not signed:
-        weights = weights.clamp_min(1e-6 * _INITIAL_WEIGHT / len(model))  # softplus has no parameter for zero
+        weights = weights.clamp_min(1e-6 * TOTAL_WEIGHT / len(model))  # softplus has no parameter for zero
     return replace(model, means=model.means / edge, scales=(model.scales / edge).clamp_min(1e-9), weights=weights)
 
 
@@ -396,22 +354,22 @@ def _sampled(mixture: Mixture, config: OnePass, box_size: int, backend: str | No
     return voxelize(*mixture, box_size=box_size, voxel_size=1 / box_size, cutoff=config.cutoff, backend=backend)
 
 
-def _start_at_random(config: OnePass, box_size: int, seed: int) -> Gaussians:
-    return random_gaussians(
-        number_of_gaussians(config, box_size),
-        spread=config.initial_spread,
-        scale=config.initial_scale,
-        total_weight=_INITIAL_WEIGHT,
-        seed=seed,
-    )
+def _start(equations: DiagonalEquations, config: OnePass, seed: int) -> Gaussians:
+    """Return the mixture in box edges that a fit begins with, as configured."""
+    n, scale = number_of_gaussians(config, equations.box_size), config.initial_scale
+    if config.start == "data":
+        drawn = from_data(equations, n, scale=scale, seed=seed, signed=config.weights == "signed")
+        if drawn is not None:
+            return drawn
+    return at_random(n, spread=config.initial_spread, scale=scale, seed=seed)
 
 
-def _best_scale(problem: Problem, volume: Tensor) -> float:
+def _best_scale(equations: DiagonalEquations, volume: Tensor) -> float:
     """The factor that brings a map closest to the data: <b, V> / <V, K * V>, but at least a standard error of it."""
     transform = to_transform(volume)
     twice = torch.full((transform.shape[-1],), 2.0, device=volume.device)
     twice[0] = twice[-1] = 1.0
-    product = float(((transform.conj() * problem.data).real * problem.weight * twice).sum())
-    square = float((transform.abs().square() * problem.kernel * problem.weight * twice).sum())
-    noise = math.sqrt(problem.noise * square)
+    product = float(((transform.conj() * equations.data).real * equations.weight * twice).sum())
+    square = float((transform.abs().square() * equations.kernel * equations.weight * twice).sum())
+    noise = math.sqrt(equations.noise * square)
     return max(product, noise) / square

@@ -31,7 +31,7 @@ class Method:
     where it is not offered there. command : of the command line.
     shared_by_processes : whether processes of torchrun can share its work. weighted_by_noise : whether it divides data
     by the power of their noise. iterates : whether it sees every particle again and again. torch_optimiser : whether it
-    uses an optimiser of torch.
+    uses an optimiser of torch. other_program : whether another program makes the map.
     bytes_per_voxel : of the map, the peak memory of making it and the half maps and of their assessment; None where
     memory is not ours to know. keeps_images : whether it keeps images in memory.
     unfiltered : the settings with which half maps are as noisy as the data, {} for always, None for never.
@@ -47,6 +47,7 @@ class Method:
     weighted_by_noise: bool = False
     iterates: bool = False
     torch_optimiser: bool = False
+    other_program: bool = False
     bytes_per_voxel: int | None = None
     keeps_images: bool = False
     unfiltered: Mapping[str, Any] | None = None
@@ -134,12 +135,14 @@ METHODS: dict[str, Method] = {
             "relion",
             "gsworkbench.methods.relion_program",
             "this program, where it is installed, on the same particles and half sets",
+            other_program=True,
             unfiltered={},
         ),
         Method(
             "cryodrgn",
             "gsworkbench.methods.cryodrgn_program",
             "this program likewise",
+            other_program=True,
         ),
     )
 }

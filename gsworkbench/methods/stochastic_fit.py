@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,10 @@ from gsworkbench.gaussians.parameters import (
 from gsworkbench.imaging.residual import DataTerm, data_term, require_white_protein, squared_error, total_weight
 from gsworkbench.io.files import atomic_path
 from gsworkbench.methods.as_published import blurred_in_y, off_the_grid, projections
-from gsworkbench.methods.starts import start
+from gsworkbench.methods.starts import ANY_SCALE, TOTAL_WEIGHT, at_random, from_data, nearest_distances
 from gsworkbench.methods.stochastic import Stochastic
+from gsworkbench.normal_equations.diagonal import diagonal
+from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering.finite import require_finite
 from gsworkbench.system import distributed
@@ -111,6 +113,27 @@ def fit(
     # A projection in box edges and divided images is weight / edge^2 of one in A and image units.
     model = _gaussians(optimizer.parameters, config, stack.box_size)
     return Fit(in_angstrom(model, edge=edge, weight_unit=scale * edge**2).to("cpu"), scale, tuple(losses))
+
+
+def start(config: Stochastic, stack: ParticleStack, seed: int) -> Gaussians:
+    """(n) isotropic Gaussians in box edges as `config` has them begin, equal weights."""
+    model = _placed(config, stack, seed)
+    if config.initial_scale == "nearest":
+        model = replace(model, scales=nearest_distances(model.means)[:, None].repeat(1, 3))
+    weights = torch.full((config.n_gaussians,), TOTAL_WEIGHT / config.n_gaussians)
+    return replace(model, weights=weights)
+
+
+def _placed(config: Stochastic, stack: ParticleStack, seed: int) -> Gaussians:
+    n, scale = config.n_gaussians, ANY_SCALE if config.initial_scale == "nearest" else config.initial_scale
+    model = at_random(n, spread=config.initial_spread, scale=scale, seed=seed)
+    if config.start == "data":
+        drawn = from_data(diagonal(accumulate(stack, label="start")), n, scale=scale, seed=seed)
+        return model if drawn is None else drawn
+    if config.start == "normal":
+        return model
+    generator = torch.Generator().manual_seed(seed)
+    return replace(model, means=config.initial_spread * (2 * torch.rand(len(model), 3, generator=generator) - 1))
 
 
 def _epoch(

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from gsworkbench.methods.voxels import Voxels
 from gsworkbench.normal_equations.diagonal import (
     DIVISION_SOFTENING,
-    Problem,
-    as_problem,
+    DiagonalEquations,
+    diagonal,
     error_and_gradient,
     from_transform,
     misfit_power,
@@ -53,28 +53,28 @@ class VoxelFit:
 
 
 def solve_voxels(
-    fitted: NormalEquations, held_out: NormalEquations | None, config: Voxels, *, label: str = "voxels"
+    train: NormalEquations, test: NormalEquations | None, config: Voxels, *, label: str = "voxels"
 ) -> VoxelFit:
-    """Solve for `fitted` + `held_out` by as many steps, at most config.n_steps, as lower the error on `held_out`
-    of a solution for `fitted` alone; without `held_out`, by config.n_steps.
+    """Solve for `train` + `test` by as many steps, at most config.n_steps, as lower the error on `test` of a
+    solution for `train` alone; without `test`, by config.n_steps.
     """
-    whole = as_problem(fitted if held_out is None else fitted + held_out)
-    curve = () if held_out is None else _watched(fitted, held_out, config, label)
+    whole = diagonal(train if test is None else train + test)
+    curve = () if test is None else _watched(train, test, config, label)
     n_steps = min(curve, key=lambda row: row[2])[0] if curve else config.n_steps
     *_, volume = islice(conjugate_gradients(whole, support(whole.box_size)), n_steps)
     return VoxelFit(volume.numpy(), n_steps, curve)
 
 
-def conjugate_gradients(problem: Problem, inside: Tensor) -> Iterator[Tensor]:
+def conjugate_gradients(equations: DiagonalEquations, inside: Tensor) -> Iterator[Tensor]:
     """The maps (D, D, D) after 1, 2, ... steps from nothing; each is zero where `inside` (D, D, D) is."""
-    damped = softened(problem, DIVISION_SOFTENING).kernel + ridge(problem)
+    damped = softened(equations, DIVISION_SOFTENING).kernel + ridge(equations)
     damped = damped.clamp_min(1e-6 * float(damped.max()))  # k = 0 of a few particles has neither data nor prior
 
     def within(transform: Tensor) -> Tensor:
         return from_transform(transform) * inside
 
     volume = torch.zeros_like(inside)
-    residual = within(softened(problem, DIVISION_SOFTENING).data)
+    residual = within(softened(equations, DIVISION_SOFTENING).data)
     direction = step = within(to_transform(residual) / damped)
     product = float((residual * step).sum())
     while True:
@@ -89,13 +89,13 @@ def conjugate_gradients(problem: Problem, inside: Tensor) -> Iterator[Tensor]:
         direction = step + (product / before if before > 0 else 0.0) * direction
 
 
-def ridge(problem: Problem) -> Tensor:
+def ridge(equations: DiagonalEquations) -> Tensor:
     """s^2 / S on the half grid, S the power of the map in each shell, measured on the data; K's mean beyond them."""
-    inside = problem.shell < problem.box_size // 2
-    power = misfit_power(problem, torch.zeros_like(problem.data))
-    mean = problem.kernel[inside].mean()
-    least = _LEAST_SNR * problem.noise / mean
-    return torch.where(inside, problem.noise / power[problem.shell].clamp_min(float(least)), mean)
+    inside = equations.shell < equations.box_size // 2
+    power = misfit_power(equations, torch.zeros_like(equations.data))
+    mean = equations.kernel[inside].mean()
+    least = _LEAST_SNR * equations.noise / mean
+    return torch.where(inside, equations.noise / power[equations.shell].clamp_min(float(least)), mean)
 
 
 def support(box_size: int) -> Tensor:
@@ -105,11 +105,11 @@ def support(box_size: int) -> Tensor:
 
 
 def _watched(
-    fitted: NormalEquations, held_out: NormalEquations, config: Voxels, label: str
+    train: NormalEquations, test: NormalEquations, config: Voxels, label: str
 ) -> tuple[tuple[int, float, float], ...]:
-    problem = as_problem(fitted)
-    aims = [(objective(problem), fitted), (objective(as_problem(held_out)), held_out)]
-    steps = islice(conjugate_gradients(problem, support(problem.box_size)), config.n_steps)
+    equations = diagonal(train)
+    aims = [(objective(equations), train), (objective(diagonal(test)), test)]
+    steps = islice(conjugate_gradients(equations, support(equations.box_size)), config.n_steps)
     curve = []
     for step, volume in enumerate(tqdm(steps, desc=label, total=config.n_steps, unit="step", mininterval=0.5), 1):
         seen, unseen = (error_and_gradient(aim, volume)[0] / (e.n_particles * e.box_size**2) for aim, e in aims)

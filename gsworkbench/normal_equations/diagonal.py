@@ -22,7 +22,7 @@ DIVISION_SOFTENING = 0.1  # where every component or voxel is free
 
 
 @dataclass(frozen=True)
-class Problem:
+class DiagonalEquations:
     """Normal equations in Fourier space, on the half grid (D, D, D // 2 + 1), inside the ball |k| < D / 2.
 
     data : transform of b. kernel : K, periodic. noise : s^2 D^3, the variance of data per unit of kernel.
@@ -40,62 +40,62 @@ class Problem:
     def box_size(self) -> int:
         return self.data.shape[0]
 
-    def to(self, device: torch.device | str) -> Problem:
-        """The same problem on another device."""
+    def to(self, device: torch.device | str) -> DiagonalEquations:
+        """The same equations on another device."""
         return replace(self, **{name: getattr(self, name).to(device) for name in ("data", "kernel", "weight", "shell")})
 
 
-def as_problem(equations: NormalEquations) -> Problem:
-    """Normal equations in Fourier space, with the true weights."""
-    kernel = equations.kernel(circular=True).clamp_min(0)
-    shell = map_shells(equations.box_size)
-    inside = (shell < equations.box_size // 2).float()
-    pixel_variance = equations.noise_power / equations.box_size**2
-    return Problem(
-        data=(to_transform(equations.b()) * inside).to(torch.complex64),
+def diagonal(sums: NormalEquations) -> DiagonalEquations:
+    """Return the normal equations of `sums` in Fourier space, with the true weights."""
+    kernel = sums.kernel(circular=True).clamp_min(0)
+    shell = map_shells(sums.box_size)
+    inside = (shell < sums.box_size // 2).float()
+    pixel_variance = sums.noise_power / sums.box_size**2
+    return DiagonalEquations(
+        data=(to_transform(sums.b()) * inside).to(torch.complex64),
         kernel=(kernel * inside).float(),
         weight=inside,
-        noise=pixel_variance * equations.box_size**3,
+        noise=pixel_variance * sums.box_size**3,
         shell=shell,
-        pixel_size=equations.pixel_size,
+        pixel_size=sums.pixel_size,
     )
 
 
-def added(first: Problem, second: Problem, n_first: int, n_second: int) -> Problem:
+def added(first: DiagonalEquations, second: DiagonalEquations, n_first: int, n_second: int) -> DiagonalEquations:
     """The equations of two sets of n_first and n_second particles together: data and kernel are sums over particles."""
     noise = (n_first * first.noise + n_second * second.noise) / (n_first + n_second)
     return replace(first, data=first.data + second.data, kernel=first.kernel + second.kernel, noise=noise)
 
 
-def softened(problem: Problem, part: float = SOFTENING) -> Problem:
-    """The problem to solve in place of a problem: its kernel plus a part of its mean in each shell, data alike.
+def softened(equations: DiagonalEquations, part: float = SOFTENING) -> DiagonalEquations:
+    """The equations to solve in place of others: the kernel plus a part of its mean in each shell, data alike.
 
     Where views are one-sided, or few, some components lie between all slices. Interpolation leaves in their data what
     belongs to their neighbours, a percent or so, and next to nothing in their kernel: what solves these equations is
     anything. With this, they are pulled towards nothing. Where views are even it changes nothing to speak of.
     """
-    inside = problem.weight > 0
-    count = shell_sum(problem, inside.float()).clamp_min(1)
-    mean = (shell_sum(problem, problem.kernel) / count).float()
-    kernel = problem.kernel + part * mean[problem.shell] * inside
-    return replace(problem, kernel=kernel, data=problem.data * (1 + part))
+    inside = equations.weight > 0
+    count = shell_sum(equations, inside.float()).clamp_min(1)
+    mean = (shell_sum(equations, equations.kernel) / count).float()
+    kernel = equations.kernel + part * mean[equations.shell] * inside
+    return replace(equations, kernel=kernel, data=equations.data * (1 + part))
 
 
-def wiener_map(problem: Problem) -> Tensor:
-    """(D, D, D) the classical map of a problem, data / (kernel + noise / signal), as classical_map.py makes it.
+def wiener_map(equations: DiagonalEquations) -> Tensor:
+    """(D, D, D) the classical map of equations, data / (kernel + noise / signal), as classical_map.py makes it.
 
     The power of the signal in each shell is measured on the data; shells that seem to hold none are weakened to a tenth
     of the noise.
     """
-    inside = problem.weight > 0
-    count = shell_sum(problem, inside.float()).clamp_min(1)
-    mean = shell_sum(problem, problem.kernel) / count
-    excess = shell_sum(problem, problem.data.abs().square() - problem.noise * problem.kernel) / count
-    signal = excess / (shell_sum(problem, problem.kernel.square()) / count).clamp_min(1e-300)
-    signal = torch.maximum(signal, 0.1 * problem.noise / mean.clamp_min(1e-300))
-    damping = (problem.noise / signal.clamp_min(1e-300) + (DIVISION_SOFTENING + 1e-3) * mean).float()
-    divided = (1 + DIVISION_SOFTENING) * problem.data / (problem.kernel + damping[problem.shell]).clamp_min(1e-30)
-    return from_transform(divided * (inside & (mean.float()[problem.shell] > 0)))
+    inside = equations.weight > 0
+    count = shell_sum(equations, inside.float()).clamp_min(1)
+    mean = shell_sum(equations, equations.kernel) / count
+    excess = shell_sum(equations, equations.data.abs().square() - equations.noise * equations.kernel) / count
+    signal = excess / (shell_sum(equations, equations.kernel.square()) / count).clamp_min(1e-300)
+    signal = torch.maximum(signal, 0.1 * equations.noise / mean.clamp_min(1e-300))
+    damping = (equations.noise / signal.clamp_min(1e-300) + (DIVISION_SOFTENING + 1e-3) * mean).float()
+    divided = (1 + DIVISION_SOFTENING) * equations.data / (equations.kernel + damping[equations.shell]).clamp_min(1e-30)
+    return from_transform(divided * (inside & (mean.float()[equations.shell] > 0)))
 
 
 class Objective(NamedTuple):
@@ -106,11 +106,11 @@ class Objective(NamedTuple):
     linear: Tensor
 
 
-def objective(problem: Problem, boost: float = 0.0) -> Objective:
-    """The error to minimise, under the problem's weights times exp(boost k^2 / k_nyquist^2) for component k."""
-    weight = problem.weight * torch.exp(boost * (problem.shell / (problem.box_size / 2)) ** 2)
-    data = problem.data * weight
-    return Objective(problem.kernel * weight, data, from_transform(data))
+def objective(equations: DiagonalEquations, boost: float = 0.0) -> Objective:
+    """The error to minimise, under the equations' weights times exp(boost k^2 / k_nyquist^2) for component k."""
+    weight = equations.weight * torch.exp(boost * (equations.shell / (equations.box_size / 2)) ** 2)
+    data = equations.data * weight
+    return Objective(equations.kernel * weight, data, from_transform(data))
 
 
 def error_and_gradient(aim: Objective, volume: Tensor) -> tuple[float, Tensor]:
@@ -119,32 +119,32 @@ def error_and_gradient(aim: Objective, volume: Tensor) -> tuple[float, Tensor]:
     return float((volume * (gradient - aim.linear)).sum()), 2 * gradient
 
 
-def misfit_power(judge: Problem, transform: Tensor) -> Tensor:
+def misfit_power(test: DiagonalEquations, transform: Tensor) -> Tensor:
     """Power S of what a map misses in each shell, (number of shells,), from equations it was not fitted to.
 
     E|b - K V|^2 = K^2 S + s^2 K. From shell 8 on, sums are taken over neighbouring shells too, an eighth of the shell
     number to either side: there S is smooth, and a held-out tenth of the particles is noisy.
     """
-    residual = judge.data - judge.kernel * transform
-    excess = shell_sum(judge, residual.abs().square() - judge.noise * judge.kernel)
-    square = shell_sum(judge, judge.kernel.square())
+    residual = test.data - test.kernel * transform
+    excess = shell_sum(test, residual.abs().square() - test.noise * test.kernel)
+    square = shell_sum(test, test.kernel.square())
     power = torch.zeros_like(excess)
-    for shell in range(judge.box_size // 2):
-        near = _near(shell, judge)
+    for shell in range(test.box_size // 2):
+        near = _near(shell, test)
         if square[near].sum() > 0:  # k = 0 of few particles may hold nothing at all
             power[shell] = (excess[near].sum() / square[near].sum()).clamp_min(0)
     return power.float()
 
 
-def wiener_background(problem: Problem, transform: Tensor, power: Tensor) -> Tensor:
+def wiener_background(equations: DiagonalEquations, transform: Tensor, power: Tensor) -> Tensor:
     """Transform of the most likely map beside a map with this transform, if its power in each shell is `power`."""
-    residual = problem.data - problem.kernel * transform
-    signal = power[problem.shell]
-    inside = problem.shell < problem.box_size // 2
-    return residual * inside * signal / (problem.kernel * signal + problem.noise)
+    residual = equations.data - equations.kernel * transform
+    signal = power[equations.shell]
+    inside = equations.shell < equations.box_size // 2
+    return residual * inside * signal / (equations.kernel * signal + equations.noise)
 
 
-def proven_share(judge: Problem, transform: Tensor, background: Tensor) -> Tensor:
+def proven_share(test: DiagonalEquations, transform: Tensor, background: Tensor) -> Tensor:
     """How much of a background, (number of shells,) from 0 to 1, particles bear out that it was not made from.
 
     The root of the factor that lowers their error most, sum Re B* (b - K V) / sum K |B|^2 over a shell and its
@@ -152,29 +152,29 @@ def proven_share(judge: Problem, transform: Tensor, background: Tensor) -> Tenso
     says: S counts errors of the mixture that its own residual knows nothing of. The root, because the factor itself
     makes maps no better, and half maps overstate more (docs/one_pass.md).
     """
-    residual = judge.data - judge.kernel * transform
-    product = shell_sum(judge, (background.conj() * residual).real)
-    square = shell_sum(judge, judge.kernel * background.abs().square())
+    residual = test.data - test.kernel * transform
+    product = shell_sum(test, (background.conj() * residual).real)
+    square = shell_sum(test, test.kernel * background.abs().square())
     share = torch.zeros_like(product)
-    for shell in range(judge.box_size // 2):
-        near = _near(shell, judge)
+    for shell in range(test.box_size // 2):
+        near = _near(shell, test)
         share[shell] = (product[near].sum() / square[near].sum().clamp_min(1e-300)).clamp(0, 1)
     return share.sqrt().float()
 
 
-def _near(shell: int, problem: Problem) -> slice:
+def _near(shell: int, equations: DiagonalEquations) -> slice:
     """A shell and, from the eighth on, those an eighth of its number to either side."""
     reach = shell // 8
-    return slice(max(0, shell - reach), min(problem.box_size // 2, shell + reach + 1))
+    return slice(max(0, shell - reach), min(equations.box_size // 2, shell + reach + 1))
 
 
-def shell_sum(problem: Problem, values: Tensor) -> Tensor:
+def shell_sum(equations: DiagonalEquations, values: Tensor) -> Tensor:
     """(number of shells,) sums of values on the half grid."""
-    return torch.bincount(problem.shell.flatten(), values.flatten().double())
+    return torch.bincount(equations.shell.flatten(), values.flatten().double())
 
 
-def shell_mean(problem: Problem, values: Tensor) -> Tensor:
-    return shell_sum(problem, values) / shell_sum(problem, torch.ones_like(values))
+def shell_mean(equations: DiagonalEquations, values: Tensor) -> Tensor:
+    return shell_sum(equations, values) / shell_sum(equations, torch.ones_like(values))
 
 
 def to_transform(volume: Tensor) -> Tensor:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from gsworkbench.experiments import make_runs
+from gsworkbench.experiments import make_runs, run_keys
 from gsworkbench.experiments.expected import differences, read_expected, write_expected
-from gsworkbench.experiments.make_runs import make_runs_apart, run_key
+from gsworkbench.experiments.make_runs import make_runs_apart
 from gsworkbench.experiments.plan import ROOT, Run, RunConfig
+from gsworkbench.experiments.run_keys import run_key
 from gsworkbench.experiments.store import KEY, made
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
-from gsworkbench.methods.stochastic import PRESETS
+from gsworkbench.methods.registry import METHODS
 from gsworkbench.simulation import deposited_poses as deposited
 from gsworkbench.simulation.simulation_config import SimulationConfig
 
@@ -27,8 +28,8 @@ DATA = SimulationConfig(n_particles=40, box_size=16, pixel_size=24.0, snr=1.0)
 
 
 def run_of(name: str, method: str = "backprojection", **settings) -> Run:
-    stochastic = dataclasses.replace(PRESETS["tuned"], n_gaussians=16, n_epochs=1, **settings)
-    reconstruction = ReconstructionConfig(method=method, stochastic=stochastic)
+    tiny = {"n_gaussians": 16, "n_epochs": 1} if method == "stochastic" else {}
+    reconstruction = ReconstructionConfig(method, dataclasses.replace(METHODS[method].default, **tiny, **settings))
     return Run(name, "blob-s0", method, None, None, 0, RunConfig(DATA, reconstruction), {})
 
 
@@ -96,8 +97,9 @@ def test_a_run_of_other_code_is_made_anew_and_one_of_the_same_is_not(folder):
 
 def test_one_that_fails_takes_no_other_with_it(folder, capfd):
     failing = dataclasses.replace(run_of("bad"), config=RunConfig(DATA, ReconstructionConfig(backend="abacus")))
-    dark = run_of("also bad", "magic")
-    failed = make_runs_apart([failing, dark, run_of("three")], folder)
+    white = ReconstructionConfig("stochastic", noise_spectrum="measured")  # a method that knows white noise only
+    refused = dataclasses.replace(run_of("also bad"), config=RunConfig(DATA, white))
+    failed = make_runs_apart([failing, refused, run_of("three")], folder)
     assert (folder / "runs" / "three" / "run.json").is_file()
     reasons = {name: folder / "runs" / name / "not_run.txt" for name in ("bad", "also bad")}
     assert set(failed) | {name for name, file in reasons.items() if file.is_file()} == {"bad", "also bad"}
@@ -127,7 +129,7 @@ runs.make_runs([run_of("first"), run_of("second")], Path({folder!r}))
 
 
 def test_killed_half_way_it_resumes_without_losing_finished_runs(tmp_path):
-    script = SCRIPT.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    script = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 300
     while not (tmp_path / "reached").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -149,9 +151,9 @@ def test_a_run_whose_data_are_not_installed_says_so_and_is_made_once_they_are(tm
     make_runs._dataset(config, tmp_path / "data")
     make_runs._run(run, tmp_path / "data", tmp_path / "run")
     assert "are not installed here" in (tmp_path / "run" / "not_run.txt").read_text()
-    before = make_runs.dataset_key(config)
-    monkeypatch.setattr(make_runs, "is_installed", lambda: not deposited.is_installed())
-    assert make_runs.dataset_key(config) != before
+    before = run_keys.dataset_key(config)
+    monkeypatch.setattr(run_keys, "is_installed", lambda: not deposited.is_installed())
+    assert run_keys.dataset_key(config) != before
 
 
 def test_a_key_is_of_settings_data_and_code(monkeypatch):

@@ -1,4 +1,4 @@
-"""experiments.yaml: every claim of the papers is there and resolves; what does not is said before anything runs."""
+"""Every claim of the papers is in paper_figures/experiments and resolves; errors are reported before anything runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from gsworkbench.config import from_mapping, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.figures import KINDS
 from gsworkbench.experiments.measures import KINDS as MEASURES
-from gsworkbench.experiments.plan import EXPERIMENTS_FILE, RunConfig, read_registry
+from gsworkbench.experiments.plan import EXPERIMENTS as FOLDER
+from gsworkbench.experiments.plan import RunConfig, read_registry, read_sections
 from gsworkbench.experiments.verdicts import RULES
 from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.simulation.simulation_config import SimulationConfig
 
-CONTENT = yaml.safe_load(EXPERIMENTS_FILE.read_text(encoding="utf-8"))
+CONTENT = read_sections()
 REGISTRIES = {scale: read_registry(scale) for scale in CONTENT["scales"]}
 EXPERIMENTS = [pytest.param(r, e, id=f"{s}-{n}") for s, r in REGISTRIES.items() for n, e in r.experiments.items()]
 
@@ -53,7 +54,7 @@ def _has(run: dict, factors: dict) -> bool:
 
 @pytest.mark.parametrize("scale", REGISTRIES)
 def test_every_run_resolves_to_a_config_that_survives_yaml(scale):
-    from gsworkbench.methods.task import METHODS
+    from gsworkbench.methods.registry import METHODS
     from gsworkbench.molecules import MOLECULES
 
     registry = REGISTRIES[scale]
@@ -94,7 +95,7 @@ def test_quality_at_laptop_scale_has_three_seeds():
 
 def test_a_run_is_its_preset_with_the_factors_in_it():
     run = REGISTRIES["laptop"].runs["ribosome-tuned-n2048-s0"]
-    assert to_mapping(run.config.reconstruction.stochastic) == to_mapping(PRESETS["tuned"]) | {"n_gaussians": 2048}
+    assert to_mapping(run.config.reconstruction.settings) == to_mapping(PRESETS["tuned"]) | {"n_gaussians": 2048}
     assert run.config.dataset == SimulationConfig()  # 5,000 x 64^2 at 6 A/px, SNR 0.1
     noisy = REGISTRIES["laptop"].runs["sweep-snr0.01-one_pass-n1024-s1"].config
     assert noisy.dataset.snr == 0.01 and noisy.dataset.seed == noisy.reconstruction.seed == 1
@@ -130,7 +131,7 @@ def test_a_method_can_change_its_preset(tmp_path):
     content = copy.deepcopy(CONTENT)
     content["methods"]["cryosplat"]["settings"] = {"gamma": 0.3}
     runs = _read(content, tmp_path).experiments["fig2"].runs
-    stochastic = next(r for r in runs if r.method == "cryosplat").config.reconstruction.stochastic
+    stochastic = next(r for r in runs if r.method == "cryosplat").config.reconstruction.settings
     assert stochastic.gamma == 0.3
     assert stochastic.minimum_scale == PRESETS["cryosplat"].minimum_scale
 
@@ -166,6 +167,20 @@ def test_what_is_not_known_is_named_with_the_file(what, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         _read(content, tmp_path)
     assert str(caught.value).startswith(str(tmp_path / "experiments.yaml"))
+
+
+def test_one_name_in_two_files_is_refused(tmp_path):
+    for file in FOLDER.glob("*.yaml"):
+        (tmp_path / file.name).write_text(file.read_text())
+    assert read_registry("smoke", tmp_path).runs == REGISTRIES["smoke"].runs
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"experiments": {"fig3": CONTENT["experiments"]["fig3"]}}))
+    with pytest.raises(InputError, match=r"more\.yaml.*fig3 of section 'experiments' is in another file"):
+        read_registry("smoke", tmp_path)
+
+
+def test_files_can_be_read():
+    for file in FOLDER.glob("*.yaml"):
+        assert max(map(len, file.read_text(encoding="utf-8").splitlines())) <= 120
 
 
 def _read(content, tmp_path, scale="smoke"):

@@ -60,7 +60,7 @@ class Needy:
 
 
 def test_settings_survive_plain_data():
-    config = RunConfig(SimulationConfig(snr=0.05), ReconstructionConfig(stochastic=PRESETS["cryosplat"], seed=7))
+    config = RunConfig(SimulationConfig(snr=0.05), ReconstructionConfig("stochastic", PRESETS["cryosplat"], seed=7))
     assert from_mapping(RunConfig, json.loads(json.dumps(to_mapping(config)))) == config
 
 
@@ -89,9 +89,9 @@ def test_wrong_settings_are_named(mapping, message):
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"stochastic": {"n_gausians": 3}}, "Stochastic has no parameter 'n_gausians'"),
-        ({"stochastic": {"schedule": "linear"}}, "Stochastic.schedule must be one of"),
-        ({"stochastic": {"double_after_epochs": [1, "2"]}}, "double_after_epochs"),
+        ({"method": "stochastic", "settings": {"n_gausians": 3}}, "Stochastic has no parameter 'n_gausians'"),
+        ({"method": "stochastic", "settings": {"schedule": "linear"}}, "Stochastic.schedule must be one of"),
+        ({"method": "stochastic", "settings": {"double_after_epochs": [1, "2"]}}, "double_after_epochs"),
         ({"backend": 3}, "ReconstructionConfig.backend"),
     ],
 )

@@ -17,13 +17,14 @@ import yaml
 
 from gsworkbench.cli.main import main
 from gsworkbench.errors import InputError
-from gsworkbench.experiments.plan import EXPERIMENTS_FILE, read_registry
+from gsworkbench.experiments.plan import read_registry, read_sections
 from gsworkbench.experiments.results import COLUMNS, read_results
 from gsworkbench.lab.commands import command_line, identity, preview_config, yaml_rows
 from gsworkbench.lab.fits import Bench, dataset_of, explored_table, record_outcome
 from gsworkbench.lab.opened_run import find_runs, particles_of, read_run, sample_particles
 from gsworkbench.lab.service import Done, MapMade, Progress, Ready, Stopped
 from gsworkbench.lab.worker import Worker
+from gsworkbench.methods.part import ALL
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.stochastic import Stochastic
 
@@ -52,7 +53,7 @@ def test_a_run_is_read_with_all_that_views_show(folder, noisy_set):
     assert list(run.maps) == ["full", "half 1", "half 2", "background", "truth"]
     assert np.array_equal(run.maps["truth"], noisy_set.truth)
     assert run.mask.shape == (32, 32, 32) and run.voxel_size == 12.0
-    assert len(run.gaussians) == 200 and run.config.normal_equations.n_gaussians == 200
+    assert len(run.gaussians) == 200 and run.config.n_gaussians == 200
     assert {r.criterion for r in run.resolutions if r.curve.endswith("_truth")} == {"0.5"}
     assert find_runs(folder.parent.parent) == [folder]
     assert dataset_of(run) == noisy_set.folder.name
@@ -106,7 +107,7 @@ def test_the_printed_command_reproduces_the_numbers(bench, outcome, tmp_path):
     [
         ReconstructionConfig(method="backprojection", mask="sphere"),
         ReconstructionConfig(
-            method="stochastic", stochastic=Stochastic(n_gaussians=100, n_epochs=2, batch_size=50, gamma=0.3)
+            method="stochastic", settings=Stochastic(n_gaussians=100, n_epochs=2, batch_size=50, gamma=0.3)
         ),
     ],
     ids=lambda config: config.method,
@@ -134,7 +135,7 @@ def test_noise_substitution_shows_what_half_maps_share_beyond_the_data(bench, tm
 def test_settings_matter_and_numbers_are_named(bench, outcome):
     """Twenty Gaussians alone are worse; combined with the backprojection they are not."""
     config = preview_config(20, seed=3)
-    alone = replace(config, normal_equations=replace(config.normal_equations, combine=False))
+    alone = replace(config, settings=replace(config.settings, combine=False))
     other = bench.fit(alone)
     assert other.number("fsc_truth_mean") < outcome.number("fsc_truth_mean") - 0.05
     assert bench.fit(config).number("fsc_truth_mean") > outcome.number("fsc_truth_mean") - 0.01
@@ -143,7 +144,7 @@ def test_settings_matter_and_numbers_are_named(bench, outcome):
 
 
 def test_the_yaml_rows_are_the_same_settings_in_the_workflow(outcome, tmp_path):
-    content = yaml.safe_load(EXPERIMENTS_FILE.read_text())
+    content = read_sections()
     for section, rows in yaml.safe_load(yaml_rows(outcome.config, "ribosome")).items():
         content[section] |= rows
     (tmp_path / "experiments.yaml").write_text(yaml.safe_dump(content))
@@ -171,7 +172,7 @@ def test_sums_are_kept_and_made_again_for_other_particles(bench, folder, monkeyp
     monkeypatch.setattr(
         "gsworkbench.lab.fits.sums_of_parts", lambda task, hold_out: pytest.fail("read the particles again")
     )
-    assert Bench(bench.run).sums["all"][0].n_particles == bench.sums["all"][0].n_particles
+    assert Bench(bench.run).sums[ALL][0].n_particles == bench.sums[ALL][0].n_particles
     (folder / "run_data.star").write_text((folder / "run_data.star").read_text() + "\n")
     with pytest.raises(pytest.fail.Exception, match="read the particles again"):
         Bench(bench.run)
@@ -208,14 +209,14 @@ def test_a_worker_reports_shows_and_ends_with_the_same_numbers(worker, outcome, 
 
 
 def test_a_new_fit_takes_the_place_of_one_that_runs(worker):
-    worker.submit(ReconstructionConfig(method="stochastic", stochastic=Stochastic(n_gaussians=2000)))
+    worker.submit(ReconstructionConfig(method="stochastic", settings=Stochastic(n_gaussians=2000)))
     worker.submit(preview_config(50))
     done = wait_for(worker, Done)[-1]
     assert done.outcome.config == preview_config(50)
 
 
 def test_a_fit_can_be_cancelled_and_another_one_follows(worker):
-    long = ReconstructionConfig(method="stochastic", stochastic=Stochastic(n_gaussians=2000, n_epochs=1000))
+    long = ReconstructionConfig(method="stochastic", settings=Stochastic(n_gaussians=2000, n_epochs=1000))
     worker.submit(long)
     wait_for(worker, Progress)
     worker.cancel()
@@ -225,8 +226,8 @@ def test_a_fit_can_be_cancelled_and_another_one_follows(worker):
 
 
 def test_what_cannot_be_done_is_said_and_a_killed_process_replaced(worker):
-    worker.submit(ReconstructionConfig(method="no-such"))
-    assert "there is no method 'no-such'" in wait_for(worker, Stopped)[-1].reason
+    worker.submit(ReconstructionConfig(backend="no-such"))
+    assert "no-such" in wait_for(worker, Stopped)[-1].reason
     worker.submit(preview_config(50))
     worker._process.kill()
     assert "ended" in wait_for(worker, Stopped)[-1].reason

@@ -200,8 +200,8 @@ def test_only_what_a_method_heeds_is_shown():
     controls.gamma.value = 0.3
     assert controls.gamma.layout.display is None and controls.steps.layout.display == "none"
     controls.shape.value = "isotropic"
-    assert controls.config.stochastic.shape == "isotropic" and controls.shape.layout.display is None
-    assert controls.config.stochastic.gamma == 0.3 and controls.config.stochastic.schedule == "epoch"
+    assert controls.config.settings.shape == "isotropic" and controls.shape.layout.display is None
+    assert controls.config.settings.gamma == 0.3 and controls.config.settings.schedule == "epoch"
     controls.method.value = "backprojection"
     assert controls.number.layout.display == "none" and controls.config.method == "backprojection"
 

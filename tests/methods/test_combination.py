@@ -9,7 +9,7 @@ import torch
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.methods.combination import Candidate, combine, molecule, weigh
 from gsworkbench.normal_equations.classical_map import classical_map
-from gsworkbench.normal_equations.diagonal import added, as_problem, wiener_map
+from gsworkbench.normal_equations.diagonal import added, diagonal, wiener_map
 from gsworkbench.normal_equations.equations import accumulate
 
 
@@ -17,7 +17,7 @@ from gsworkbench.normal_equations.equations import accumulate
 def halves(noisy_set):
     stack = noisy_set.stack
     sums = [accumulate(stack[k::2]) for k in (0, 1)]
-    return sums, [as_problem(s) for s in sums]
+    return sums, [diagonal(s) for s in sums]
 
 
 def likeness(volume, truth):
@@ -38,7 +38,7 @@ def test_the_classical_map_of_a_problem_is_that_of_its_sums(halves):
 
 def test_equations_of_parts_add_up(noisy_set, halves):
     sums, problems = halves
-    whole, together = as_problem(sums[0] + sums[1]), added(*problems, 300, 300)
+    whole, together = diagonal(sums[0] + sums[1]), added(*problems, 300, 300)
     assert float((whole.data - together.data).abs().max()) < 1e-5 * float(whole.data.abs().max())
     both = (problems[0].kernel > 0) & (problems[1].kernel > 0)  # what is below zero is cut off, of each
     difference = (whole.kernel - together.kernel).abs()
@@ -89,7 +89,7 @@ def test_maps_have_nothing_in_the_corners_of_fourier_space(noisy_set, halves):
     made, weights = weighed(halves, noisy_set.truth.copy(), noisy_set.truth.copy())
     spiky = dataclasses.replace(made[0], fitted=np.random.default_rng(0).standard_normal((32,) * 3).astype(np.float32))
     transform = torch.fft.rfftn(torch.from_numpy(combine(spiky, weights)))
-    beyond = spiky.problem.shell >= 16
+    beyond = spiky.equations.shell >= 16
     assert float(transform[beyond].abs().max()) < 1e-4 * float(transform.abs().max())
 
 

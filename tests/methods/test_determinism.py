@@ -7,14 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from quick_methods import own_methods, quick
 
-from gsworkbench.config import from_mapping
 from gsworkbench.experiments.plan import ROOT
-from gsworkbench.methods.reconstruction_config import ReconstructionConfig
-from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.read import read_particles
 from gsworkbench.reconstruction.run import reconstruct
@@ -22,15 +21,9 @@ from gsworkbench.simulation.simulate import simulate
 from gsworkbench.simulation.simulation_config import SimulationConfig
 
 SET = SimulationConfig(n_particles=120, box_size=16, pixel_size=24.0, snr=1.0, seed=3)
-SHORT = {"n_gaussians": 16, "n_epochs": 1}
-STEPS = {name: 3 for name in ("n_boosted_steps", "n_steps", "n_final_steps")}
 METHODS = {
-    "normal-equations": {"normal_equations": {"n_gaussians": 16, **STEPS}, "noise_substitute_beyond": 120.0},
-    "voxels": {},
-    "stochastic": {"stochastic": {**SHORT}},
-    "backprojection": {},
-    "neural-field": {"neural_field": {"n_epochs": 1}},
-    "3dgs": {"blending": {"n_gaussians": 16, "n_steps": 20}},
+    name: quick(name, mask="none", seed=5, noise_substitute_beyond=120.0 if name == "one-pass" else None)
+    for name in own_methods()
 }
 SUMS = ("simulate", "accumulate")
 
@@ -43,10 +36,7 @@ def hashes(folder, methods=METHODS, threads=1):
         stack = read_particles(folder / "simulate" / "particles.star")
         accumulate(stack, threads=threads, chunk_bytes=2**14).save(folder / "accumulate" / "sums.npz")
         for method in methods:
-            config = from_mapping(
-                ReconstructionConfig, {"method": method, "mask": "none", "seed": 5, **methods[method]}
-            )
-            reconstruct(stack, folder / method, config, truth=folder / "simulate" / "truth.mrc")
+            reconstruct(stack, folder / method, methods[method], truth=folder / "simulate" / "truth.mrc")
     finally:
         torch.set_num_threads(1)
     return {
@@ -74,10 +64,11 @@ def test_the_same_bits_again_in_one_process(first, tmp_path):
 
 def test_the_same_bits_in_another_process(first, tmp_path):
     """Whatever its environment: hashes of strings differ between processes, and so may the order of sets."""
-    script = "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_determinism as t"
-    script += "; print(json.dumps(t.hashes(Path(sys.argv[2]))))"
+    here = Path(__file__).parent
+    script = "import json, sys; from pathlib import Path; sys.path[:0] = sys.argv[1:3]; import test_determinism as t"
+    script += "; print(json.dumps(t.hashes(Path(sys.argv[3]))))"
     environment = os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    command = [sys.executable, "-c", script, str(ROOT / "tests"), str(tmp_path)]
+    command = [sys.executable, "-c", script, str(here), str(here.parent), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
     assert json.loads(result.stdout.splitlines()[-1]) == first
 
@@ -90,10 +81,7 @@ def test_particles_and_sums_are_the_same_bits_with_any_number_of_threads(first, 
 def test_another_seed_gives_other_bits(first, tmp_path):
     """Else the tests above would see nothing."""
     stack = simulate(SET, tmp_path / "simulate")
-    config = from_mapping(
-        ReconstructionConfig, {"method": "stochastic", "mask": "none", "seed": 6, **METHODS["stochastic"]}
-    )
+    config = quick("stochastic", mask="none", seed=6)
     reconstruct(stack, tmp_path / "other", config)
     found = hashlib.sha256((tmp_path / "other" / "run_class001.mrc").read_bytes()).hexdigest()
     assert found != first["stochastic/run_class001.mrc"]
-    assert PRESETS["tuned"] != config.stochastic

@@ -1,30 +1,23 @@
 """The table of methods: each has its settings, its page says what it is, and the command line runs it."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gsworkbench.cli.main import main
-from gsworkbench.config import SETTINGS
 from gsworkbench.io.mrc import read_map
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.registry import METHODS
 from gsworkbench.methods.stochastic import PRESETS
-from gsworkbench.methods.task import METHODS
 from gsworkbench.reconstruction.run import reconstruct
 
 PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
 
 
 def test_every_method_and_preset_is_on_the_page():
-    for name in {*METHODS, *PRESETS} - {"normal-equations", "stochastic"}:
+    for name in {*METHODS, *PRESETS} - {"one-pass", "stochastic"}:
         assert f"`{name}`" in PAGE, name
-
-
-def test_settings_are_those_of_the_methods():
-    assert set(SETTINGS) == set(METHODS) - {"relion"}
-    assert set(SETTINGS.values()) <= {f.name for f in dataclasses.fields(ReconstructionConfig)}
 
 
 def test_a_neural_field_from_the_command_line(noisy_set, tmp_path, capsys):
@@ -56,7 +49,7 @@ def test_the_filter_of_backprojection_is_in_the_record(noisy_set, tmp_path):
     assert main(["backproject", str(noisy_set.star), "--out", str(tmp_path), "--filter", "fsc", "--mask", "none"]) == 0
     from gsworkbench.methods.backprojection import Backprojection
 
-    config = ReconstructionConfig("backprojection", backprojection=Backprojection("fsc"), mask="none")
+    config = ReconstructionConfig("backprojection", Backprojection("fsc"), mask="none")
     expected = reconstruct(noisy_set.stack, tmp_path / "again", config)
     np.testing.assert_array_equal(read_map(tmp_path / "run_class001.mrc")[0], expected.volume)
-    assert expected.record.config["backprojection"] == {"filter": "fsc"}
+    assert expected.record.config["settings"] == {"filter": "fsc"}

@@ -12,10 +12,10 @@ from gsworkbench.errors import InputError
 from gsworkbench.imaging.residual import form_images
 from gsworkbench.io.mrc import new_image_stack
 from gsworkbench.methods.one_pass import OnePass
-from gsworkbench.methods.one_pass_fit import fit_one_pass, preview
+from gsworkbench.methods.one_pass_fit import FitContext, fit_one_pass, preview
 from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.diagonal import (
-    as_problem,
+    diagonal,
     error_and_gradient,
     from_transform,
     misfit_power,
@@ -62,7 +62,7 @@ def blob(box_size, sigma, seed):
 def test_error_and_gradient_are_those_of_the_squared_error_over_all_particles(noisy_set):
     """Differences of the error equal sums over exact central slices of two maps; the gradient equals differences."""
     stack = noisy_set.stack
-    aim = objective(as_problem(accumulate(stack)))
+    aim = objective(diagonal(accumulate(stack)))
     images = torch.from_numpy(stack.images()).double()
     kept = torch.fft.irfft2(torch.fft.rfft2(images) * (simulate_disc(32)), s=(32, 32))
 
@@ -105,9 +105,9 @@ def test_better_than_backprojection_of_the_same_particles(noisy_set, noisy):
 
 
 def test_the_same_seed_gives_the_same_bits(noisy):
-    first, again = (fit_one_pass(*noisy, SMALL, seed=3) for _ in range(2))
+    first, again = (fit_one_pass(*noisy, SMALL, FitContext(3)) for _ in range(2))
     assert np.array_equal(first.volume, again.volume)
-    other = fit_one_pass(*noisy, SMALL, seed=4)
+    other = fit_one_pass(*noisy, SMALL, FitContext(4))
     assert not np.array_equal(first.volume, other.volume)
 
 
@@ -124,7 +124,7 @@ def test_the_map_is_the_mixture_plus_the_background(noisy):
 
 def test_what_a_mixture_cannot_hold_is_found_and_put_back(clean_set, clean):
     """A map lacks a smooth hull, as solvent would make one: held-out particles see it, the background restores it."""
-    fitted, held = (as_problem(e) for e in clean)
+    fitted, held = (diagonal(e) for e in clean)
     truth = torch.from_numpy(clean_set.truth.copy())
     axis = torch.arange(32) - 16
     r2 = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
@@ -184,7 +184,7 @@ def test_half_maps_of_pure_noise_do_not_agree_and_it_is_said(pure_noise, n_gauss
     """Also with the number chosen by the data: held-out particles then ask for the fewest."""
     config = dataclasses.replace(SMALL, n_gaussians=n_gaussians)
     halves = [split(pure_noise[np.arange(600) % 2 == seed]) for seed in (0, 1)]
-    fits = [fit_one_pass(*half, config, seed=seed) for seed, half in enumerate(halves)]
+    fits = [fit_one_pass(*half, config, FitContext(seed)) for seed, half in enumerate(halves)]
     fsc = fourier_shell_correlation(fits[0].volume, fits[1].volume, voxel_size=12.0).values[2:15]
     samples = 2 * np.pi * np.arange(2, 15) ** 2
     assert np.abs(fsc.mean()) < 4 / np.sqrt(samples.sum()) + 0.05
@@ -240,12 +240,14 @@ def test_a_random_start_takes_no_look_at_the_data_and_still_fits(clean_set, clea
     sums = clean[0] + clean[1]
     config = dataclasses.replace(SMALL, start="random", n_gaussians=1000, background=False)
     still = dataclasses.replace(config, n_boosted_steps=0, n_steps=1, learning_rate=1e-9)
-    begin = fit_one_pass(sums, None, still, seed=2).gaussians
+    begin = fit_one_pass(sums, None, still, FitContext(2)).gaussians
     assert float(begin.means.std()) == pytest.approx(config.initial_spread * 32 * 12, rel=0.1)
-    other = fit_one_pass(clean[0], None, still, seed=2).gaussians
+    other = fit_one_pass(clean[0], None, still, FitContext(2)).gaussians
     assert torch.allclose(begin.means, other.means, atol=1e-3)
     longer = dataclasses.replace(config, n_boosted_steps=30, n_steps=90)
-    fsc = fourier_shell_correlation(fit_one_pass(sums, None, longer, seed=2).volume, clean_set.truth, voxel_size=12.0)
+    fsc = fourier_shell_correlation(
+        fit_one_pass(sums, None, longer, FitContext(2)).volume, clean_set.truth, voxel_size=12.0
+    )
     assert fsc.mean() > 0.9
 
 
@@ -260,7 +262,7 @@ def test_a_preview_reports_and_can_be_stopped(clean_set, clean):
 
 
 def test_held_out_particles_bear_out_signal_and_not_noise(noisy):
-    fitted, held = (as_problem(e) for e in noisy)
+    fitted, held = (diagonal(e) for e in noisy)
     nothing = torch.zeros_like(held.data)
     signal = wiener_background(fitted, nothing, misfit_power(held, nothing))
     assert proven_share(held, nothing, signal)[1:4].mean() > 0.8
@@ -271,7 +273,7 @@ def test_held_out_particles_bear_out_signal_and_not_noise(noisy):
 
 def test_a_shell_without_data_has_no_power(noisy):
     """k = 0 is asked of no image: where its neighbours leave nothing there either, nothing is divided by nothing."""
-    fitted, held = (as_problem(e) for e in noisy)
+    fitted, held = (diagonal(e) for e in noisy)
     empty = held.shell == 0
     nothing = [
         dataclasses.replace(

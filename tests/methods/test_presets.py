@@ -14,9 +14,9 @@ from gsworkbench.gaussians.parameters import Meaning, from_parameters, to_parame
 from gsworkbench.geometry.rotations import random_rotations
 from gsworkbench.imaging.residual import data_term, squared_error
 from gsworkbench.methods.as_published import blurred_in_y, off_the_grid, projections
-from gsworkbench.methods.starts import nearest_distances, start
+from gsworkbench.methods.starts import nearest_distances
 from gsworkbench.methods.stochastic import PRESETS, Stochastic
-from gsworkbench.methods.stochastic_fit import _gaussians, _learning_rate, _parameters, fit, loss_and_gradients
+from gsworkbench.methods.stochastic_fit import _gaussians, _learning_rate, _parameters, fit, loss_and_gradients, start
 from gsworkbench.rendering import voxelize
 
 N = 12

@@ -13,7 +13,7 @@ from gsworkbench.methods.voxels_fit import conjugate_gradients, ridge, solve_vox
 from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.diagonal import (
     DIVISION_SOFTENING,
-    as_problem,
+    diagonal,
     error_and_gradient,
     from_transform,
     misfit_power,
@@ -40,7 +40,7 @@ def test_without_noise_it_is_the_truth(clean_set):
 
 
 def test_without_a_ball_it_is_the_wiener_answer_in_one_step(noisy_set):
-    problem = as_problem(accumulate(noisy_set.stack))
+    problem = diagonal(accumulate(noisy_set.stack))
     (volume,) = islice(conjugate_gradients(problem, torch.ones((32,) * 3)), 1)
     nothing = torch.zeros_like(problem.data)
     soft = softened(problem, DIVISION_SOFTENING)
@@ -51,7 +51,7 @@ def test_without_a_ball_it_is_the_wiener_answer_in_one_step(noisy_set):
 
 
 def test_the_solution_is_stationary_inside_the_ball_and_zero_outside(noisy_set):
-    problem = as_problem(accumulate(noisy_set.stack))
+    problem = diagonal(accumulate(noisy_set.stack))
     inside = support(32)
     *_, volume = islice(conjugate_gradients(problem, inside), 40)
     assert not volume[inside == 0].any()

@@ -99,7 +99,7 @@ def test_a_reconstruction_takes_spectra_by_group(noisy_set, tmp_path):
     config = ReconstructionConfig(method="backprojection", noise_spectrum="measured", mask="none")
     assert np.isfinite(reconstruct(stack, tmp_path, config).volume).all()
     fitted = ReconstructionConfig(
-        normal_equations=OnePass(n_gaussians=64, n_boosted_steps=2, n_steps=4, n_final_steps=2),
+        settings=OnePass(n_gaussians=64, n_boosted_steps=2, n_steps=4, n_final_steps=2),
         noise_spectrum="measured",
         mask="none",
     )

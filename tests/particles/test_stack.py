@@ -9,7 +9,6 @@ from particle_files import assert_same_particles, make_stack, star_columns, star
 
 from gsworkbench.errors import InputError
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
-from gsworkbench.methods.task import METHODS
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.formats.relion import write_with_half_sets
 from gsworkbench.particles.read import read_particles
@@ -123,7 +122,7 @@ def renamed(stack, name):
 @pytest.mark.parametrize("run", [reconstruct, make_maps, assist])
 def test_a_name_that_run_data_cannot_hold_is_refused_before_the_fit(tmp_path, monkeypatch, name, sentence, run):
     config = ReconstructionConfig("backprojection", mask="none")
-    monkeypatch.setitem(METHODS, config.method, lambda task: pytest.fail("a fit was begun"))
+    monkeypatch.setattr("gsworkbench.methods.backprojection.solve", lambda task: pytest.fail("a fit was begun"))
     with pytest.raises(InputError, match=sentence):
         run(renamed(make_stack(tmp_path), name), tmp_path / "out", config)
     assert not (tmp_path / "out").exists()

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from gsworkbench.cli.main import main
-from gsworkbench.config import from_mapping
 from gsworkbench.io.mrc import new_image_stack
-from gsworkbench.methods.reconstruction_config import ReconstructionConfig
+from gsworkbench.methods.reconstruction_config import read_config
+from gsworkbench.methods.registry import METHODS
 from gsworkbench.particles.formats.relion import write_star
 from gsworkbench.particles.read import read_particles
 from gsworkbench.reconstruction.memory_needed import reconstruct_bytes
@@ -91,14 +91,15 @@ def test_what_a_run_needs_is_said_beside_what_there_is(noisy_set, tmp_path, caps
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory as Linux counts it")
-@pytest.mark.parametrize("method", ["normal-equations", "voxels", "backprojection", "stochastic"])
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.bytes_per_voxel is not None])
 def test_what_is_said_is_kept_to(noisy_set, tmp_path, method):
     """In a process of its own: a peak is one of a whole process."""
     out = tmp_path / "map"
-    words = ["backproject"] if method == "backprojection" else ["reconstruct", "--method", method]
+    command = METHODS[method].command
+    words = [command, *(["--method", method] if command == "reconstruct" else [])]
     words += ["--set", "n_epochs=1"] if method == "stochastic" else []
     command = [sys.executable, "-m", "gsworkbench", words[0], str(noisy_set.star), "--out", str(out), *words[1:]]
     subprocess.run(command, check=True, capture_output=True)
     record = json.loads((out / "run.json").read_text())
-    needed = reconstruct_bytes(read_particles(noisy_set.star), from_mapping(ReconstructionConfig, record["config"]))
+    needed = reconstruct_bytes(read_particles(noisy_set.star), read_config(record["config"]))
     assert record["peak_memory_bytes"] < needed < 2 * record["peak_memory_bytes"]
