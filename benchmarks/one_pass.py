@@ -22,7 +22,7 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.honesty import overstatement
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.io.mrc import new_image_stack
-from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.one_pass import PREVIEW, OnePass
 from gsworkbench.methods.one_pass_fit import FitContext, fit_one_pass, preview
 from gsworkbench.molecules import load_molecule
 from gsworkbench.normal_equations.classical_map import backproject
@@ -88,7 +88,7 @@ def growth() -> None:
             tasks: list[Callable[[], object]] = [
                 lambda: accumulate(stack),  # noqa: B023
                 lambda: fit_one_pass(sums, None, plain),  # noqa: B023
-                lambda: preview(sums),  # noqa: B023
+                lambda: preview(sums, PREVIEW),  # noqa: B023
             ]
             print(f"| {n:,} | {' | '.join(f'{_median_seconds(task):.2f}' for task in tasks)} |", flush=True)
 

@@ -237,7 +237,7 @@ def _fit(folder: Path, n_gaussians: int, box_size: int) -> float:
     sums = accumulate(_repeated(folder, IMAGES, box_size), threads=1)
     settings = OnePass(n_boosted_steps=20, n_steps=20)
     start = time.process_time()
-    preview(sums, n_gaussians=n_gaussians, config=settings)
+    preview(sums, settings, n_gaussians=n_gaussians)
     return time.process_time() - start
 
 

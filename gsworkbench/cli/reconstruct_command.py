@@ -12,7 +12,6 @@ from gsworkbench.config import from_mapping, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.registry import METHODS, Method, find_method
-from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.system import distributed
 
 
@@ -48,7 +47,7 @@ def _add_reconstruct(commands: Any) -> None:
     )
     command.add_argument(
         "--preset",
-        choices=list(PRESETS),
+        choices=list(METHODS["stochastic"].presets),
         default="tuned",
         help="recipe of --method stochastic; tuned: better and faster than any published (default); "
         "the others are in docs/methods.md",
@@ -133,7 +132,7 @@ def _settings_of(methods: Sequence[Method]) -> str:
 
 def _reconstruct(options: argparse.Namespace) -> None:
     row = METHODS[options.method]
-    settings = to_mapping(PRESETS[options.preset] if row.name == "stochastic" else row.default)
+    settings = to_mapping(row.presets[options.preset] if row.name == "stochastic" else row.default)
     own = {name: getattr(options, name) for name in ("n_gaussians", "weights")}
     changed = {name: value for name, value in own.items() if value is not None}
     changed |= dict(_assignment(text) for text in options.set)

@@ -44,11 +44,17 @@ def data_files(path: Path) -> list[Path]:
     kernels = PACKAGE / "kernels"
     if path.name == "__init__.py" and path.parent not in (PACKAGE, kernels):
         return sorted(p for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc"))
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    named = [folder / n for n in names for folder in (path.parent, kernels) if re.fullmatch(r"[\w.]+\.\w+", n)]
+    names = _file_names(path.read_text(encoding="utf-8"))
+    named = [folder / n for n in names for folder in (path.parent, kernels)]
     found = {p for p in named if p.is_file() and p.suffix != ".py"}
     return sorted(found | (set(kernels.glob("*.h")) if any(p.suffix == ".cpp" for p in found) else set()))
+
+
+@functools.cache
+def _file_names(source: str) -> frozenset[str]:
+    """Strings of Python source that look like names of files."""
+    strings = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
+    return frozenset(s for s in strings if isinstance(s, str) and re.fullmatch(r"[\w.]+\.\w+", s))
 
 
 def notebook_digest(path: str | Path, without: tuple[str, ...] = ()) -> str:
@@ -75,7 +81,7 @@ def reached(*modules: str, without: tuple[str, ...] = ()) -> set[str]:
     return found
 
 
-def imports(module: str) -> set[str]:
+def imports(module: str) -> frozenset[str]:
     """Return the modules of gsworkbench that `module` itself names in import statements, inside functions too.
 
     Imports for type checking alone are not among them.
@@ -83,8 +89,15 @@ def imports(module: str) -> set[str]:
     return imports_of(module_file(module).read_text(encoding="utf-8"))
 
 
-def imports_of(source: str) -> set[str]:
+def imports_of(source: str) -> frozenset[str]:
     """Return the modules of gsworkbench that Python source names in import statements."""
+    names = _imported_names(source)
+    return frozenset(name for name in names if name.split(".")[0] == PACKAGE.name and module_file(name).is_file())
+
+
+@functools.cache
+def _imported_names(source: str) -> frozenset[str]:
+    """Names in the import statements of Python source; methods share most of their code, which is parsed once."""
     names: set[str] = set()
     for node in _statements(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -92,7 +105,7 @@ def imports_of(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             # `from package import name`: the name may be a module of the package.
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in names if name.split(".")[0] == PACKAGE.name and module_file(name).is_file()}
+    return frozenset(names)
 
 
 def module_file(module: str) -> Path:
@@ -117,6 +130,7 @@ def _for_types_only(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
+@functools.cache
 def _syntax(source: str) -> str:
     tree = ast.parse(source)
     for node in [tree, *_statements(tree)]:

@@ -22,7 +22,6 @@ from gsworkbench.config import from_mapping, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig, general_settings
 from gsworkbench.methods.registry import METHODS, find_method
-from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.simulation.simulation_config import SimulationConfig
 
 ROOT = Path(__file__).parents[2]
@@ -319,7 +318,7 @@ def _settings(method: Method) -> Any:
     row = find_method(method.method)
     if method.settings and not row.setting_names:
         raise InputError(f"method {method.method!r} has no settings")
-    preset = {} if method.preset is None else to_mapping(_named(PRESETS, method.preset, "preset"))
+    preset = {} if method.preset is None else to_mapping(_named(row.presets, method.preset, "preset"))
     return from_mapping(row.settings, preset | method.settings)
 
 

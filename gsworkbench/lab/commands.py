@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 
 from gsworkbench.config import to_mapping
 from gsworkbench.lab.opened_run import Run
-from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.one_pass import PREVIEW
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 
 PRESET = "tuned"  # what the settings of a stochastic fit are told apart from
@@ -21,8 +22,7 @@ PRESET = "tuned"  # what the settings of a stochastic fit are told apart from
 
 def preview_config(n_gaussians: int = 2000, **changes: Any) -> ReconstructionConfig:
     """A fit that takes a second or two at 64^3: half the steps, no background. `changes` are other fields."""
-    settings = OnePass(n_gaussians=n_gaussians, n_boosted_steps=15, n_steps=30, background=False)
-    return ReconstructionConfig("one-pass", settings, **changes)
+    return ReconstructionConfig("one-pass", replace(PREVIEW, n_gaussians=n_gaussians), **changes)
 
 
 def changed(config: ReconstructionConfig) -> dict[str, Any]:

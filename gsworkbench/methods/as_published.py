@@ -9,16 +9,19 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from gsworkbench.gaussians.optimiser import Mixture
 from gsworkbench.imaging.fourier import half_plane_frequencies
-from gsworkbench.methods.stochastic import Stochastic
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering import project
 from gsworkbench.rendering.tiles import project_tiled
+
+if TYPE_CHECKING:
+    from gsworkbench.methods.stochastic import Stochastic
 
 
 def projections(

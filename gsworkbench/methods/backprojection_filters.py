@@ -7,6 +7,7 @@ of the run for the map of all, two halves of the half set for a half map, so tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,12 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation, shell_indices
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.local_filter import locally_filtered
 from gsworkbench.assessment.masks import spherical_mask
-from gsworkbench.methods.backprojection import Backprojection
 from gsworkbench.normal_equations.classical_map import classical_map, least_squares
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
+
+if TYPE_CHECKING:
+    from gsworkbench.methods.backprojection import Backprojection
 
 Volume = NDArray[np.float32]
 

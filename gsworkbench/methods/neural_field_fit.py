@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ from tqdm.auto import tqdm
 from gsworkbench.gaussians.parameters import cosine
 from gsworkbench.imaging.ctf import contrast_transfer
 from gsworkbench.imaging.fourier import centred_irfftn, centred_rfft2, disc, half_plane_frequencies, shift_phases
-from gsworkbench.methods.neural_field import NeuralField
 from gsworkbench.particles.stack import ParticleStack
+
+if TYPE_CHECKING:
+    from gsworkbench.methods.neural_field import NeuralField
 
 _CHUNK = 2**16  # frequencies evaluated at a time when the map is made
 

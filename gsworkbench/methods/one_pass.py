@@ -40,6 +40,7 @@ class OnePass:
 
 
 DEFAULT = OnePass()
+PREVIEW = OnePass(n_boosted_steps=15, n_steps=30, background=False)  # a second or two at 64^3
 
 
 def solve(task: Task) -> Iterator[tuple[Part, Solution]]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -34,7 +35,6 @@ from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.gaussians.optimiser import Mixture, descent
 from gsworkbench.gaussians.parameters import Meaning, Rates, cosine, from_parameters, in_angstrom, to_parameters
-from gsworkbench.methods.one_pass import OnePass
 from gsworkbench.methods.starts import TOTAL_WEIGHT, at_random, from_data
 from gsworkbench.normal_equations.diagonal import (
     DiagonalEquations,
@@ -54,12 +54,14 @@ from gsworkbench.normal_equations.diagonal import (
 from gsworkbench.normal_equations.equations import NormalEquations
 from gsworkbench.rendering import voxelize
 
+if TYPE_CHECKING:
+    from gsworkbench.methods.one_pass import OnePass
+
 _MAP_CUTOFF = 5.0
 _LAST_RATE = 0.02  # of the first
 _MOST_GAUSSIANS = 200_000
 _GAIN = 0.01  # of the held-out error: what doubling the number must gain
 _EVERY = 10  # steps between looks at the held-out error
-_PREVIEW = OnePass(n_boosted_steps=15, n_steps=30, background=False)
 _SURE = 3.0  # standard errors
 _MUCH = 0.03  # of the signal: what mixtures may miss without a word
 
@@ -195,13 +197,13 @@ def fit_one_pass(
 
 def preview(
     sums: NormalEquations,
+    config: OnePass,
     *,
     n_gaussians: int = 2000,
-    config: OnePass = _PREVIEW,
     context: FitContext = DEFAULT_CONTEXT,
     watch: Watch | None = None,
 ) -> OnePassFit:
-    """A quick fit of a mixture alone, for a map to look at while settings are being chosen.
+    """A quick fit of a mixture alone, for a map to look at while settings are being chosen (one_pass.PREVIEW).
 
     watch : called as watch(steps done, steps in all) after every step; if it returns True, the fit stops there and
     what has been reached is returned.

@@ -15,17 +15,20 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.errors import NotRun
 from gsworkbench.io.mrc import read_map
-from gsworkbench.methods.cryodrgn_program import Cryodrgn
 from gsworkbench.methods.part import Part
 from gsworkbench.methods.task import Solution, Task
 from gsworkbench.particles.copy import write_particles
 from gsworkbench.particles.stack import ParticleStack
+
+if TYPE_CHECKING:
+    from gsworkbench.methods.cryodrgn_program import Cryodrgn
 
 _COMMANDS = {"relion": "relion_reconstruct", "cryodrgn": "cryodrgn"}
 

@@ -1,9 +1,9 @@
 """The table of methods: each is one row here and one file. Imports nothing that needs torch, scipy or pandas.
 
 The file of a method holds a frozen record of its settings, DEFAULT, the settings of a user who names none, and
-solve(task), which yields a Solution for each part of a task. It imports torch, and the modules of its mathematics, only
-inside functions. Rows name these files by strings, so that the code of a method counts for the runs of that method
-alone (experiments/make_runs.py).
+solve(task), which yields a Solution for each part of a task; it may hold PRESETS, recipes by name. It imports torch,
+and the modules of its mathematics, only inside functions. Rows name these files by strings, so that the code of a
+method counts for the runs of that method alone (experiments/run_keys.py).
 """
 
 from __future__ import annotations
@@ -62,6 +62,11 @@ class Method:
     def settings(self) -> type:
         """The class of its settings, a frozen dataclass."""
         return type(self.default)
+
+    @property
+    def presets(self) -> Mapping[str, Any]:
+        """Recipes by name: settings of this method, where its file has a table PRESETS."""
+        return getattr(importlib.import_module(self.module), "PRESETS", {})
 
     @property
     def setting_names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,11 +25,13 @@ from gsworkbench.errors import NotRun
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.gaussians.parameters import volumes
 from gsworkbench.imaging.residual import data_term, squared_error, total_weight
-from gsworkbench.methods.splatting_3dgs import Splatting3dgs
 from gsworkbench.methods.starts import nearest_distances
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering import voxelize
 from gsworkbench.rendering.tiles import composite
+
+if TYPE_CHECKING:
+    from gsworkbench.methods.splatting_3dgs import Splatting3dgs
 
 _DISTANCE = 10.0  # of the camera from the map's centre, in box edges: in front of everything
 _BRIGHTEST = 4.0  # what images are divided by more than in other fits, so that colours are of the order of 1

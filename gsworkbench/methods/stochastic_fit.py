@@ -11,7 +11,7 @@ import io
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,13 +36,15 @@ from gsworkbench.imaging.residual import DataTerm, data_term, require_white_prot
 from gsworkbench.io.files import atomic_path
 from gsworkbench.methods.as_published import blurred_in_y, off_the_grid, projections
 from gsworkbench.methods.starts import ANY_SCALE, TOTAL_WEIGHT, at_random, from_data, nearest_distances
-from gsworkbench.methods.stochastic import Stochastic
 from gsworkbench.normal_equations.diagonal import diagonal
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering.finite import require_finite
 from gsworkbench.system import distributed
 from gsworkbench.system.device import to_device
+
+if TYPE_CHECKING:
+    from gsworkbench.methods.stochastic import Stochastic
 
 
 @dataclass(frozen=True)

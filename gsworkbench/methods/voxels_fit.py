@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from gsworkbench.methods.voxels import Voxels
 from gsworkbench.normal_equations.diagonal import (
     DIVISION_SOFTENING,
     DiagonalEquations,
@@ -34,6 +34,9 @@ from gsworkbench.normal_equations.diagonal import (
     to_transform,
 )
 from gsworkbench.normal_equations.equations import NormalEquations
+
+if TYPE_CHECKING:
+    from gsworkbench.methods.voxels import Voxels
 
 _RADIUS = 0.45  # of the ball, in box edges: K, cut at lags of D/2, holds for little more
 _LEAST_SNR = 0.1  # of a shell: one that seems to hold no signal is weakened to this, not erased

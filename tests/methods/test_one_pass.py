@@ -11,7 +11,7 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.errors import InputError
 from gsworkbench.imaging.residual import form_images
 from gsworkbench.io.mrc import new_image_stack
-from gsworkbench.methods.one_pass import OnePass
+from gsworkbench.methods.one_pass import PREVIEW, OnePass
 from gsworkbench.methods.one_pass_fit import FitContext, fit_one_pass, preview
 from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.diagonal import (
@@ -253,11 +253,11 @@ def test_a_random_start_takes_no_look_at_the_data_and_still_fits(clean_set, clea
 
 def test_a_preview_reports_and_can_be_stopped(clean_set, clean):
     seen = []
-    whole = preview(clean[0], n_gaussians=1000, watch=lambda done, of: seen.append((done, of)))
+    whole = preview(clean[0], PREVIEW, n_gaussians=1000, watch=lambda done, of: seen.append((done, of)))
     assert seen == [(step, 45) for step in range(1, 46)]
     assert fourier_shell_correlation(whole.volume, clean_set.truth, voxel_size=12.0).mean() > 0.9
     stopped = []
-    early = preview(clean[0], n_gaussians=300, watch=lambda done, of: stopped.append(done) or done == 3)
+    early = preview(clean[0], PREVIEW, n_gaussians=300, watch=lambda done, of: stopped.append(done) or done == 3)
     assert stopped == [1, 2, 3] and early.volume.shape == (32, 32, 32)
 
 
