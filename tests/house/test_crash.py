@@ -70,6 +70,7 @@ def test_a_run_killed_while_fitting_has_all_its_sums_on_disk(star, tmp_path):
     time.sleep(0.5)
     process.kill()
     process.wait()
-    read = "import sys; from gsworkbench import normal_equations as n, cli; n._Pass.add = None; sys.exit(cli.main())"
+    read = "import sys; from gsworkbench.normal_equations import equations; from gsworkbench.cli.main import main"
+    read += "; equations._Pass.add = None; sys.exit(main())"
     steps = [*map(str, command[:-1]), "n_steps=10", "--resume"]
     assert subprocess.run([sys.executable, "-c", read, *steps], stdout=subprocess.DEVNULL).returncode == 0

@@ -21,7 +21,7 @@ import pytest
 import slurm_cluster
 import yaml
 
-from gsworkbench.cli.main import main as cli
+from gsworkbench.cli import main as cli
 from gsworkbench.experiments import resources
 from gsworkbench.experiments.plan import ROOT, read_registry
 from gsworkbench.io.mrc import new_image_stack

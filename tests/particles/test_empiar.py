@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gsworkbench.cli.main import main as cli
+from gsworkbench.cli import main as cli
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.plan import ROOT
 from gsworkbench.particles import empiar

@@ -37,10 +37,10 @@ def together(n, *commands):
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", "--no-python"]
     words = [[str(word) for word in command] for command in commands]
     code = f"""import sys
-from gsworkbench.cli.main import main as cli
+from gsworkbench.cli.main import main
 from gsworkbench.system import distributed
 with distributed.processes():
-    sys.exit(max(cli.main(command) for command in {words}))"""
+    sys.exit(max(main(command) for command in {words}))"""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run([*program, sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
