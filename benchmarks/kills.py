@@ -339,7 +339,10 @@ def _import_everything() -> None:
     """What stages import, so that forks need not; nothing is computed here, as a fork of used threads can hang."""
     import importlib
 
-    for name in ("cli", "reconstruct", "simulate", "methods", "judging", "plotting", "workbench.run_notebook"):
+    for name in (
+        "cli.main", "reconstruction.run", "simulation.simulate", "methods.task", "assessment.assess",
+        "assessment.plots", "experiments.run_notebook",
+    ):  # fmt: skip
         importlib.import_module(f"gsworkbench.{name}")
     for name in ("finufft", "gemmi", "scipy.spatial.transform", "papermill", "matplotlib.figure", "torch"):
         importlib.import_module(name)
