@@ -340,8 +340,8 @@ def _import_everything() -> None:
     import importlib
 
     for name in (
-        "cli.main", "reconstruction.run", "simulation.simulate", "methods.task", "assessment.assess",
-        "assessment.plots", "experiments.run_notebook",
+        "cli.main", "reconstruction.run", "simulation.simulate", "methods.one_pass_fit", "methods.stochastic_fit",
+        "methods.sums_of_parts", "assessment.assess", "assessment.plots", "experiments.run_notebook",
     ):  # fmt: skip
         importlib.import_module(f"gsworkbench.{name}")
     for name in ("finufft", "gemmi", "scipy.spatial.transform", "papermill", "matplotlib.figure", "torch"):

@@ -184,9 +184,9 @@ def test_controls_start_as_the_preview_and_say_when_they_are_let_go():
     controls.number.value = 500
     controls.seed.value = 4
     controls.steps.value = False
-    assert [c.normal_equations.n_gaussians for c in changes] == [500, 500, 500]
-    assert changes[1].seed == 4 and not changes[1].normal_equations.background
-    assert changes[2].normal_equations.background
+    assert [c.n_gaussians for c in changes] == [500, 500, 500]
+    assert changes[1].seed == 4 and not changes[1].settings.background
+    assert changes[2].settings.background
     assert controls.number.continuous_update is False
 
 
@@ -295,7 +295,7 @@ def test_runs_are_told_apart_in_a_table_that_can_be_filtered(folder):
     row = table.iloc[0]
     assert list(table.run) == ["a_run"] and row.n_gaussians == 100 and row.folder == str(folder)
     assert row["fsc_truth_mean"] > 0.5 and "last shell before" in row.rules["resolution_truth_0.5"]
-    assert len(matching(table, "NORMAL a_run")) == 1 and matching(table, "stochastic").empty
+    assert len(matching(table, "PASS a_run")) == 1 and matching(table, "stochastic").empty
     assert "a_run" in as_html(table)
 
 
