@@ -156,7 +156,7 @@ def _backproject(options: argparse.Namespace) -> None:
 
 def _run_reconstruction(options: argparse.Namespace, values: dict[str, Any]) -> None:
     from gsworkbench.reconstruction.memory_needed import beside_what_is_free, reconstruct_bytes
-    from gsworkbench.reconstruction.run import assist, reconstruct
+    from gsworkbench.reconstruction.run import reconstruct, run_worker
 
     names = (
         "half_maps",
@@ -170,7 +170,7 @@ def _run_reconstruction(options: argparse.Namespace, values: dict[str, Any]) -> 
     )
     config = from_mapping(ReconstructionConfig, values | {name: getattr(options, name) for name in names})
     if not distributed.is_first():
-        return assist(read_stack(options), options.out, config, resume=options.resume)
+        return run_worker(read_stack(options), options.out, config, resume=options.resume)
     stack = read_stack(options)
     print(f"memory: {beside_what_is_free(reconstruct_bytes(stack, config))}", flush=True)
     result = reconstruct(

@@ -30,6 +30,8 @@ from gsworkbench.io.byte_order import ITEM_BYTES, byte_order
 from gsworkbench.io.files import atomic_path, require_plain_file
 
 ITEMS = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}  # of the modes we read
+Volume = NDArray[np.float32]  # (D, D, D), z slowest
+
 PIECE_BYTES = 2**16
 
 

@@ -17,14 +17,13 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation, shell_indices
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.local_filter import locally_filtered
 from gsworkbench.assessment.masks import spherical_mask
+from gsworkbench.io.mrc import Volume
 from gsworkbench.normal_equations.classical_map import classical_map, least_squares
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 
 if TYPE_CHECKING:
     from gsworkbench.methods.backprojection import Backprojection
-
-Volume = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

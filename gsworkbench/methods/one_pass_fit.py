@@ -35,6 +35,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.gaussians.optimiser import Mixture, descent
 from gsworkbench.gaussians.parameters import Meaning, Rates, cosine, from_parameters, in_angstrom, to_parameters
+from gsworkbench.methods.map_of_mixture import map_of
 from gsworkbench.methods.starts import TOTAL_WEIGHT, at_random, from_data
 from gsworkbench.normal_equations.diagonal import (
     DiagonalEquations,
@@ -57,7 +58,6 @@ from gsworkbench.rendering import voxelize
 if TYPE_CHECKING:
     from gsworkbench.methods.one_pass import OnePass
 
-_MAP_CUTOFF = 5.0
 _LAST_RATE = 0.02  # of the first
 _MOST_GAUSSIANS = 200_000
 _GAIN = 0.01  # of the held-out error: what doubling the number must gain
@@ -288,16 +288,7 @@ def _final(config: OnePass) -> OnePass:
 
 def sample(gaussians: Gaussians, equations: DiagonalEquations, backend: str | None = None) -> Tensor:
     """(D, D, D) float32 map of a mixture in A on the grid of equations."""
-    g = gaussians
-    return voxelize(
-        g.means,
-        g.covariances(),
-        g.weights,
-        box_size=equations.box_size,
-        voxel_size=equations.pixel_size,
-        cutoff=_MAP_CUTOFF,
-        backend=backend,
-    )
+    return map_of(gaussians, box_size=equations.box_size, voxel_size=equations.pixel_size, backend=backend)
 
 
 def _descend(

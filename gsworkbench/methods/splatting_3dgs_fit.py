@@ -25,9 +25,9 @@ from gsworkbench.errors import NotRun
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.gaussians.parameters import volumes
 from gsworkbench.imaging.residual import data_term, squared_error, total_weight
+from gsworkbench.methods.map_of_mixture import map_of
 from gsworkbench.methods.starts import nearest_distances
 from gsworkbench.particles.stack import ParticleStack
-from gsworkbench.rendering import voxelize
 from gsworkbench.rendering.tiles import composite
 
 if TYPE_CHECKING:
@@ -77,14 +77,7 @@ def fit_splatting_3dgs(
         losses.append(float(loss) * image_scale**2)
     tenths = tuple(float(np.mean(part)) for part in np.array_split(losses, 10) if len(part))
     gaussians = as_density(parameters, edge, weight)
-    volume = voxelize(
-        gaussians.means,
-        gaussians.covariances(),
-        gaussians.weights,
-        box_size=box_size,
-        voxel_size=stack.pixel_size,
-        cutoff=5.0,
-    )
+    volume = map_of(gaussians, box_size=box_size, voxel_size=stack.pixel_size)
     return Splatting3dgsFit(volume.numpy(), gaussians, tenths, renderer)
 
 

@@ -50,7 +50,7 @@ CHECKPOINT_SECONDS = 60.0
 COLUMNS = 16  # of a grid, transformed at a time
 LARGEST_BOX = 800  # cells of the grid are numbered by 32 bits
 _EXACT = 2.0**53  # quanta that float64 counts without a gap
-_ARRAYS = ("sums", "particles")
+_ARRAYS = ("grid_sums", "particles")
 _LEAST_NOISE = 1e-4
 _LEVEL_IMAGES = 100  # of the first file, whose median says how large pixels are
 
@@ -59,8 +59,8 @@ _LEVEL_IMAGES = 100  # of the first file, whose median says how large pixels are
 class NormalEquations:
     """Sums over n particles, from which b, K and the energy follow.
 
-    sums : (3, m) float64: real and imaginary part of the sum of CTF times centred transform, and the sum of CTF^2, at
-        m nodes (`_nodes`) of the half grid (2 D, 2 D, D + 1) of the padded box, origin at node 0. A Friedel pair
+    grid_sums : (3, m) float64: real and imaginary part of the sum of CTF times centred transform, and the sum of CTF^2,
+        at m nodes (`_nodes`) of the half grid (2 D, 2 D, D + 1) of the padded box, origin at node 0. A Friedel pair
         stands at x >= 0 only, once.
     box_size, pixel_size : D and A of the map.
     energy_sum, noise_sum : sums over particles of the power inside the disc, and of the noise power of one component.
@@ -76,7 +76,7 @@ class NormalEquations:
     images : a sample of the images that went in (particles/image_sample.py).
     """
 
-    sums: Float64
+    grid_sums: Float64
     box_size: int
     pixel_size: float
     energy_sum: float
@@ -114,7 +114,7 @@ class NormalEquations:
 
     def b(self) -> Tensor:
         """(D, D, D) float64, origin D // 2: <b, V> = sum_i <y_i, C_i P_i V>."""
-        return self.pixel_size * self._voxels(self.sums[:2], torch.arange(self.box_size) - self.box_size // 2)
+        return self.pixel_size * self._voxels(self.grid_sums[:2], torch.arange(self.box_size) - self.box_size // 2)
 
     def kernel(self, *, circular: bool) -> Tensor:
         """Transfer function of K, real float64, as rfftn lays it out: <V, K * V> = sum_i |C_i P_i V|^2.
@@ -124,7 +124,7 @@ class NormalEquations:
         """
         lags = torch.arange(self.box_size if circular else PADDING * self.box_size)
         lags[len(lags) // 2 :] -= len(lags)
-        kernel = self.pixel_size**2 * self._voxels(self.sums[2:], lags)
+        kernel = self.pixel_size**2 * self._voxels(self.grid_sums[2:], lags)
         if not circular:  # no two voxels are D apart
             kernel[self.box_size] = kernel[:, self.box_size] = kernel[:, :, self.box_size] = 0
         return torch.fft.rfftn(kernel).real
@@ -138,7 +138,7 @@ class NormalEquations:
         self.require_addable(other)
         total = dataclasses.replace(
             self,
-            sums=np.add(self.sums, other.sums, out=out),
+            grid_sums=np.add(self.grid_sums, other.grid_sums, out=out),
             energy_sum=self.energy_sum + other.energy_sum,
             noise_sum=self.noise_sum + other.noise_sum,
             data_quantum=min(self.data_quantum, other.data_quantum),
@@ -166,7 +166,7 @@ class NormalEquations:
         header = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _ARRAYS}
         text = np.frombuffer(json.dumps(header).encode(), np.uint8)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, header=text, particles=self.particles, sums=self.sums)
+            np.savez(file, header=text, particles=self.particles, sums=self.grid_sums)
 
     @staticmethod
     def load(path: str | Path, *, half_set: int | None = None) -> NormalEquations:
@@ -184,7 +184,7 @@ class NormalEquations:
                 raise ValueError("the sums are not those of this box")
             header["sources"] = tuple(header["sources"])
             header["images"] = sample(map(int, header.get("images", ())))
-            result = NormalEquations(sums=file["sums"], particles=file["particles"], **header)
+            result = NormalEquations(grid_sums=file["sums"], particles=file["particles"], **header)
         except InputError:
             raise
         except FileNotFoundError as error:
@@ -208,7 +208,7 @@ class NormalEquations:
         for path in paths[1:]:
             part = NormalEquations.load(path)
             try:
-                total = total._with(part, out=total.sums)
+                total = total._with(part, out=total.grid_sums)
             except InputError as error:
                 raise InputError(error.problem, file=path, remedy=error.remedy) from error
         return total
@@ -244,7 +244,7 @@ class NormalEquations:
         return (result + origin) / self.box_size**2  # a sum over pixels is one over components / D^2
 
     def _checked(self) -> NormalEquations:
-        real, imaginary, power = (max(part.max(), -part.min()) for part in self.sums)
+        real, imaginary, power = (max(part.max(), -part.min()) for part in self.grid_sums)
         largest = max(real / self.data_quantum, imaginary / self.data_quantum, power / self.ctf_quantum)
         if not largest < _EXACT:
             raise InputError(
@@ -327,7 +327,7 @@ def accumulate(
 def _added_up(own: NormalEquations, particles: NDArray[np.uint64]) -> NormalEquations:
     """The sums over the shares of all processes, of `particles` together; exact, as all sums here."""
     numbers = torch.tensor([own.energy_sum, own.noise_sum], dtype=torch.float64)
-    distributed.add_up([torch.from_numpy(own.sums), numbers])
+    distributed.add_up([torch.from_numpy(own.grid_sums), numbers])
     energy, noise = numbers.tolist()
     return dataclasses.replace(own, energy_sum=energy, noise_sum=noise, particles=np.sort(particles))._checked()
 
@@ -375,7 +375,7 @@ class _Pass:
         indices = np.concatenate([np.empty(0, np.int64), *self.summed])
         return dataclasses.replace(
             self.empty,
-            sums=self.engine.sums(_nodes(self.empty.box_size, self.empty.engine)),
+            grid_sums=self.engine.sums(_nodes(self.empty.box_size, self.empty.engine)),
             energy_sum=self.energy_sum,
             noise_sum=self.noise_sum,
             particles=np.sort(self.identities[indices]),
@@ -404,7 +404,7 @@ def _empty(
     signs = np.unique(stack.data_sign)
     halves = np.unique(stack.half_set)
     return NormalEquations(
-        sums=np.zeros((3, 0)),
+        grid_sums=np.zeros((3, 0)),
         box_size=box_size,
         pixel_size=stack.pixel_size * stack.box_size / box_size,
         energy_sum=0.0,

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.assessment.assess import FILES, MASKS, assess, assess_substituted, write_assessment
+from gsworkbench.assessment.assess import FILES, MASKS, SUBSTITUTED, assess, assess_substituted, write_assessment
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.assessment.map_names import MAP, REGULARISED, UNFILTERED
 from gsworkbench.assessment.of_files import SAME_SIZE, unknown_size
@@ -25,7 +24,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.inspection.findings import particle_alarms
 from gsworkbench.io.files import atomic_path, remove, together
 from gsworkbench.io.locks import own_folder
-from gsworkbench.io.mrc import map_voxel_size, read_map, write_map
+from gsworkbench.io.mrc import Volume, map_voxel_size, read_map, write_map
 from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.registry import METHODS
@@ -43,11 +42,8 @@ from gsworkbench.reconstruction.viewers import write_chimerax_script, write_spla
 from gsworkbench.system import distributed
 from gsworkbench.system.provenance import RunRecord
 
-Volume = NDArray[np.float32]
-
 RUN_DATA = "run_data.star"
 CHECKPOINTS = "checkpoints"
-SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
 OUTPUTS = (
     *(MAP, *REGULARISED, *FILES, RUN_DATA, "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
@@ -106,7 +102,7 @@ def reconstruct(
             )
             figures = assessment.figures()
             if made.substituted and halves is not None:
-                figures["noise_substitution"] = _judged_substitution(made, halves)
+                figures["noise_substitution"] = _substitution_figures(made, halves)
         record.results |= figures
         if true_map is not None:
             record.results["agreement"] = asdict(agreement(volume, true_map))
@@ -146,7 +142,7 @@ def make_maps(
 
 
 @dataclass(frozen=True)
-class _Made:
+class _Maps:
     """What the methods made of a stack, half sets dealt, before any of it is written.
 
     solutions : of each part. substituted : those of both half sets with random phases, or empty.
@@ -173,7 +169,7 @@ def _make(
     truth: Path | None,
     resume: bool,
     checkpoint_seconds: float,
-) -> _Made:
+) -> _Maps:
     if config.half_maps:
         stack = stack.with_half_sets(config.seed)
     shared = particle_alarms(stack, most_images=0) if config.half_maps else []
@@ -185,9 +181,9 @@ def _make(
     solutions = dict(solve(task))
     record.results |= {part.label: solution.report for part, solution in solutions.items()}
     if not again:
-        return _Made(stack, config, solutions, {}, "", record)
+        return _Maps(stack, config, solutions, {}, "", record)
     phases = str(next(iter(again[0].parts.values())).random_phases)
-    return _Made(stack, config, solutions, dict(solve(again[0])), phases, record)
+    return _Maps(stack, config, solutions, dict(solve(again[0])), phases, record)
 
 
 def _tasks(
@@ -213,7 +209,7 @@ def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
     return together(instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED)])
 
 
-def _write(made: _Made, output_dir: Path) -> None:
+def _write(made: _Maps, output_dir: Path) -> None:
     """Write what was made, but for the record."""
     stack, config, solutions = made.stack, made.config, made.solutions
     files = map_files(config)
@@ -225,7 +221,9 @@ def _write(made: _Made, output_dir: Path) -> None:
     write_with_half_sets(stack.source, output_dir / RUN_DATA, stack)
 
 
-def assist(stack: ParticleStack, output_dir: str | Path, config: ReconstructionConfig, *, resume: bool = False) -> None:
+def run_worker(
+    stack: ParticleStack, output_dir: str | Path, config: ReconstructionConfig, *, resume: bool = False
+) -> None:
     """What the other processes of torchrun do while the first one calls `reconstruct`: the same passes and fits."""
     _check(config, stack, Path(output_dir))
     stack = stack.with_half_sets(config.seed) if config.half_maps else stack
@@ -257,7 +255,7 @@ def _check(config: ReconstructionConfig, stack: ParticleStack, output_dir: Path)
             raise InputError("noise substitution is read off half maps", remedy="leave out --no-half-maps")
 
 
-def _judged_substitution(made: _Made, halves: tuple[Volume, Volume]) -> dict[str, Any]:
+def _substitution_figures(made: _Maps, halves: tuple[Volume, Volume]) -> dict[str, Any]:
     """Figures of the substituted half maps beside the half maps: those of the judge, and the mean where phases are
     random."""
     third, fourth = (solution.volume for solution in made.substituted.values())

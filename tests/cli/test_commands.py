@@ -301,7 +301,7 @@ def test_accumulate_in_parts_and_combine(noisy_set, tmp_path, capsys):
     parts = [str(tmp_path / name) for name in ("1.npz", "2-1.npz", "2-2.npz", "2-3.npz")]
     assert main(["combine", *parts, "--out", str(tmp_path / "joined.npz")]) == 0
     joined = NormalEquations.load(tmp_path / "joined.npz")
-    assert (joined.sums == whole.sums).all()
+    assert (joined.grid_sums == whole.grid_sums).all()
     assert joined.energy == whole.energy
     assert {path.name for path in tmp_path.iterdir()} == {"all.npz", "joined.npz", *(Path(p).name for p in parts)}
 

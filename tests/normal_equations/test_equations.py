@@ -26,7 +26,7 @@ def sums(stack):
 
 
 def bits(sums):
-    return sums.sums.tobytes(), sums.energy, sums.noise_power, sums.particles.tobytes()
+    return sums.grid_sums.tobytes(), sums.energy, sums.noise_power, sums.particles.tobytes()
 
 
 def quadratic(sums, volume, circular):
@@ -106,7 +106,7 @@ def test_matrices_that_are_rotations_to_a_tolerance_stay_within_the_grid(noisy_s
     stack = noisy_set.stack[:20]
     along_z = np.array([[0, 0, 1.0], [0, 1, 0], [-1, 0, 0]])  # the image's x axis is the map's z
     stretched = dataclasses.replace(stack, rotations=np.tile(1.05 * along_z, (20, 1, 1)))
-    assert np.isfinite(accumulate(stretched).sums).all()
+    assert np.isfinite(accumulate(stretched).grid_sums).all()
 
 
 def test_noise_power_is_measured_at_the_border(sums):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gsworkbench.assessment.assess import SUBSTITUTED
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.cli.main import main
 from gsworkbench.errors import InputError
@@ -15,7 +16,7 @@ from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.stochastic import Stochastic
 from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
-from gsworkbench.reconstruction.run import SUBSTITUTED, reconstruct
+from gsworkbench.reconstruction.run import reconstruct
 
 BEYOND = 48.0  # A: shell 8 of a box of 32 px of 12 A
 
@@ -51,13 +52,13 @@ def test_what_is_drawn_depends_on_the_image_and_the_seed_alone(stack):
     assert np.array_equal(chunks, whole)
     assert not np.array_equal(stack.with_random_phases(BEYOND, 4).images(order), whole[order])
     same = accumulate(random, chunk_bytes=30000)
-    assert np.array_equal(same.sums, accumulate(random[np.arange(len(stack))[::-1]]).sums)
+    assert np.array_equal(same.grid_sums, accumulate(random[np.arange(len(stack))[::-1]]).grid_sums)
 
 
 def test_the_kernel_is_that_of_the_images_as_they_are(stack):
     plain, random = accumulate(stack[:300]), accumulate(stack[:300].with_random_phases(BEYOND, 0))
-    assert np.array_equal(plain.sums[2], random.sums[2])
-    assert not np.array_equal(plain.sums[0], random.sums[0])
+    assert np.array_equal(plain.grid_sums[2], random.grid_sums[2])
+    assert not np.array_equal(plain.grid_sums[0], random.grid_sums[0])
     other = accumulate(stack[300:600].with_random_phases(BEYOND, 0))
     assert (random + other).n_particles == 600
     with pytest.raises(InputError, match="phases is as they are here and phases random beyond 48 A, seed 0 there"):

@@ -12,7 +12,7 @@ from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.formats.relion import write_with_half_sets
 from gsworkbench.particles.read import read_particles
-from gsworkbench.reconstruction.run import assist, make_maps, reconstruct
+from gsworkbench.reconstruction.run import make_maps, reconstruct, run_worker
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.mrcs")
 
@@ -119,7 +119,7 @@ def renamed(stack, name):
     ],
     ids=["hash", "quote", "not UTF-8"],
 )
-@pytest.mark.parametrize("run", [reconstruct, make_maps, assist])
+@pytest.mark.parametrize("run", [reconstruct, make_maps, run_worker])
 def test_a_name_that_run_data_cannot_hold_is_refused_before_the_fit(tmp_path, monkeypatch, name, sentence, run):
     config = ReconstructionConfig("backprojection", mask="none")
     monkeypatch.setattr("gsworkbench.methods.backprojection.solve", lambda task: pytest.fail("a fit was begun"))
@@ -130,8 +130,8 @@ def test_a_name_that_run_data_cannot_hold_is_refused_before_the_fit(tmp_path, mo
 
 def test_images_of_a_name_that_is_not_utf8_are_summed_up(tmp_path):
     stack = make_stack(tmp_path)
-    sums = accumulate(stack).sums
-    np.testing.assert_array_equal(accumulate(renamed(stack, NOT_UTF8)).sums, sums)
+    sums = accumulate(stack).grid_sums
+    np.testing.assert_array_equal(accumulate(renamed(stack, NOT_UTF8)).grid_sums, sums)
 
 
 def written_again(source, stack):
