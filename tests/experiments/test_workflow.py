@@ -48,7 +48,11 @@ def test_the_judge_is_no_part_of_a_fit_but_all_of_an_assessment():
     from gsworkbench.experiments.make_runs import JUDGE
 
     fits = digest.reached("gsworkbench.reconstruction.run", without=JUDGE)
-    assert {"gsworkbench.methods.stochastic", "gsworkbench.methods.one_pass", "gsworkbench.rendering.cpu"} <= fits
+    assert {
+        "gsworkbench.methods.stochastic",
+        "gsworkbench.methods.one_pass",
+        "gsworkbench.rendering.backends.cpu",
+    } <= fits
     assert not any("assessment" in module or "experiments" in module for module in fits)
     judged = digest.reached("gsworkbench.experiments.measures", without=("gsworkbench.methods.gradient_schemes",))
     assert {"gsworkbench.assessment.fsc", "gsworkbench.assessment.honesty", "gsworkbench.assessment.assess"} <= judged

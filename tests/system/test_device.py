@@ -11,7 +11,7 @@ from gsworkbench.gaussians.mixture import random_gaussians
 from gsworkbench.imaging.residual import data_term
 from gsworkbench.methods import stochastic as training
 from gsworkbench.methods.task import fit_device
-from gsworkbench.rendering import gpu
+from gsworkbench.rendering.backends import gpu
 from gsworkbench.system.device import find_device
 
 
