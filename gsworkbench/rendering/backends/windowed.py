@@ -2,8 +2,8 @@
 
 In a window's own coordinates u (integers about its centre times the spacing) the exponent of a Gaussian is a
 polynomial of degree two, so that exponents are one matrix product, coefficients times monomials, and their gradient
-is the transposed one: moments of the incoming gradient. What maps means and covariances to coefficients is small: it
-is computed again in backward, and torch differentiates it there.
+is the transposed one: moments of the incoming gradient. What maps means and covariances to coefficients is small and
+left to torch's autograd, whose graph is kept from forward to backward.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ def supports(tensor: Tensor) -> bool:
 
 
 def forward(inputs: Sequence[Tensor], grid: Grid) -> tuple[Tensor, Sequence[Tensor]]:
-    """See rendering/autograd.py. The exponentials are kept for backward, a block at a time."""
+    """See rendering/autograd.py. Kept are the exponentials, a block at a time, and the graph of the coefficients."""
     size, d = grid.box_size, _dimensions(inputs)
     n_grids = len(inputs[3]) if d == 2 else 1
     middle, corner, widths, windows = _windows(inputs, grid)
-    coefficients, amplitudes = _polynomial(middle, inputs)
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    with torch.enable_grad():
+        made = _polynomial(middle, leaves)
+    coefficients, amplitudes = (t.detach() for t in made)
     blocks = list(_blocks(widths, windows, d))
     # Lanes beyond a footprint may fall beyond the last sample: they add zero, and the room for them is dropped.
     room = max((int(_offsets(window, size, d, corner.device)[-1]) for window, _ in blocks), default=0)
@@ -49,7 +52,7 @@ def forward(inputs: Sequence[Tensor], grid: Grid) -> tuple[Tensor, Sequence[Tens
         total.scatter_add_(0, index.flatten(), (value * amplitudes[members, None]).flatten())
         values.append(value)
     samples = total[: n_grids * size**d].reshape([n_grids, size, size] if d == 2 else [size] * 3)
-    return samples, (middle, corner, *(members for _, members in blocks), *values)
+    return samples, (*leaves, *made, corner, *(members for _, members in blocks), *values)
 
 
 def backward(
@@ -57,11 +60,9 @@ def backward(
 ) -> Sequence[Tensor | None]:
     """See rendering/autograd.py."""
     d = _dimensions(inputs)
-    middle, corner, *of_blocks = kept
+    leaves, (coefficients, graph_of_amplitudes, corner, *of_blocks) = kept[: len(inputs)], kept[len(inputs) :]
+    amplitudes = graph_of_amplitudes.detach()
     n_blocks = len(of_blocks) // 2
-    leaves = [t.detach().requires_grad_(needed) for t, needed in zip(inputs, needs, strict=True)]
-    with torch.enable_grad():
-        coefficients, amplitudes = _polynomial(middle, leaves)
     moments = amplitudes.new_zeros(len(amplitudes), 1 + d + len(_pairs(d)))
     windows = [round(value.shape[1] ** (1 / d)) for value in of_blocks[n_blocks:]]
     offsets = [_offsets(window, grid.box_size, d, corner.device) for window in windows]
@@ -72,9 +73,9 @@ def backward(
         index = corner[members, None] + offset
         weighted = gradient.index_select(0, index.flatten()).reshape(value.shape).mul_(value)
         moments[members] = weighted @ _monomials(window, d, grid.spacing, value.dtype, corner.device).mT
-    wanted = [t for t in leaves if t.requires_grad]
-    incoming = [moments * amplitudes.detach()[:, None], moments[:, 0]]
-    found = iter(torch.autograd.grad([coefficients, amplitudes], wanted, incoming, allow_unused=True))
+    wanted = [t for t, needed in zip(leaves, needs, strict=True) if needed]
+    incoming = moments * amplitudes[:, None], moments[:, 0]
+    found = iter(torch.autograd.grad((coefficients, graph_of_amplitudes), wanted, incoming, retain_graph=True))
     return [next(found) if needed else None for needed in needs]
 
 
