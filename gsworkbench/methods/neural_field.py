@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 
 from gsworkbench.config import NeuralFieldConfig
 from gsworkbench.gaussians.parameters import cosine
-from gsworkbench.imaging.ctf import contrast_transfer
-from gsworkbench.imaging.fourier import centred_irfftn, centred_rfft2, disc, half_plane_frequencies, shift_phases
+from gsworkbench.imaging.fourier import centred_irfftn, centred_rfft2, disc, half_plane_frequencies
+from gsworkbench.imaging.transfer import transfer
 from gsworkbench.particles.stack import ParticleStack
 
 _CHUNK = 2**16  # frequencies evaluated at a time when the map is made
@@ -104,9 +104,8 @@ def components(
     inside[0, 0] = False  # the background of the images decides it
     ky, kx = (k[inside] for k in half_plane_frequencies(box_size))
     images = torch.from_numpy(part.images())
-    data = (centred_rfft2(images) * shift_phases(part.shifts_angstrom, box_size, part.pixel_size))[:, inside]
-    edge = box_size * part.pixel_size
-    ctf = contrast_transfer(part.ctf, kx / edge, ky / edge, dtype=torch.float32)
+    ctf, phases = transfer(part, kx, ky)
+    data = centred_rfft2(images)[:, inside] * phases
     plane = torch.stack([kx, ky, torch.zeros_like(kx)], -1) / box_size
     k = (plane.float() @ torch.from_numpy(part.require_poses()).float()).contiguous()  # rows: (A^T k)^T = k^T A
     if config.domain == "hartley":
