@@ -15,25 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.local_filter import locally_filtered
 from gsworkbench.assessment.masks import automatic_mask, spherical_mask
 from gsworkbench.config import PRESETS, NormalEquationsConfig, SimulationConfig, VoxelConfig
-from gsworkbench.io.mrc import read_map
+from gsworkbench.io.mrc import Map, read_map
 from gsworkbench.methods.backprojection import backproject
 from gsworkbench.methods.one_pass import fit_normal_equations
 from gsworkbench.methods.stochastic import fit
 from gsworkbench.methods.voxels import solve_voxels
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.particles.stack import ParticleStack
-from gsworkbench.rendering import voxelize
 from gsworkbench.simulation.simulate import simulate
 from gsworkbench.system.provenance import machine
-
-Map = NDArray[np.floating]
 
 N_GAUSSIANS = 2048
 
@@ -103,8 +99,7 @@ def one_pass(n_gaussians: int | str) -> Callable[[ParticleStack, int], Map]:
 def stochastic(preset: str) -> Callable[[ParticleStack, int], Map]:
     def volume(stack: ParticleStack, seed: int) -> Map:
         g = fit(stack, replace(PRESETS[preset], n_gaussians=N_GAUSSIANS), seed=3 * seed).gaussians
-        grid = {"box_size": stack.box_size, "voxel_size": stack.pixel_size}
-        return voxelize(g.means, g.covariances(), g.weights, **grid, cutoff=5.0).numpy()  # type: ignore[arg-type]
+        return g.voxelize(stack.box_size, stack.pixel_size).numpy()
 
     return volume
 

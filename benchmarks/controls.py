@@ -23,7 +23,6 @@ from gsworkbench.methods.one_pass import fit_normal_equations
 from gsworkbench.methods.stochastic import fit
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
-from gsworkbench.rendering import voxelize
 from gsworkbench.simulation.simulate import simulate
 from gsworkbench.system.provenance import machine
 
@@ -71,8 +70,7 @@ def one_pass(n_gaussians: int | str) -> object:
 
 def stochastic(stack: ParticleStack, seed: int) -> Result:
     g = fit(stack, replace(PRESETS["tuned"], n_gaussians=2048), seed=seed).gaussians
-    grid = {"box_size": stack.box_size, "voxel_size": stack.pixel_size}
-    return voxelize(g.means, g.covariances(), g.weights, **grid, cutoff=5.0).numpy(), "", len(g)  # type: ignore[arg-type]
+    return g.voxelize(stack.box_size, stack.pixel_size).numpy(), "", len(g)
 
 
 METHODS: dict = {

@@ -18,18 +18,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import automatic_mask
 from gsworkbench.config import ReconstructionConfig, SimulationConfig
 from gsworkbench.errors import InputError
-from gsworkbench.io.mrc import read_map
+from gsworkbench.io.mrc import Volume, read_map
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
 
-Map = NDArray[np.float32]
 PAGE = Path(__file__).parents[1] / "docs" / "particles_measured.md"
 NUMBERS = (50, 200, 1000, 5000)
 SNRS = (0.001, 0.01, 0.1, 0.3)
@@ -94,7 +92,7 @@ def rows_of(box: int, seed: int, views: float, snr: float, folder: Path) -> list
     return rows
 
 
-def _likeness(volume: Map, truth: Map, mask: Map, size: float) -> float:
+def _likeness(volume: Volume, truth: Volume, mask: Volume, size: float) -> float:
     return fourier_shell_correlation(volume, truth, voxel_size=size, mask=mask).mean()
 
 

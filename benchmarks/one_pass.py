@@ -15,14 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.honesty import overstatement
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.config import NormalEquationsConfig, SimulationConfig
-from gsworkbench.io.mrc import new_image_stack
+from gsworkbench.io.mrc import Map, new_image_stack
 from gsworkbench.methods.backprojection import backproject
 from gsworkbench.methods.one_pass import fit_normal_equations, preview
 from gsworkbench.molecules import load_molecule
@@ -30,9 +29,6 @@ from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.simulation import simulate
 from gsworkbench.system.provenance import machine
-
-Map = NDArray[np.floating]
-
 
 # box, A per pixel, SNR, solvent and belt, coloured noise
 SETS = {

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import FscCurve, Resolution, fourier_shell_correlation, shell_indices
 from gsworkbench.assessment.transforms import transform
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 _PATTERNS = 8  # that images have in common, and that are taken out before images are compared; at most
 _IMAGES_A_PATTERN = 16  # images needed to know one such pattern

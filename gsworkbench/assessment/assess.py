@@ -41,10 +41,8 @@ from gsworkbench.assessment.plots import fsc_figure
 from gsworkbench.assessment.sharpening import Sharpened, sharpen
 from gsworkbench.errors import InputError
 from gsworkbench.io.files import atomic_path
-from gsworkbench.io.mrc import MapPlace, map_origin, write_map
+from gsworkbench.io.mrc import Map, MapPlace, map_origin, write_map
 from gsworkbench.molecules import read_atoms
-
-Volume = NDArray[np.floating]
 
 MASKS = ("own", "auto", "sphere", "loose", "tight", "none")
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
@@ -73,7 +71,7 @@ class Assessment:
     judgement: Judgement | None
     overstatements: dict[str, Overstatement]
     alarms: tuple[str, ...]
-    mask: Volume | None
+    mask: Map | None
     mask_name: str
     voxel_size: float
     model_b_factor: float | None = None
@@ -114,14 +112,14 @@ class Assessment:
 
 
 def assess(
-    volume: Volume,
-    halves: tuple[Volume, Volume] | None,
-    truth: Volume | None,
+    volume: Map,
+    halves: tuple[Map, Map] | None,
+    truth: Map | None,
     *,
     voxel_size: float,
-    model: Volume | None = None,
+    model: Map | None = None,
     mask: str = "auto",
-    user_mask: Volume | None = None,
+    user_mask: Map | None = None,
     more_masks: Mapping[str, Mask] = MappingProxyType({}),
     definition: str = "RELION",
     seed: int = 0,
@@ -242,11 +240,11 @@ def judge_substituted(
 
 
 def assess_substituted(
-    halves: tuple[Volume, Volume],
-    substituted: tuple[Volume, Volume],
+    halves: tuple[Map, Map],
+    substituted: tuple[Map, Map],
     voxel_size: float,
     beyond: float,
-    chosen: Volume | None = None,
+    chosen: Map | None = None,
     name: str = "none",
 ) -> Assessment:
     """`judge_substituted` of maps in memory, inside the mask `chosen`, called `name`."""
@@ -310,8 +308,8 @@ def read_held_out(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def choose_mask(
-    choice: str, user_mask: Volume | None, volume: Volume, voxel_size: float, definition: str
-) -> tuple[Volume | None, str]:
+    choice: str, user_mask: Map | None, volume: Map, voxel_size: float, definition: str
+) -> tuple[Map | None, str]:
     """Return the mask of the masked curves and its description; (None, "none") for no mask."""
     if user_mask is not None:
         if user_mask.min() < 0 or user_mask.max() > 1:
@@ -370,7 +368,7 @@ def write_assessment(
             figure.savefig(temporary, dpi=150, metadata={"Date": None} if name.endswith("svg") else None)
     if sharpened is not None:
         words = f"FSC-weighted, B {sharpened.b_factor:.1f} A^2"
-        made: dict[str, tuple[Volume, str]] = {"postprocess.mrc": (sharpened.volume, words)}
+        made: dict[str, tuple[Map, str]] = {"postprocess.mrc": (sharpened.volume, words)}
         if assessment.mask is not None:
             made["postprocess_masked.mrc"] = (sharpened.volume * assessment.mask, words + ", masked")
         for file, (volume, label) in made.items():
@@ -388,7 +386,7 @@ def _curve_name(mask: str) -> str:
     return mask if mask in MASKS else re.sub(r"\W+", "_", Path(mask).stem)
 
 
-def _map_of_atoms(path: Path, map_path: Path, box_size: int, voxel_size: float, b_factor: float) -> Volume:
+def _map_of_atoms(path: Path, map_path: Path, box_size: int, voxel_size: float, b_factor: float) -> Map:
     """Potential of the atoms of a file on the grid of a map, in the frame of the map's header."""
     coordinates, elements, _ = read_atoms(path)
     origin = map_origin(map_path, voxel_size)
@@ -401,10 +399,10 @@ def _map_of_atoms(path: Path, map_path: Path, box_size: int, voxel_size: float, 
 
 
 def _reference_curves(
-    volume: Volume, other: Volume, what: str, mask: Volume | None, mask_name: str, voxel_size: float, definition: str
+    volume: Map, other: Map, what: str, mask: Map | None, mask_name: str, voxel_size: float, definition: str
 ) -> list[FscCurve]:
     """Curves of a map to the "truth" or "model", without and inside the mask."""
-    masks: list[tuple[str, Volume | None, str]] = [(f"fsc_unmasked_{what}", None, "none")]
+    masks: list[tuple[str, Map | None, str]] = [(f"fsc_unmasked_{what}", None, "none")]
     masks += [] if mask is None else [(f"fsc_masked_{what}", mask, mask_name)]
     curves = [
         fourier_shell_correlation(
@@ -423,9 +421,9 @@ def _reference_curves(
 
 
 def _overstatements(
-    halves: tuple[Volume, Volume] | None,
-    truth: Volume | None,
-    mask: Volume | None,
+    halves: tuple[Map, Map] | None,
+    truth: Map | None,
+    mask: Map | None,
     mask_name: str,
     voxel_size: float,
     definition: str,
@@ -445,9 +443,9 @@ def _overstatements(
 
 
 def _alarms(
-    volume: Volume,
-    halves: tuple[Volume, Volume] | None,
-    references: dict[str, Volume],
+    volume: Map,
+    halves: tuple[Map, Map] | None,
+    references: dict[str, Map],
     judgement: Judgement | None,
     overstatements: dict[str, Overstatement],
     mask_name: str,

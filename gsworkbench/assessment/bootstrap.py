@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from gsworkbench.assessment.fsc import Shells, shell_indices
 from gsworkbench.assessment.masks import inside_mask
 from gsworkbench.assessment.transforms import transform
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 _MOST = 400  # components in a draw: more would only shrink the scatter by a known factor
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from gsworkbench.assessment.fsc import FscCurve, fourier_shell_correlation
 from gsworkbench.assessment.transforms import inverse, transform
 from gsworkbench.errors import InputError
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 
 def randomise_phases(volume: Map, from_shell: int, seed: int) -> NDArray[np.float64]:

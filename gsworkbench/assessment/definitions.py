@@ -36,8 +36,7 @@ from gsworkbench.assessment.fsc import (
 )
 from gsworkbench.assessment.masks import MaskRecipe, make_mask
 from gsworkbench.errors import InputError
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 
 @dataclass(frozen=True)

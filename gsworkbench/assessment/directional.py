@@ -19,8 +19,7 @@ from gsworkbench.assessment.masks import inside_mask
 from gsworkbench.assessment.power import last_shell, spectrum
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 # Of all directions so many may lack a crossing, or samples, before the surface that they draw has no sphericity.
 MOST_UNSEEN, MOST_UNSAMPLED = 0.03, 0.01

@@ -23,8 +23,8 @@ from gsworkbench.assessment.masks import inside_mask
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
 from gsworkbench.io.files import atomic_path
+from gsworkbench.io.mrc import Map
 
-Map = NDArray[np.floating]
 Crossing = Literal["before first below", "last at or above", "interpolated"]
 
 NO_POWER = 1e-14  # of a map's power: a shell with less holds the rounding of single precision

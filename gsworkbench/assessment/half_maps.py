@@ -16,8 +16,7 @@ from gsworkbench.assessment.masks import doubtful_mask
 from gsworkbench.assessment.power import CLIFF, Spectrum, cliff, spectrum
 from gsworkbench.assessment.register import out_of_register
 from gsworkbench.assessment.transforms import coarser, inverse, transform
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 _OUTSIDE = 0.45  # of the box: farther from its centre than this there is solvent
 _SHARED = 0.2  # correlation of the noise of two half maps

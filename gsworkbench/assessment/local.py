@@ -21,8 +21,7 @@ from gsworkbench.assessment.fsc import shell_indices, shell_weights
 from gsworkbench.assessment.power import last_shell, own_shells, spectrum
 from gsworkbench.assessment.transforms import threads
 from gsworkbench.errors import InputError
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 _NOTHING = 1e-9  # of the mean power in a window: one with less holds the rounding of what lies around it
 _BATCH = 64  # windows transformed at a time, small enough for the cache of a core

@@ -20,9 +20,7 @@ from gsworkbench.assessment.plots import directional_figure, local_resolution_fi
 from gsworkbench.errors import InputError
 from gsworkbench.io.files import atomic_path
 from gsworkbench.io.locks import outputs
-from gsworkbench.io.mrc import write_map
-
-Volume = NDArray[np.floating]
+from gsworkbench.io.mrc import Map, write_map
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class _Masked:
     """Maps on one grid, and the mask chosen for the mean of the first two with its description."""
 
     maps: MapsOnOneGrid
-    mask: Volume | None
+    mask: Map | None
     name: str
 
     def alarms(self) -> tuple[str, ...]:

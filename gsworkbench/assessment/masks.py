@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.transforms import inverse, transform
+from gsworkbench.io.mrc import Map
 
-Map = NDArray[np.floating]
 Mask = tuple[NDArray[np.float32], str]
 
 FEWEST_VOXELS = 30  # of a piece above the level: fewer are not a particle but noise, or one extreme voxel low-passed

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gsworkbench.assessment.assess import Assessment, assess, choose_mask
 from gsworkbench.assessment.definitions import judge
@@ -29,9 +28,8 @@ from gsworkbench.experiments.digest import source_digest
 from gsworkbench.experiments.plan import Run
 from gsworkbench.experiments.results import Measurement, of_mean, of_resolution, read_measurements, write_measurements
 from gsworkbench.experiments.store import KEY, key_in, key_of, made
-from gsworkbench.io.mrc import read_map
+from gsworkbench.io.mrc import Volume, read_map
 
-Volume = NDArray[np.float32]
 SCHEMES = "gsworkbench.methods.gradient_schemes"
 
 

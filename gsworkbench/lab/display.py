@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gsworkbench.io.mrc import Volume
 from gsworkbench.lab.opened_run import Run
 
-Volume = NDArray[np.float32]
 DALTON_PER_CUBIC_ANGSTROM = 0.81  # protein, 1.35 g / ml
 KINDS = ("full", "half 1", "half 2", "difference", "truth", "background")
 

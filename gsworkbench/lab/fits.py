@@ -11,9 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gsworkbench.assessment.assess import assess
 from gsworkbench.assessment.corrected import noise_substitution
 from gsworkbench.assessment.fsc import FscCurve, Resolution
@@ -22,6 +19,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.experiments.results import Measurement, Result, measure, read_results, write_results
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.io.files import sha256
+from gsworkbench.io.mrc import Volume
 from gsworkbench.lab.commands import identity, number_of
 from gsworkbench.lab.opened_run import Run, particles_of
 from gsworkbench.methods import backprojection
@@ -40,7 +38,6 @@ from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import Reconstruction
 from gsworkbench.system.provenance import RunRecord, machine
 
-Volume = NDArray[np.float32]
 Pair = tuple[NormalEquations, NormalEquations | None]
 FOLDER = "lab"  # in a run's folder: what exploring it leaves behind
 TABLE = "explored.csv"

@@ -17,11 +17,9 @@ from gsworkbench.assessment.map_names import MAP, find_half_maps
 from gsworkbench.config import ReconstructionConfig, from_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians
-from gsworkbench.io.mrc import read_map
+from gsworkbench.io.mrc import Volume, read_map
 from gsworkbench.particles.read import read_particles
 from gsworkbench.particles.stack import ParticleStack
-
-Volume = NDArray[np.float32]
 
 # What is shown -> its file in the folder. The truth lies elsewhere, and the difference is made.
 MAPS = {"full": MAP, "background": "background.mrc"}

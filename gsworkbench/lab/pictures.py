@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from gsworkbench.assessment.fsc import FscCurve
 from gsworkbench.assessment.plots import COLOURS, draw_curve, draw_frame, draw_legend
 from gsworkbench.gaussians.mixture import Gaussians
+from gsworkbench.io.mrc import Map
 from gsworkbench.lab.opened_run import Sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Volume = NDArray[np.floating]
 _SUBSTITUTION = {"fsc_substituted": "half maps, random phases", "fsc_true": "half maps, FSC true (Chen et al. 2013)"}
 
 
@@ -32,7 +32,7 @@ def grey_png(panel: NDArray[np.floating], *, low: float | None = None, high: flo
     return file.getvalue()
 
 
-def sections(volume: Volume, index: int | None = None) -> NDArray[np.floating]:
+def sections(volume: Map, index: int | None = None) -> NDArray[np.floating]:
     """The sections of a map (D, D, D) across z, y and x at one index (default the centre), side by side, (D, 3 D)."""
     i = len(volume) // 2 if index is None else index
     return np.concatenate([volume[i], volume[:, i], volume[:, :, i]], axis=1)
@@ -45,7 +45,7 @@ def side_by_side(sample: Sample) -> NDArray[np.float32]:
     return np.vstack(rows[::-1])  # row 0 is at the bottom
 
 
-def sections_figure(volumes: Mapping[str, Volume]) -> Figure:
+def sections_figure(volumes: Mapping[str, Map]) -> Figure:
     """Central sections of maps across z, y and x, a row for each."""
     from matplotlib.figure import Figure
 

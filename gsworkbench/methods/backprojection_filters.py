@@ -17,11 +17,10 @@ from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.local_filter import locally_filtered
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.config import BackprojectionConfig
+from gsworkbench.io.mrc import Volume
 from gsworkbench.methods.backprojection import least_squares, solve
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
-
-Volume = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

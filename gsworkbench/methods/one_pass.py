@@ -53,7 +53,6 @@ from gsworkbench.normal_equations.diagonal import (
 from gsworkbench.normal_equations.equations import NormalEquations
 from gsworkbench.rendering import voxelize
 
-_MAP_CUTOFF = 5.0
 _INITIAL_WEIGHT = 0.5  # integral of the mixture inside the fit, as in the papers' start A = 1/(2N)
 _LAST_RATE = 0.02  # of the first
 _MOST_GAUSSIANS = 200_000
@@ -320,16 +319,7 @@ def _final(config: NormalEquationsConfig) -> NormalEquationsConfig:
 
 def sample(gaussians: Gaussians, problem: Problem, backend: str | None = None) -> Tensor:
     """(D, D, D) float32 map of a mixture in A on the grid of the problem."""
-    g = gaussians
-    return voxelize(
-        g.means,
-        g.covariances(),
-        g.weights,
-        box_size=problem.box_size,
-        voxel_size=problem.pixel_size,
-        cutoff=_MAP_CUTOFF,
-        backend=backend,
-    )
+    return gaussians.voxelize(problem.box_size, problem.pixel_size, backend=backend)
 
 
 def _descend(

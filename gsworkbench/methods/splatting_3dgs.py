@@ -27,7 +27,6 @@ from gsworkbench.gaussians.parameters import volumes
 from gsworkbench.imaging.residual import data_term, squared_error, total_weight
 from gsworkbench.methods.starts import nearest_distances
 from gsworkbench.particles.stack import ParticleStack
-from gsworkbench.rendering import voxelize
 from gsworkbench.rendering.tiles import composite
 
 _DISTANCE = 10.0  # of the camera from the map's centre, in box edges: in front of everything
@@ -72,14 +71,7 @@ def fit_blended(stack: ParticleStack, config: BlendingConfig, *, seed: int = 0, 
         losses.append(float(loss) * image_scale**2)
     tenths = tuple(float(np.mean(part)) for part in np.array_split(losses, 10) if len(part))
     gaussians = as_density(parameters, edge, weight)
-    volume = voxelize(
-        gaussians.means,
-        gaussians.covariances(),
-        gaussians.weights,
-        box_size=box_size,
-        voxel_size=stack.pixel_size,
-        cutoff=5.0,
-    )
+    volume = gaussians.voxelize(box_size, stack.pixel_size)
     return BlendedFit(volume.numpy(), gaussians, tenths, renderer)
 
 

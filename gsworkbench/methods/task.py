@@ -19,6 +19,7 @@ from gsworkbench.config import ReconstructionConfig
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.imaging.residual import require_white_protein
+from gsworkbench.io.mrc import Volume
 from gsworkbench.methods.backprojection_filters import filtered_backprojection
 from gsworkbench.methods.combination import Candidate, combine, weigh
 from gsworkbench.methods.neural_field import fit_neural_field
@@ -42,16 +43,13 @@ from gsworkbench.particles.image_statistics import (
 )
 from gsworkbench.particles.noise_spectrum import chosen_noise
 from gsworkbench.particles.stack import ParticleStack
-from gsworkbench.rendering import voxelize
 from gsworkbench.system import distributed
 from gsworkbench.system.device import find_device
 from gsworkbench.system.provenance import RunRecord
 
-Volume = NDArray[np.float32]
 PartSums = dict[str, tuple[NormalEquations, NormalEquations | None]]
 
 SUMS = ".sums.npz"  # checkpoints that a finished run removes
-_MAP_CUTOFF = 5.0  # standard deviations: a map is sampled once, so the float32 floor is affordable
 FEW = 500  # fewer particles than this get a warning, and half as many no held-out particles
 _HELD_OUT = 10  # every tenth particle is held out
 
@@ -127,15 +125,7 @@ def _stochastic(task: Task) -> Iterator[tuple[str, Solution]]:
                 label=name,
             )
             g = fitted.gaussians
-            volume = voxelize(
-                g.means,
-                g.covariances(),
-                g.weights,
-                box_size=stack.box_size,
-                voxel_size=stack.pixel_size,
-                cutoff=_MAP_CUTOFF,
-                backend=config.backend,
-            )
+            volume = g.voxelize(stack.box_size, stack.pixel_size, backend=config.backend)
         report = {"losses": list(fitted.losses), "image_scale": fitted.image_scale, "n_gaussians": len(g)}
         yield name, Solution(volume.numpy(), g, report=report)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.assess import FILES, MASKS, assess, assess_substituted, write_assessment
@@ -25,7 +24,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.inspection.findings import particle_alarms
 from gsworkbench.io.files import atomic_path, remove, together
 from gsworkbench.io.locks import own_folder
-from gsworkbench.io.mrc import map_voxel_size, read_map, write_map
+from gsworkbench.io.mrc import Volume, map_voxel_size, read_map, write_map
 from gsworkbench.methods.task import (
     FEW,
     METHODS,
@@ -50,8 +49,6 @@ from gsworkbench.reconstruction.run_folder import half_map_names
 from gsworkbench.reconstruction.viewers import write_chimerax_script, write_splats
 from gsworkbench.system import distributed
 from gsworkbench.system.provenance import RunRecord
-
-Volume = NDArray[np.float32]
 
 RUN_DATA = "run_data.star"
 CHECKPOINTS = "checkpoints"

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     # The simulator shares no code with the fits: no imaging, rendering, methods.
     "simulation": "particles molecules io geometry config system",
     "normal_equations": "imaging particles io system kernels",
-    "gaussians": "geometry io system kernels",
+    "gaussians": "rendering geometry io system kernels",
     # of assessment, the filters alone
     "methods": "gaussians normal_equations imaging rendering particles config io system assessment",
     "inspection": "methods normal_equations imaging particles assessment io",
