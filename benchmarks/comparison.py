@@ -19,7 +19,7 @@ import numpy as np
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.local_filter import locally_filtered
-from gsworkbench.assessment.masks import automatic_mask, spherical_mask
+from gsworkbench.assessment.masks import Mask, automatic_mask, spherical_mask
 from gsworkbench.config import PRESETS, NormalEquationsConfig, SimulationConfig, VoxelConfig
 from gsworkbench.io.mrc import Map, read_map
 from gsworkbench.methods.backprojection import backproject
@@ -60,14 +60,14 @@ def main() -> None:
                     print(f"| {snr} | {seed} | {name} | {means} | {seconds:.1f} |", flush=True)
 
 
-def row(volume: Map, truth: Map, voxel_size: float, masks: list[tuple[Map, str]]) -> str:
+def row(volume: Map, truth: Map, voxel_size: float, masks: list[Mask]) -> str:
     curves = [fourier_shell_correlation(volume, truth, voxel_size=voxel_size)]
-    for mask, name in masks:
-        curves.append(fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=mask, mask_name=name))
+    for mask in masks:
+        curves.append(fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=mask))
     return " | ".join(f"{curve.mean():.4f}" for curve in curves)
 
 
-def soft_mask(stack: ParticleStack) -> tuple[Map, str]:
+def soft_mask(stack: ParticleStack) -> Mask:
     """The judge's automatic mask of the backprojection of all particles."""
     first, second = (backproject(stack[stack.half_set == k]) for k in (1, 2))
     return automatic_mask(first + second, stack.pixel_size)
@@ -79,8 +79,8 @@ def local_backprojection(mask: str) -> Callable[[ParticleStack, int], Map]:
     def volume(stack: ParticleStack, seed: int) -> Map:
         halves = [backproject(stack[stack.half_set == k]) for k in (1, 2)]
         grid = stack.pixel_size
-        inside, name = soft_mask(stack) if mask == "auto" else spherical_mask(stack.box_size, grid)
-        found = local_resolution(halves[0], halves[1], voxel_size=grid, mask=inside, mask_name=name)
+        inside = soft_mask(stack) if mask == "auto" else spherical_mask(stack.box_size, grid)
+        found = local_resolution(halves[0], halves[1], voxel_size=grid, mask=inside)
         return locally_filtered(backproject(stack), found.resolution, voxel_size=grid)
 
     return volume

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
-from gsworkbench.assessment.masks import automatic_mask
+from gsworkbench.assessment.masks import Mask, automatic_mask
 from gsworkbench.config import ReconstructionConfig, SimulationConfig
 from gsworkbench.errors import InputError
 from gsworkbench.io.mrc import Volume, read_map
@@ -72,7 +72,7 @@ def rows_of(box: int, seed: int, views: float, snr: float, folder: Path) -> list
     )
     whole = simulate(config, folder / "set")
     truth, _ = read_map(folder / "set" / "truth.mrc")
-    mask, _ = automatic_mask(truth, pixel_size)
+    mask = automatic_mask(truth, pixel_size)
 
     def scores(stack: ParticleStack, method: str) -> tuple[float, float]:
         try:
@@ -92,7 +92,7 @@ def rows_of(box: int, seed: int, views: float, snr: float, folder: Path) -> list
     return rows
 
 
-def _likeness(volume: Volume, truth: Volume, mask: Volume, size: float) -> float:
+def _likeness(volume: Volume, truth: Volume, mask: Mask, size: float) -> float:
     return fourier_shell_correlation(volume, truth, voxel_size=size, mask=mask).mean()
 
 

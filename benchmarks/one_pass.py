@@ -99,9 +99,9 @@ def _median_seconds(task: Callable[[], object]) -> float:
 
 def row(whole: Map, halves: list[Map], truth: Map, voxel_size: float) -> str:
     """Mean FSC to the truth without a mask and in a sphere, and H."""
-    sphere, name = spherical_mask(len(truth), voxel_size)
+    sphere = spherical_mask(len(truth), voxel_size)
     bare = fourier_shell_correlation(whole, truth, voxel_size=voxel_size).mean()
-    masked = fourier_shell_correlation(whole, truth, voxel_size=voxel_size, mask=sphere, mask_name=name).mean()
+    masked = fourier_shell_correlation(whole, truth, voxel_size=voxel_size, mask=sphere).mean()
     between = fourier_shell_correlation(*halves, voxel_size=voxel_size)
     to_truth = fourier_shell_correlation((halves[0] + halves[1]) / 2, truth, voxel_size=voxel_size)
     return f"{bare:.3f} | {masked:.3f} | {overstatement(between, to_truth).mean:+.3f}"

@@ -34,6 +34,7 @@ from gsworkbench.assessment.fsc import (
 from gsworkbench.assessment.half_maps import half_map_alarms
 from gsworkbench.assessment.honesty import Overstatement, overstatement
 from gsworkbench.assessment.map_names import REGULARISED, UNFILTERED, find_half_maps
+from gsworkbench.assessment.mask_names import MASKS
 from gsworkbench.assessment.masks import Mask, MaskRecipe, automatic_mask, doubtful_mask, make_mask, spherical_mask
 from gsworkbench.assessment.model_map import model_map
 from gsworkbench.assessment.of_files import read_maps
@@ -44,7 +45,6 @@ from gsworkbench.io.files import atomic_path
 from gsworkbench.io.mrc import Map, MapPlace, map_origin, write_map
 from gsworkbench.molecules import read_atoms
 
-MASKS = ("own", "auto", "sphere", "loose", "tight", "none")
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
 MODEL_B_FACTOR = 60.0  # A^2, of every atom of a model; inside a shell the FSC does not depend on it, but for the mask
 FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.star")  # what write_assessment may write
@@ -62,7 +62,7 @@ class Assessment:
     resolutions : read off them, by the definition between half maps, at 0.5 to a truth or model; none of the
     randomised curve. judgement : of the half maps, None without them. overstatements : "unmasked", "masked" -> H, with
     half maps and truth. alarms, notes : sentences.
-    mask, mask_name : of the masked curves; None, "none" without. model_b_factor : of the model's atoms, A^2.
+    mask : of the masked curves; None without. model_b_factor : of the model's atoms, A^2.
     place : where what is made from the maps is to lie, None for the default.
     """
 
@@ -71,8 +71,7 @@ class Assessment:
     judgement: Judgement | None
     overstatements: dict[str, Overstatement]
     alarms: tuple[str, ...]
-    mask: Map | None
-    mask_name: str
+    mask: Mask | None
     voxel_size: float
     model_b_factor: float | None = None
     notes: tuple[str, ...] = ()
@@ -118,28 +117,25 @@ def assess(
     *,
     voxel_size: float,
     model: Map | None = None,
-    mask: str = "auto",
-    user_mask: Map | None = None,
+    mask: str | Mask = "auto",
     more_masks: Mapping[str, Mask] = MappingProxyType({}),
     definition: str = "RELION",
     seed: int = 0,
 ) -> Assessment:
     """Judge maps (D, D, D) under a named definition.
 
-    volume : the map compared with the truth and with the model's map, and that masks are made from. mask : "own" (as
-    the definition makes it), one of MASKS, or the name of `user_mask`. more_masks : name -> mask, for half-map curves
-    of their own. seed : of the random phases and the bootstrap.
+    volume : the map compared with the truth and with the model's map, and that masks are made from. mask : a mask or
+    one of MASKS; "own" is as the definition makes it. more_masks : by the names of further curves between half maps.
+    seed : of the random phases and the bootstrap.
     """
-    chosen, name = choose_mask(mask, user_mask, volume, voxel_size, definition)
+    chosen = mask if isinstance(mask, Mask) else named_mask(mask, volume, voxel_size, definition)
     judgement = None
     if halves is not None:
         judgement = judge(
             *halves,
             definition,
             voxel_size=voxel_size,
-            mask=chosen,
-            mask_name=name,
-            masked=mask != "none",
+            mask=chosen or ("none" if mask == "none" else "own"),
             more_masks={f"fsc_{name}": made for name, made in more_masks.items()},
             seed=seed,
         )
@@ -147,17 +143,16 @@ def assess(
     others = [
         c
         for what, other in references.items()
-        for c in _reference_curves(volume, other, what, chosen, name, voxel_size, definition)
+        for c in _reference_curves(volume, other, what, chosen, voxel_size, definition)
     ]
-    h = _overstatements(halves, truth, chosen, name, voxel_size, definition, judgement)
+    h = _overstatements(halves, truth, chosen, voxel_size, definition, judgement)
     return Assessment(
         curves=(*(judgement.curves if judgement else ()), *others),
         resolutions=(*(judgement.resolutions if judgement else ()), *(resolution(c, 0.5) for c in others)),
         judgement=judgement,
         overstatements=h,
-        alarms=tuple(_alarms(volume, halves, references, judgement, h, name)),
+        alarms=tuple(_alarms(volume, halves, references, judgement, h, chosen)),
         mask=chosen,
-        mask_name=name,
         voxel_size=voxel_size,
     )
 
@@ -191,20 +186,15 @@ def judge_maps(
     (first, second, *others), voxel_size = maps.volumes, maps.voxel_size
     read = dict(zip([*given, *user], others, strict=True))
     mean = (first + second) / np.float32(2)
-    more = {
-        _curve_name(name): choose_mask(name, read.get(name), mean, voxel_size, definition)
-        for name in masks[1:]
-        if name != "none"
-    }
+    made = {name: chosen_mask(name, read.get(name), mean, voxel_size, definition) for name in masks}
     found = assess(
         mean,
         (first, second),
         read.get("truth"),
         voxel_size=voxel_size,
         model=_map_of_atoms(model, half_1, len(first), voxel_size, b_factor) if model else None,
-        mask=masks[0],
-        user_mask=read.get(masks[0]),
-        more_masks={name: (m, words) for name, (m, words) in more.items() if m is not None},
+        mask=made[masks[0]] or masks[0],
+        more_masks={_curve_name(name): m for name in masks[1:] if (m := made[name]) is not None},
         definition=definition,
         seed=seed,
     )
@@ -234,8 +224,8 @@ def judge_substituted(
     user = [] if mask in MASKS else [mask]
     maps = read_maps(*halves, *substituted, masks=user, voxel_size=voxel_size)
     first, second, third, fourth, *others = maps.volumes
-    chosen, name = choose_mask(mask, others[0] if user else None, (first + second) / 2, maps.voxel_size, "RELION")
-    found = assess_substituted((first, second), (third, fourth), maps.voxel_size, beyond, chosen, name)
+    chosen = chosen_mask(mask, others[0] if user else None, (first + second) / 2, maps.voxel_size)
+    found = assess_substituted((first, second), (third, fourth), maps.voxel_size, beyond, chosen)
     return replace(found, notes=maps.notes)
 
 
@@ -244,17 +234,14 @@ def assess_substituted(
     substituted: tuple[Map, Map],
     voxel_size: float,
     beyond: float,
-    chosen: Map | None = None,
-    name: str = "none",
+    mask: Mask | None = None,
 ) -> Assessment:
-    """`judge_substituted` of maps in memory, inside the mask `chosen`, called `name`."""
-    found = noise_substitution(
-        halves, substituted, from_angstrom=beyond, voxel_size=voxel_size, mask=chosen, mask_name=name
-    )
+    """`judge_substituted` of maps in memory."""
+    found = noise_substitution(halves, substituted, from_angstrom=beyond, voxel_size=voxel_size, mask=mask)
     read = tuple(resolution(c) for c in (found.measured, found.substituted, found.corrected))
     raised = tuple(alarms.gather([alarms.fits_noise(found.substituted, found.from_shell)]))
     curves = (found.measured, found.substituted, found.corrected)
-    return Assessment(curves, read, None, {}, raised, chosen, name, voxel_size)
+    return Assessment(curves, read, None, {}, raised, mask, voxel_size)
 
 
 def with_substitution(found: Assessment, substitution: Assessment) -> Assessment:
@@ -307,26 +294,32 @@ def read_held_out(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return fitted, held_out
 
 
-def choose_mask(
-    choice: str, user_mask: Map | None, volume: Map, voxel_size: float, definition: str
-) -> tuple[Map | None, str]:
-    """Return the mask of the masked curves and its description; (None, "none") for no mask."""
-    if user_mask is not None:
-        if user_mask.min() < 0 or user_mask.max() > 1:
-            raise InputError(
-                f"a mask must lie between 0 and 1, not {user_mask.min():.3g} and {user_mask.max():.3g}", file=choice
-            )
-        if not (user_mask > 0.5).any():
-            raise InputError("the mask is empty: no voxel is above 0.5", file=choice)
-        return user_mask, Path(choice).name
-    if choice == "sphere":
+def chosen_mask(
+    choice: str, values: Map | None, volume: Map, voxel_size: float, definition: str = "RELION"
+) -> Mask | None:
+    """Return the mask of a --mask: of the file `choice`, which holds `values`, or, if these are None, by its name."""
+    return named_mask(choice, volume, voxel_size, definition) if values is None else user_mask(values, choice)
+
+
+def user_mask(values: Map, path: str | Path) -> Mask:
+    """Return the mask that a file holds, called as the file is; raises InputError where it is none."""
+    if values.min() < 0 or values.max() > 1:
+        raise InputError(f"a mask must lie between 0 and 1, not {values.min():.3g} and {values.max():.3g}", file=path)
+    if not (values > 0.5).any():
+        raise InputError("the mask is empty: no voxel is above 0.5", file=path)
+    return Mask(values, Path(path).name)
+
+
+def named_mask(name: str, volume: Map, voxel_size: float, definition: str = "RELION") -> Mask | None:
+    """Return the mask that one of MASKS makes of a map; None for "none", and for a definition that has no mask."""
+    if name == "sphere":
         return spherical_mask(len(volume), voxel_size)
-    if choice == "auto":
+    if name == "auto":
         return automatic_mask(volume, voxel_size)
-    if choice in GROWN:
-        return make_mask(GROWN[choice], volume, voxel_size)
-    recipe = find_definition(definition).masks.get("fsc_masked") if choice == "own" else None
-    return (None, "none") if recipe is None else make_mask(recipe, volume, voxel_size)
+    if name in GROWN:
+        return make_mask(GROWN[name], volume, voxel_size)
+    recipe = find_definition(definition).masks.get("fsc_masked") if name == "own" else None
+    return None if recipe is None else make_mask(recipe, volume, voxel_size)
 
 
 def postprocess(half_1: Path, half_2: Path, judgement: Judgement, b_factor: float | None = None) -> Sharpened:
@@ -349,8 +342,8 @@ def write_assessment(
     sharpened : of `postprocess`; gives postprocess.mrc, and postprocess_masked.mrc where there is a mask.
     """
     if assessment.mask is not None:
-        words = assessment.mask_name
-        write_map(output_dir / "mask.mrc", assessment.mask, assessment.voxel_size, words, place=assessment.place)
+        mask, size = assessment.mask, assessment.voxel_size
+        write_map(output_dir / "mask.mrc", mask.values, size, mask.description, place=assessment.place)
     if not assessment.curves:
         return
     judgement = assessment.judgement
@@ -370,15 +363,15 @@ def write_assessment(
         words = f"FSC-weighted, B {sharpened.b_factor:.1f} A^2"
         made: dict[str, tuple[Map, str]] = {"postprocess.mrc": (sharpened.volume, words)}
         if assessment.mask is not None:
-            made["postprocess_masked.mrc"] = (sharpened.volume * assessment.mask, words + ", masked")
+            made["postprocess_masked.mrc"] = (sharpened.volume * assessment.mask.values, words + ", masked")
         for file, (volume, label) in made.items():
             write_map(output_dir / file, volume, assessment.voxel_size, label, place=assessment.place)
     if judgement is not None:
         best = judgement.curve(judgement.resolution.curve)
         assert best is not None
         write_fsc_xml(output_dir / "fsc.xml", best, judgement.resolution)
-        mask = "None" if assessment.mask is None else "mask.mrc"
-        write_postprocess_star(output_dir / "postprocess.star", judgement, half_maps, mask, sharpened)
+        file = "None" if assessment.mask is None else "mask.mrc"
+        write_postprocess_star(output_dir / "postprocess.star", judgement, half_maps, file, sharpened)
 
 
 def _curve_name(mask: str) -> str:
@@ -399,23 +392,22 @@ def _map_of_atoms(path: Path, map_path: Path, box_size: int, voxel_size: float, 
 
 
 def _reference_curves(
-    volume: Map, other: Map, what: str, mask: Map | None, mask_name: str, voxel_size: float, definition: str
+    volume: Map, other: Map, what: str, mask: Mask | None, voxel_size: float, definition: str
 ) -> list[FscCurve]:
     """Curves of a map to the "truth" or "model", without and inside the mask."""
-    masks: list[tuple[str, Map | None, str]] = [(f"fsc_unmasked_{what}", None, "none")]
-    masks += [] if mask is None else [(f"fsc_masked_{what}", mask, mask_name)]
+    masks: dict[str, Mask | None] = {f"fsc_unmasked_{what}": None}
+    masks |= {} if mask is None else {f"fsc_masked_{what}": mask}
     curves = [
         fourier_shell_correlation(
             volume,
             other,
             voxel_size=voxel_size,
             mask=m,
-            mask_name=words,
             name=name,
             shells=find_definition(definition).shells,
             definition=definition,
         )
-        for name, m, words in masks
+        for name, m in masks.items()
     ]
     return [curves[0], *(without_power(curve, curves[0]) for curve in curves[1:])]
 
@@ -423,8 +415,7 @@ def _reference_curves(
 def _overstatements(
     halves: tuple[Map, Map] | None,
     truth: Map | None,
-    mask: Map | None,
-    mask_name: str,
+    mask: Mask | None,
     voxel_size: float,
     definition: str,
     judgement: Judgement | None,
@@ -434,7 +425,7 @@ def _overstatements(
         return {}
     mean = (halves[0] + halves[1]) / 2
     found = {}
-    for c in _reference_curves(mean, truth, "truth", mask, mask_name, voxel_size, definition):
+    for c in _reference_curves(mean, truth, "truth", mask, voxel_size, definition):
         name = c.name.removesuffix("_truth")
         half_map_fsc = judgement.curve(name)
         assert half_map_fsc is not None
@@ -448,13 +439,13 @@ def _alarms(
     references: dict[str, Map],
     judgement: Judgement | None,
     overstatements: dict[str, Overstatement],
-    mask_name: str,
+    mask: Mask | None,
 ) -> Sequence[str]:
-    raised: list[str | None] = [doubtful_mask(mask_name)]
+    raised: list[str | None] = [doubtful_mask(mask)]
     if halves is not None and judgement is not None:
         read = {r.curve: r for r in judgement.resolutions}
         unmasked = judgement.curves[0]
-        raised += half_map_alarms(*halves, unmasked.voxel_size, mask_name)
+        raised += half_map_alarms(*halves, unmasked.voxel_size, mask)
         raised += [alarms.empty_shells(unmasked), alarms.agree_where_empty(*halves, unmasked)]
         raised += [
             alarms.rises_again(c, judgement.errors[c.name]) for c in judgement.curves if c.name in judgement.errors

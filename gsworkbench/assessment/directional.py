@@ -15,7 +15,7 @@ from scipy.spatial import ConvexHull
 
 from gsworkbench.assessment.fsc import shell_weights
 from gsworkbench.assessment.local import first_crossings
-from gsworkbench.assessment.masks import inside_mask
+from gsworkbench.assessment.masks import Mask, described, inside_mask
 from gsworkbench.assessment.power import last_shell, spectrum
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
@@ -83,8 +83,7 @@ def directional_fsc(
     map_2: Map,
     *,
     voxel_size: float,
-    mask: Map | None = None,
-    mask_name: str = "none",
+    mask: Mask | None = None,
     n_directions: int = 200,
     half_angle: float = 20.0,
     threshold: float = 0.143,
@@ -132,7 +131,7 @@ def directional_fsc(
         at_nyquist=share,
         box_size=box_size,
         voxel_size=voxel_size,
-        mask=mask_name,
+        mask=described(mask),
         finest=box_size * voxel_size / end,
     )
     if share <= MOST_UNSEEN:

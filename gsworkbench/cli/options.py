@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from gsworkbench import __version__
+from gsworkbench.assessment.mask_names import mask_choices
 from gsworkbench.config import PRESETS, SimulationConfig
 
 
@@ -310,9 +311,7 @@ def _add_localres(commands: Any) -> None:
     )
     _add_half_maps(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    command.add_argument(
-        "--mask", default="auto", help="where to look: auto (default), sphere, loose, tight or a mask (.mrc)"
-    )
+    command.add_argument("--mask", default="auto", help=f"where to look: {mask_choices('own', 'none')}; default auto")
     command.add_argument("--truth", type=Path, metavar="MAP", help="a map to compare their mean with, likewise")
     command.add_argument("--window", type=float, metavar="A", help="diameter (default 40 A, at least 16 voxels)")
     command.add_argument("--step", type=float, metavar="A", help="between points (default an eighth of the window)")
@@ -327,7 +326,7 @@ def _add_directional(commands: Any) -> None:
     )
     _add_half_maps(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    command.add_argument("--mask", default="auto", help="auto (default), sphere, loose, tight, none or a mask (.mrc)")
+    command.add_argument("--mask", default="auto", help=f"{mask_choices('own')}; default auto")
     command.add_argument("--half-angle", type=float, default=20.0, metavar="DEG", help="of the cones (default 20)")
     command.add_argument("--threshold", type=float, default=0.143, help="of the FSC (default 0.143)")
     command.add_argument(
@@ -388,8 +387,8 @@ def _add_judged(command: Any, mask: str) -> None:
     command.add_argument(
         "--mask",
         action="append",
-        help="own (the definition's), auto, sphere, loose, tight, none or a mask (.mrc); again for a further curve: "
-        f"the first is the one corrected; default {mask}",
+        help=f"{mask_choices()}; own is the definition's; again for a further curve: the first is the one corrected; "
+        f"default {mask}",
     )
     command.add_argument("--definition", default="RELION", help=f"whose FSC: {', '.join(DEFINITIONS)}; default RELION")
     command.add_argument("--truth", type=Path, metavar="MAP", help="a map to compare the mean of the halves with")
@@ -471,9 +470,7 @@ def _add_outputs(command: Any) -> None:
         default=True,
         help="fit each half set too, and compare them (default: yes)",
     )
-    command.add_argument(
-        "--mask", default="auto", help="auto (default), sphere, none or a mask (.mrc), for the masked FSC"
-    )
+    command.add_argument("--mask", default="auto", help=f"{mask_choices('own')}, for the masked FSC; default auto")
     command.add_argument("--truth", type=Path, metavar="MAP", help="a known truth to compare the map with")
     _add_images(command)
     command.add_argument(

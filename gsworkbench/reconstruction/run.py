@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.assessment.assess import FILES, MASKS, assess, assess_substituted, write_assessment
+from gsworkbench.assessment.assess import FILES, assess, assess_substituted, user_mask, write_assessment
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.assessment.map_names import MAP, REGULARISED, UNFILTERED
+from gsworkbench.assessment.mask_names import MASKS
+from gsworkbench.assessment.masks import Mask
 from gsworkbench.assessment.of_files import SAME_SIZE, unknown_size
 from gsworkbench.config import ReconstructionConfig, to_mapping
 from gsworkbench.errors import InputError
@@ -95,7 +97,9 @@ def reconstruct(
     truth = None if truth is None else Path(truth)
     _check(config, stack, output_dir)
     true_map = _matching_map(truth, stack) if truth else None
-    user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack, only_box=True)
+    mask: str | Mask = config.mask
+    if config.mask not in MASKS:
+        mask = user_mask(_matching_map(Path(config.mask), stack, only_box=True), config.mask)
     with own_folder(output_dir, CHECKPOINTS):
         made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds)
         record, volume, halves = made.record, made.solutions["all"].volume, made.halves
@@ -105,8 +109,7 @@ def reconstruct(
                 halves,
                 true_map,
                 voxel_size=stack.pixel_size,
-                mask=config.mask,
-                user_mask=user_mask,
+                mask=mask,
                 seed=config.seed,
             )
             figures = assessment.figures()
