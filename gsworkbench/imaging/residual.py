@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from gsworkbench.errors import InputError
 from gsworkbench.imaging.ctf import ctf_grid
@@ -24,6 +23,7 @@ from gsworkbench.imaging.fourier import disc, friedel_weights, half_plane_freque
 from gsworkbench.imaging.transfer import transfer
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.system.device import to_device
+from gsworkbench.system.progress import progress
 
 _SURE = 5.0  # standard errors by which the images' lowest frequencies must correlate, or anticorrelate, with a blob
 
@@ -78,12 +78,12 @@ def data_term(
         return DataTerm(stack, spectrum, None, None)
     filtered = torch.empty(len(stack), stack.box_size, stack.box_size)
     energy = torch.empty(len(stack))
-    with tqdm(total=len(stack), desc="read images", unit="img", leave=False) as bar:
+    with progress("read images", len(stack), unit="img", leave=False) as meter:
         for indices, images in stack.chunks(2**24):
             rows = torch.from_numpy(indices)
             made = filter_images(stack[indices], images, spectrum)
             filtered[rows], energy[rows] = (tensor.cpu() for tensor in made)
-            bar.update(len(indices))
+            meter.advance(len(indices))
     return DataTerm(stack, spectrum, filtered, energy)
 
 

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from gsworkbench.config import NeuralFieldConfig
 from gsworkbench.gaussians.parameters import cosine
 from gsworkbench.imaging.fourier import centred_irfftn, centred_rfft2, disc, half_plane_frequencies
 from gsworkbench.imaging.transfer import transfer
 from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.system.progress import track
 
 _CHUNK = 2**16  # frequencies evaluated at a time when the map is made
 
@@ -77,7 +77,7 @@ def fit_neural_field(
         total = 0.0
         order = rng.permutation(len(stack))
         batches = np.array_split(order, math.ceil(len(order) / config.batch_size))
-        for batch in tqdm(batches, desc=f"{label}: epoch {epoch + 1}/{config.n_epochs}", unit="batch", mininterval=0.5):
+        for batch in track(batches, f"{label}: epoch {epoch + 1}/{config.n_epochs}", unit="batch"):
             if config.schedule == "cosine":
                 optimizer.param_groups[0]["lr"] = config.learning_rate * cosine(done / steps)
             k, ctf, data = components(stack[batch], config, rng)

@@ -21,14 +21,12 @@ background explains the data as well, the Gaussians need not. Where the mixture 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from gsworkbench.config import NormalEquationsConfig
 from gsworkbench.errors import InputError
@@ -52,6 +50,7 @@ from gsworkbench.normal_equations.diagonal import (
 )
 from gsworkbench.normal_equations.equations import NormalEquations
 from gsworkbench.rendering import voxelize
+from gsworkbench.system.progress import track
 
 _INITIAL_WEIGHT = 0.5  # integral of the mixture inside the fit, as in the papers' start A = 1/(2N)
 _LAST_RATE = 0.02  # of the first
@@ -65,7 +64,6 @@ _MUCH = 0.03  # of the signal: what mixtures may miss without a word
 
 Curve = tuple[tuple[int, float, float], ...]
 Ladder = tuple[tuple[int, float, float], ...]
-Watch = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
@@ -188,16 +186,11 @@ def preview(
     seed: int = 0,
     backend: str | None = None,
     device: torch.device | str = "cpu",
-    watch: Watch | None = None,
 ) -> NormalFit:
-    """A quick fit of a mixture alone, for a map to look at while settings are being chosen.
-
-    watch : called as watch(steps done, steps in all) after every step; if it returns True, the fit stops there and
-    what has been reached is returned.
-    """
+    """A quick fit of a mixture alone, for a map to look at while settings are being chosen."""
     problem = softened(as_problem(sums))
     chosen = replace(config, n_gaussians=n_gaussians, background=False)
-    gaussians, _ = _descend(problem, None, chosen, seed, backend, device, "preview", watch=watch)
+    gaussians, _ = _descend(problem, None, chosen, seed, backend, device, "preview")
     return NormalFit(gaussians, None, sample(gaussians, problem, backend).numpy(), None, None, problem)
 
 
@@ -332,11 +325,10 @@ def _descend(
     label: str,
     *,
     start: Gaussians | None = None,
-    watch: Watch | None = None,
 ) -> tuple[Gaussians, Curve]:
     """Adam on all particles at once, from a mixture in A or as configured. The problem is softened by the caller.
 
-    Return the mixture in A and (step, error, error under `judge`) along the way. `watch` may stop it early.
+    Return the mixture in A and (step, error, error under `judge`) along the way.
     """
     box_size = problem.box_size
     edge = box_size * problem.pixel_size
@@ -357,7 +349,7 @@ def _descend(
     aims = {True: objective(problem, config.boost), False: objective(problem)}
     held_out = None if judge is None else objective(judge.to(device))
     curve = []
-    for step in tqdm(range(steps), desc=label, unit="step", mininterval=0.5):
+    for step in track(range(steps), label, unit="step"):
         mixture = optimizer.mixture()
         volume = _sampled(mixture, config, box_size, backend)
         boosted = step < config.n_boosted_steps
@@ -366,8 +358,6 @@ def _descend(
             curve.append((step, error, error_and_gradient(held_out, volume.detach() * unit)[0]))
         gradients = torch.autograd.grad(volume, mixture, gradient * unit)
         optimizer.step(gradients, config.learning_rate * cosine(step / steps, last=_LAST_RATE))
-        if watch is not None and watch(step + 1, steps) is True:
-            break
     # voxelize in box edges gives weight / edge^3 of what it gives in A.
     fitted = from_parameters(optimizer.parameters, meaning)
     model = in_angstrom(fitted, edge=edge, weight_unit=unit * edge**3)

@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
-from tqdm.auto import tqdm
 
 from gsworkbench.config import BlendingConfig
 from gsworkbench.errors import NotRun
@@ -28,6 +27,7 @@ from gsworkbench.imaging.residual import data_term, squared_error, total_weight
 from gsworkbench.methods.starts import nearest_distances
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering.tiles import composite
+from gsworkbench.system.progress import track
 
 _DISTANCE = 10.0  # of the camera from the map's centre, in box edges: in front of everything
 _BRIGHTEST = 4.0  # what images are divided by more than in other fits, so that colours are of the order of 1
@@ -59,7 +59,7 @@ def fit_blended(stack: ParticleStack, config: BlendingConfig, *, seed: int = 0, 
     groups = [{"params": [p], "lr": rates[name], "name": name} for name, p in parameters.items()]
     optimizer = torch.optim.Adam(groups, eps=1e-15)
     order, losses = np.random.default_rng(seed), []
-    for step in tqdm(range(config.n_steps), desc=label, unit="img", mininterval=0.5):
+    for step in track(range(config.n_steps), label, unit="img"):
         optimizer.param_groups[0]["lr"] = config.rate_means * _LAST_RATE ** (step / config.n_steps)
         indices = order.integers(len(stack), size=1)
         kernel, filtered, energy = term.batch(indices)

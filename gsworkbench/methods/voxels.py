@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from gsworkbench.config import VoxelConfig
 from gsworkbench.normal_equations.diagonal import (
@@ -34,6 +33,7 @@ from gsworkbench.normal_equations.diagonal import (
     to_transform,
 )
 from gsworkbench.normal_equations.equations import NormalEquations
+from gsworkbench.system.progress import track
 
 _RADIUS = 0.45  # of the ball, in box edges: K, cut at lags of D/2, holds for little more
 _LEAST_SNR = 0.1  # of a shell: one that seems to hold no signal is weakened to this, not erased
@@ -111,7 +111,7 @@ def _watched(
     aims = [(objective(problem), fitted), (objective(as_problem(held_out)), held_out)]
     steps = islice(conjugate_gradients(problem, support(problem.box_size)), config.n_steps)
     curve = []
-    for step, volume in enumerate(tqdm(steps, desc=label, total=config.n_steps, unit="step", mininterval=0.5), 1):
+    for step, volume in enumerate(track(steps, label, config.n_steps, unit="step"), 1):
         seen, unseen = (error_and_gradient(aim, volume)[0] / (e.n_particles * e.box_size**2) for aim, e in aims)
         curve.append((step, seen, unseen))
     return tuple(curve)

@@ -19,8 +19,8 @@ import yaml
 
 from gsworkbench.config import from_mapping
 from gsworkbench.errors import InputError
-from gsworkbench.io.download import download
 from gsworkbench.io.files import sha256, write_json
+from gsworkbench.system.download import download
 
 ARCHIVE = "https://ftp.ebi.ac.uk/empiar/world_availability"
 CARDS = Path(__file__).with_name("empiar.yaml")
