@@ -77,7 +77,7 @@ class Assessment:
     notes: tuple[str, ...] = ()
     place: MapPlace | None = None
 
-    def figures(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Return the numbers for run.json: each curve's mean and resolution, and H."""
         read = {r.curve: asdict(r) for r in self.resolutions}
         figures: dict[str, Any] = {c.name: {"mean": c.mean(), **read.get(c.name, {})} for c in self.curves}
@@ -86,10 +86,10 @@ class Assessment:
             figures["overstatement"] = {k: {f: getattr(h[k], f) for f in ("mean", "worst", "worst_shell")} for k in h}
         return figures
 
-    def lines(self) -> list[str]:
-        """Return what to print."""
+    def report(self) -> list[str]:
+        """Return the lines to print."""
         read = {r.curve: r for r in self.resolutions}
-        of_model = "" if self.model_b_factor is None else f"; {self.remark()}"
+        of_model = "" if self.model_b_factor is None else f"; {self.caption()}"
         lines = [
             f"{read[c.name]}{of_model if c.name.endswith('_model') else ''}; mean FSC {c.mean():.4f}"
             for c in self.curves
@@ -101,12 +101,12 @@ class Assessment:
         lines += [f"note: {note}" for note in dict.fromkeys((*self.notes, *judged))]
         return lines + [f"alarm: {alarm}" for alarm in self.alarms]
 
-    def remark(self) -> str:
-        """Return what a caption has to add."""
+    def caption(self) -> str:
+        """Return what the caption of a figure has to add."""
         return "" if self.model_b_factor is None else f"atoms of the model at B = {self.model_b_factor:g} A^2"
 
-    def raising(self, *more: str | None) -> Assessment:
-        """Return it with further alarms."""
+    def with_alarms(self, *more: str | None) -> Assessment:
+        """Return the assessment with further alarms."""
         return replace(self, alarms=tuple(alarms.gather([*self.alarms, *more])))
 
 
@@ -201,11 +201,11 @@ def judge_maps(
     found = replace(found, model_b_factor=b_factor if model else None, notes=maps.notes, place=maps.place)
     assert found.judgement is not None
     if "initial" in read:
-        found = found.raising(
+        found = found.with_alarms(
             alarms.shared_initialisation(first, second, read["initial"], found.judgement.resolution, found.mask)
         )
     if held_out is not None:
-        found = found.raising(alarms.held_out_disagrees(*read_held_out(held_out), found.curves[0].mean()))
+        found = found.with_alarms(alarms.held_out_disagrees(*read_held_out(held_out), found.curves[0].mean()))
     return found
 
 
@@ -251,11 +251,11 @@ def with_substitution(found: Assessment, substitution: Assessment) -> Assessment
     read = [replace(r, curve=names[r.curve]) for r in substitution.resolutions if r.curve in names]
     notes = (*found.notes, *substitution.notes)
     more = replace(found, curves=(*found.curves, *curves), resolutions=(*found.resolutions, *read), notes=notes)
-    return more.raising(*substitution.alarms)
+    return more.with_alarms(*substitution.alarms)
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunFiles:
     """What `gsworkbench reconstruct` left in a folder for the judge: None where it did not.
 
     beyond : A, where the phases of the substituted maps' particles become random, by run.json.
@@ -267,7 +267,7 @@ class RunFolder:
     held_out: Path | None
 
 
-def run_folder(path: Path) -> RunFolder:
+def run_folder(path: Path) -> RunFiles:
     """Find half maps, substituted half maps and held_out.csv in the folder of a reconstruction."""
     halves, substituted = find_half_maps(path), (path / SUBSTITUTED[0], path / SUBSTITUTED[1])
     if halves is None:
@@ -275,10 +275,10 @@ def run_folder(path: Path) -> RunFolder:
         raise InputError("this folder holds no two half maps", file=path, remedy=remedy)
     held_out, beyond = path / "held_out.csv", None
     if not all(half.is_file() for half in substituted):
-        return RunFolder(halves, None, None, held_out if held_out.is_file() else None)
+        return RunFiles(halves, None, None, held_out if held_out.is_file() else None)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # then it has to be given
         beyond = float(json.loads((path / "run.json").read_text())["config"]["noise_substitute_beyond"])
-    return RunFolder(halves, substituted, beyond, held_out if held_out.is_file() else None)
+    return RunFiles(halves, substituted, beyond, held_out if held_out.is_file() else None)
 
 
 def read_held_out(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -353,7 +353,7 @@ def write_assessment(
     write_fsc_csv(output_dir / "fsc.csv", assessment.curves, columns)
     from matplotlib import rc_context  # slow to import, and not needed to judge
 
-    remarks = [assessment.remark()] if assessment.remark() else []
+    remarks = [assessment.caption()] if assessment.caption() else []
     figure = fsc_figure(assessment.curves, assessment.resolutions, title, errors=errors, remarks=remarks)
     for name in ("fsc.png", "fsc.svg"):
         salted = rc_context({"svg.hashsalt": name})  # else names inside an .svg are random

@@ -322,13 +322,13 @@ def _fsc(options: argparse.Namespace) -> None:
     halves = _found(options)
     assessment = _assessment(options, halves)
     if options.particles is not None:
-        assessment = assessment.raising(*_particle_alarms(options))
+        assessment = assessment.with_alarms(*_particle_alarms(options))
     sharpened = _sharpened(options, halves, assessment) if hasattr(options, "sharpen") else None
     if options.out is not None:
         names = (halves[0].name, halves[1].name)
         with outputs(options.out):
             write_assessment(options.out, assessment, " and ".join(names), names, sharpened)
-    print("\n".join(assessment.lines()))
+    print("\n".join(assessment.report()))
     if sharpened is not None:
         print(f"sharpened by a B factor of {sharpened.b_factor:.1f} A^2{'; ' * bool(sharpened.note)}{sharpened.note}")
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from gsworkbench.config import PRESETS, SETTINGS, NormalEquationsConfig, ReconstructionConfig, to_mapping
-from gsworkbench.lab.opened_run import Run
+from gsworkbench.lab.opened_run import RunFolder
 
 PRESET = "tuned"  # what the settings of a stochastic fit are told apart from
 
@@ -42,7 +42,7 @@ def changed(config: ReconstructionConfig) -> dict[str, Any]:
     return {k: v for k, v in settings_of(config).items() if v != default[k] and k != "n_gaussians"}
 
 
-def command_line(config: ReconstructionConfig, run: Run, out: str | Path, reading: Sequence[str] = ()) -> str:
+def command_line(config: ReconstructionConfig, run: RunFolder, out: str | Path, reading: Sequence[str] = ()) -> str:
     """The command that fits the particles of `run`, in its half sets, with these settings, into the folder `out`.
 
     reading : the options that `particles_of` returned.

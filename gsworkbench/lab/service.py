@@ -85,13 +85,13 @@ class _Service:
             self._run()
 
     def _run(self) -> None:
-        from gsworkbench.lab.fits import Bench, record_outcome
+        from gsworkbench.lab.fits import LiveFits, record_outcome
         from gsworkbench.lab.opened_run import read_run
 
         run = read_run(self.folder)
-        bench = Bench(run)
-        bench.warm_up()
-        self.connection.send(Ready(bench.reading))
+        fits = LiveFits(run)
+        fits.warm_up()
+        self.connection.send(Ready(fits.reading))
         while True:
             self.job, config = self.waiting.pop() if self.waiting else self.connection.recv()
             self.waiting.clear()
@@ -99,7 +99,7 @@ class _Service:
                 self.connection.send(Stopped(self.job, "cancelled"))
                 continue
             try:
-                outcome = bench.fit(config, lambda name, made: self.show(name, made.volume))
+                outcome = fits.fit(config, lambda name, made: self.show(name, made.volume))
                 table = record_outcome(run, outcome)
                 self.connection.send(Done(self.job, outcome, table))
             except Cancelled:

@@ -112,7 +112,7 @@ def reconstruct(
                 mask=mask,
                 seed=config.seed,
             )
-            figures = assessment.figures()
+            figures = assessment.as_dict()
             if made.substituted and halves is not None:
                 figures["noise_substitution"] = _judged_substitution(made, halves)
         record.results |= figures
@@ -275,7 +275,7 @@ def _judged_substitution(made: _Made, halves: tuple[Volume, Volume]) -> dict[str
     noise = next(c for c in found.curves if c.name == "fsc_substituted")
     shell = round(noise.box_size * noise.voxel_size / beyond) + 2
     mean = float(np.nan_to_num(noise.values[shell : noise.box_size // 2]).mean())
-    return {"beyond_angstrom": beyond, "mean_fsc_of_random_phases": mean, **found.figures()}
+    return {"beyond_angstrom": beyond, "mean_fsc_of_random_phases": mean, **found.as_dict()}
 
 
 def _remove_sums(checkpoints: Path) -> None:
