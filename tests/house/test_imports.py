@@ -120,7 +120,9 @@ BARE = {
     "gsworkbench.rendering, gsworkbench.gaussians.mixture, gsworkbench.particles.stack": [
         "mrcfile", "starfile", "pandas", "scipy", "matplotlib", "finufft", "gemmi", "tqdm", "yaml",
     ],
-    "gsworkbench.lab.explore, gsworkbench.lab.tabs": ["ipywidgets", "anywidget", "k3d", "nglview", "matplotlib", "tqdm"],
+    "gsworkbench.lab.explore, gsworkbench.lab.tabs": [
+        "ipywidgets", "anywidget", "k3d", "nglview", "matplotlib", "tqdm",
+    ],
 }  # fmt: skip
 
 
