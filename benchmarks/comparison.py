@@ -15,13 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.local_filter import locally_filtered
-from gsworkbench.assessment.masks import automatic_mask, spherical_mask
-from gsworkbench.io.mrc import read_map
+from gsworkbench.assessment.masks import Mask, automatic_mask, spherical_mask
+from gsworkbench.io.mrc import Map, read_map
 from gsworkbench.methods.one_pass import OnePass
 from gsworkbench.methods.one_pass_fit import FitContext, fit_one_pass
 from gsworkbench.methods.stochastic import PRESETS
@@ -31,12 +30,9 @@ from gsworkbench.methods.voxels_fit import solve_voxels
 from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.particles.stack import ParticleStack
-from gsworkbench.rendering import voxelize
 from gsworkbench.simulation.simulate import simulate
 from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.provenance import machine
-
-Map = NDArray[np.floating]
 
 N_GAUSSIANS = 2048
 
@@ -67,14 +63,14 @@ def main() -> None:
                     print(f"| {snr} | {seed} | {name} | {means} | {seconds:.1f} |", flush=True)
 
 
-def row(volume: Map, truth: Map, voxel_size: float, masks: list[tuple[Map, str]]) -> str:
+def row(volume: Map, truth: Map, voxel_size: float, masks: list[Mask]) -> str:
     curves = [fourier_shell_correlation(volume, truth, voxel_size=voxel_size)]
-    for mask, name in masks:
-        curves.append(fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=mask, mask_name=name))
+    for mask in masks:
+        curves.append(fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=mask))
     return " | ".join(f"{curve.mean():.4f}" for curve in curves)
 
 
-def soft_mask(stack: ParticleStack) -> tuple[Map, str]:
+def soft_mask(stack: ParticleStack) -> Mask:
     """The judge's automatic mask of the backprojection of all particles."""
     first, second = (backproject(stack[stack.half_set == k]) for k in (1, 2))
     return automatic_mask(first + second, stack.pixel_size)
@@ -86,8 +82,8 @@ def local_backprojection(mask: str) -> Callable[[ParticleStack, int], Map]:
     def volume(stack: ParticleStack, seed: int) -> Map:
         halves = [backproject(stack[stack.half_set == k]) for k in (1, 2)]
         grid = stack.pixel_size
-        inside, name = soft_mask(stack) if mask == "auto" else spherical_mask(stack.box_size, grid)
-        found = local_resolution(halves[0], halves[1], voxel_size=grid, mask=inside, mask_name=name)
+        inside = soft_mask(stack) if mask == "auto" else spherical_mask(stack.box_size, grid)
+        found = local_resolution(halves[0], halves[1], voxel_size=grid, mask=inside)
         return locally_filtered(backproject(stack), found.resolution, voxel_size=grid)
 
     return volume
@@ -106,8 +102,7 @@ def one_pass(n_gaussians: int | str) -> Callable[[ParticleStack, int], Map]:
 def stochastic(preset: str) -> Callable[[ParticleStack, int], Map]:
     def volume(stack: ParticleStack, seed: int) -> Map:
         g = fit(stack, replace(PRESETS[preset], n_gaussians=N_GAUSSIANS), seed=3 * seed).gaussians
-        grid = {"box_size": stack.box_size, "voxel_size": stack.pixel_size}
-        return voxelize(g.means, g.covariances(), g.weights, **grid, cutoff=5.0).numpy()  # type: ignore[arg-type]
+        return g.voxelize(stack.box_size, stack.pixel_size).numpy()
 
     return volume
 

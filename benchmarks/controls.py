@@ -24,7 +24,6 @@ from gsworkbench.methods.stochastic_fit import fit
 from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
-from gsworkbench.rendering import voxelize
 from gsworkbench.simulation.simulate import simulate
 from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.provenance import machine
@@ -73,8 +72,7 @@ def one_pass(n_gaussians: int | str) -> object:
 
 def stochastic(stack: ParticleStack, seed: int) -> Result:
     g = fit(stack, replace(PRESETS["tuned"], n_gaussians=2048), seed=seed).gaussians
-    grid = {"box_size": stack.box_size, "voxel_size": stack.pixel_size}
-    return voxelize(g.means, g.covariances(), g.weights, **grid, cutoff=5.0).numpy(), "", len(g)  # type: ignore[arg-type]
+    return g.voxelize(stack.box_size, stack.pixel_size).numpy(), "", len(g)
 
 
 METHODS: dict = {

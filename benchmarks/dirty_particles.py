@@ -170,7 +170,7 @@ def score(
         particle_scales=mended,
         mask="none",
     )
-    mask, _ = automatic_mask(truth, SET.pixel_size)
+    mask = automatic_mask(truth, SET.pixel_size)
     try:
         made = reconstruct(stack, folder, config)
     except (InputError, ValueError) as error:

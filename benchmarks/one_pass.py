@@ -15,13 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.honesty import overstatement
 from gsworkbench.assessment.masks import spherical_mask
-from gsworkbench.io.mrc import new_image_stack
+from gsworkbench.io.mrc import Map, new_image_stack
 from gsworkbench.methods.one_pass import PREVIEW, OnePass
 from gsworkbench.methods.one_pass_fit import FitContext, fit_one_pass, preview
 from gsworkbench.molecules import load_molecule
@@ -31,9 +30,6 @@ from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.simulation import simulate
 from gsworkbench.simulation.simulation_config import SimulationConfig
 from gsworkbench.system.provenance import machine
-
-Map = NDArray[np.floating]
-
 
 # box, A per pixel, SNR, solvent and belt, coloured noise
 SETS = {
@@ -104,9 +100,9 @@ def _median_seconds(task: Callable[[], object]) -> float:
 
 def row(whole: Map, halves: list[Map], truth: Map, voxel_size: float) -> str:
     """Mean FSC to the truth without a mask and in a sphere, and H."""
-    sphere, name = spherical_mask(len(truth), voxel_size)
+    sphere = spherical_mask(len(truth), voxel_size)
     bare = fourier_shell_correlation(whole, truth, voxel_size=voxel_size).mean()
-    masked = fourier_shell_correlation(whole, truth, voxel_size=voxel_size, mask=sphere, mask_name=name).mean()
+    masked = fourier_shell_correlation(whole, truth, voxel_size=voxel_size, mask=sphere).mean()
     between = fourier_shell_correlation(*halves, voxel_size=voxel_size)
     to_truth = fourier_shell_correlation((halves[0] + halves[1]) / 2, truth, voxel_size=voxel_size)
     return f"{bare:.3f} | {masked:.3f} | {overstatement(between, to_truth).mean:+.3f}"

@@ -75,15 +75,12 @@ def relion(folder: Path, scratch: Path) -> None:
     print(f"\naccumulate and combine / RELION: {once / classical:.3f}")
     print(f"reconstruct / RELION: {spent['gsworkbench reconstruct'] / classical:.3f}")
     truth, voxel_size = read_map(folder / "truth.mrc")
-    masks = {"no mask": (None, "none"), "in a sphere": spherical_mask(len(truth), voxel_size)}
+    masks = {"no mask": None, "in a sphere": spherical_mask(len(truth), voxel_size)}
     masks["in a tight mask made from the truth"] = automatic_mask(truth, voxel_size, dilation=3.0, edge=9.0)
     print(f"\n| mean FSC to the truth | {' | '.join(masks)} |\n|---|---|---|---|")
     for name, file in (("relion_reconstruct", "relion.mrc"), ("gsworkbench", "fit/run_class001.mrc")):
         volume = read_map(scratch / file)[0]
-        curves = (
-            fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=mask, mask_name=what)
-            for mask, what in masks.values()
-        )
+        curves = (fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=mask) for mask in masks.values())
         print(f"| {name} | {' | '.join(f'{curve.mean():.4f}' for curve in curves)} |")
 
 

@@ -15,12 +15,11 @@ from scipy.spatial import ConvexHull
 
 from gsworkbench.assessment.fsc import shell_weights
 from gsworkbench.assessment.local import first_crossings
-from gsworkbench.assessment.masks import inside_mask
+from gsworkbench.assessment.masks import Mask, described, inside_mask
 from gsworkbench.assessment.power import last_shell, spectrum
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 # Of all directions so many may lack a crossing, or samples, before the surface that they draw has no sphericity.
 MOST_UNSEEN, MOST_UNSAMPLED = 0.03, 0.01
@@ -84,8 +83,7 @@ def directional_fsc(
     map_2: Map,
     *,
     voxel_size: float,
-    mask: Map | None = None,
-    mask_name: str = "none",
+    mask: Mask | None = None,
     n_directions: int = 200,
     half_angle: float = 20.0,
     threshold: float = 0.143,
@@ -133,7 +131,7 @@ def directional_fsc(
         at_nyquist=share,
         box_size=box_size,
         voxel_size=voxel_size,
-        mask=mask_name,
+        mask=described(mask),
         finest=box_size * voxel_size / end,
     )
     if share <= MOST_UNSEEN:

@@ -19,12 +19,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.assessment.masks import inside_mask
+from gsworkbench.assessment.masks import Mask, described, inside_mask
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
 from gsworkbench.io.files import atomic_path
+from gsworkbench.io.mrc import Map
 
-Map = NDArray[np.floating]
 Crossing = Literal["before first below", "last at or above", "interpolated"]
 
 NO_POWER = 1e-14  # of a map's power: a shell with less holds the rounding of single precision
@@ -142,8 +142,7 @@ def fourier_shell_correlation(
     map_2: Map,
     *,
     voxel_size: float,
-    mask: Map | None = None,
-    mask_name: str = "none",
+    mask: Mask | None = None,
     name: str | None = None,
     shells: Shells = Shells(),
     definition: str = "rounded",
@@ -155,11 +154,12 @@ def fourier_shell_correlation(
     """
     if map_1.shape != map_2.shape or map_1.ndim != 3 or len(set(map_1.shape)) != 1:
         raise InputError(f"maps must be cubes of the same box, not {map_1.shape} and {map_2.shape}")
-    if mask is not None and mask.shape != map_1.shape:
-        raise InputError(f"the mask has shape {mask.shape}, the maps {map_1.shape}")
+    if mask is not None and mask.values.shape != map_1.shape:
+        raise InputError(f"the mask has shape {mask.values.shape}, the maps {map_1.shape}")
     first, second = (transform(inside_mask(m, mask, keep_offset=keep_offset)) for m in (map_1, map_2))
     name = name or ("fsc_unmasked" if mask is None else "fsc_masked")
-    return FscCurve(name, correlate_transforms(first, second, shells), len(map_1), voxel_size, mask_name, definition)
+    values = correlate_transforms(first, second, shells)
+    return FscCurve(name, values, len(map_1), voxel_size, described(mask), definition)
 
 
 def correlate_transforms(

@@ -18,11 +18,11 @@ from scipy import fft
 from scipy.spatial import cKDTree
 
 from gsworkbench.assessment.fsc import shell_indices, shell_weights
+from gsworkbench.assessment.masks import Mask
 from gsworkbench.assessment.power import last_shell, own_shells, spectrum
 from gsworkbench.assessment.transforms import threads
 from gsworkbench.errors import InputError
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 _NOTHING = 1e-9  # of the mean power in a window: one with less holds the rounding of what lies around it
 _BATCH = 64  # windows transformed at a time, small enough for the cache of a core
@@ -75,8 +75,7 @@ def local_resolution(
     map_2: Map,
     *,
     voxel_size: float,
-    mask: Map,
-    mask_name: str = "user's mask",
+    mask: Mask,
     window: float | None = None,
     step: float | None = None,
     threshold: float = 0.5,
@@ -96,7 +95,7 @@ def local_resolution(
     stride = max(1, round((width * voxel_size / 8 if step is None else step) / voxel_size))
     if not 8 <= width <= len(map_1):
         raise InputError(f"a window of {width} voxels is of no use in a box of {len(map_1)}", remedy="give 8 or more")
-    points = _points(mask, stride)
+    points = _points(mask.values, stride)
     if not len(points):
         raise InputError("the mask holds no point to look at")
     pair = [np.pad(np.asarray(m, np.float32), width // 2, mode="wrap") for m in (map_1, map_2)]
@@ -113,14 +112,14 @@ def local_resolution(
     shells = np.where(empty, 1, np.minimum(shells, ends))
     values = width * voxel_size / np.clip(shells, 1, width / 2)
     return LocalResolution(
-        resolution=_filled(points, values, mask),
+        resolution=_filled(points, values, mask.values),
         points=points,
         values=values,
         window=width * voxel_size,
         step=stride * voxel_size,
         threshold=threshold,
         at_nyquist=float(np.mean(shells >= width / 2)),
-        mask=mask_name,
+        mask=mask.description,
         voxel_size=voxel_size,
         finest=width * voxel_size / end,
         ended=float(np.mean(ended)),

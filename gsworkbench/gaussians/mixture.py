@@ -14,8 +14,10 @@ from gsworkbench.errors import InputError
 from gsworkbench.geometry.rotations import quaternions_to_matrices
 from gsworkbench.io.files import atomic_path
 from gsworkbench.io.npz import load_archive
+from gsworkbench.rendering import voxelize
 
 FORMAT_VERSION = 1
+MAP_CUTOFF = 5.0  # standard deviations: what is cut off a map is below the rounding of float32
 _COLUMNS = {"means": (3,), "scales": (3,), "quaternions": (4,), "weights": ()}  # shape of one Gaussian's
 
 
@@ -47,6 +49,20 @@ class Gaussians:
     def covariances(self) -> Tensor:
         """(n, 3, 3) A^2, R diag(scales^2) R^T + floor^2 I. Renderers see these and nothing else."""
         return covariances(self.scales, self.quaternions, self.floor_angstrom)
+
+    def voxelize(
+        self, box_size: int, voxel_size: float, *, cutoff: float | None = MAP_CUTOFF, backend: str | None = None
+    ) -> Tensor:
+        """(D, D, D) = z, y, x map of the mixture, sampled at voxel centres; see `rendering.voxelize`."""
+        return voxelize(
+            self.means,
+            self.covariances(),
+            self.weights,
+            box_size=box_size,
+            voxel_size=voxel_size,
+            cutoff=cutoff,
+            backend=backend,
+        )
 
     def save(self, path: str | Path, *, box_size: int, pixel_size: float) -> None:
         """Write `gaussians.npz`: named arrays in natural units, with the box they were fitted in."""

@@ -32,6 +32,10 @@ from gsworkbench.io.files import atomic_path, require_plain_file
 ITEMS = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}  # of the modes we read
 PIECE_BYTES = 2**16
 
+# A map, (D, D, D) = z, y, x: of any precision, and in float32, as files and methods have them.
+Map = NDArray[np.floating]
+Volume = NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class Header:

@@ -12,7 +12,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.lab import pictures
 from gsworkbench.lab.explore import NEEDED, need, somebody_sits_here
 from gsworkbench.lab.number_tables import as_html, matching, table_of_runs
-from gsworkbench.lab.opened_run import Run, read_run
+from gsworkbench.lab.opened_run import RunFolder, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ def runs_with_maps(table: pd.DataFrame) -> dict[str, Path]:
     return {row.run: Path(row.folder) for row in table.itertuples() if row.folder}
 
 
-def show_comparison(runs: Sequence[Run]) -> None:
+def show_comparison(runs: Sequence[RunFolder]) -> None:
     """Static pictures of runs side by side: sections and FSC curves."""
     from IPython.display import display
 
@@ -52,7 +52,7 @@ def show_comparison(runs: Sequence[Run]) -> None:
         display(pictures.curves_figure(curves))
 
 
-def curves_of(runs: Sequence[Run]) -> dict[str, FscCurve]:
+def curves_of(runs: Sequence[RunFolder]) -> dict[str, FscCurve]:
     """The COMPARED curves of runs, by label."""
     found = [pictures.labelled(run.name, run.curves, wanted=COMPARED) for run in runs]
     return {label: curve for curves in found for label, curve in curves.items()}
@@ -114,7 +114,7 @@ class Browser:
             self.views.children += (chart,)
 
 
-def _title(run: Run) -> Any:
+def _title(run: RunFolder) -> Any:
     import ipywidgets as widgets
 
     return widgets.HTML(f"<b>{html.escape(run.name)}</b>")

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gsworkbench.errors import InputError
-from gsworkbench.lab import pictures
-from gsworkbench.lab.opened_run import Run, find_runs, read_run
+from gsworkbench.lab.atoms import atoms_beside
+from gsworkbench.lab.opened_run import RunFolder, find_runs, read_run
+from gsworkbench.lab.tabs import View, tabs_of
 
 NEEDED = ("ipywidgets", "anywidget", "k3d", "nglview")
 
@@ -30,32 +31,25 @@ def explore(folder: str | Path, *, model: str | Path | None = None, interactive:
         raise InputError(
             "there is no finished reconstruction", file=folder, remedy="give the --out folder of a reconstruct"
         )
-    run = read_run(found[0])
+    run, model = read_run(found[0]), None if model is None else Path(model)
     if not (somebody_sits_here() if interactive is None else interactive):
-        return show_pictures(run)
+        return show_pictures(run, model)
     need(*NEEDED)
     from gsworkbench.lab.page import Page
 
-    page = Page(run, model=None if model is None else Path(model))
+    page = Page(run, model=model)
     asyncio.get_running_loop().create_task(page.follow())
     page.box.page = page  # lives as long as what is displayed
     return page.box
 
 
-def show_pictures(run: Run) -> None:
-    """What the page shows at first, as static pictures."""
+def show_pictures(run: RunFolder, model: Path | None = None) -> None:
+    """Display the picture of every tab of the page."""
     from IPython.display import display
 
-    names = [name for name in ("full", "half 1", "truth") if name in run.maps]
-    display(pictures.sections_figure({name: run.maps[name] for name in names}))
-    if run.curves:
-        display(
-            pictures.curves_figure(
-                pictures.labelled(run.name, run.curves, wanted=("fsc_unmasked", "fsc_unmasked_truth"))
-            )
-        )
-    if run.gaussians is not None:
-        display(pictures.gaussians_figure(run.gaussians, len(run.maps["full"]) * run.voxel_size))
+    for tab in tabs_of(View(run, atoms_beside(run, model))):
+        if (figure := tab.picture()) is not None:
+            display(figure)
 
 
 def somebody_sits_here() -> bool:

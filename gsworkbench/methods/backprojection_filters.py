@@ -17,14 +17,13 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation, shell_indices
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.local_filter import locally_filtered
 from gsworkbench.assessment.masks import spherical_mask
+from gsworkbench.io.mrc import Volume
 from gsworkbench.normal_equations.classical_map import classical_map, least_squares
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 
 if TYPE_CHECKING:
     from gsworkbench.methods.backprojection import Backprojection
-
-Volume = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,6 @@ def weighted_by_fsc(pair: Pair) -> Volume:
 
 def weighted_locally(pair: Pair) -> Volume:
     """The map low-passed, voxel by voxel, at the local resolution of its halves; zero outside the box's sphere."""
-    mask, name = spherical_mask(len(pair.volume), pair.voxel_size)
-    found = local_resolution(*pair.halves, voxel_size=pair.voxel_size, mask=mask, mask_name=name)
+    sphere = spherical_mask(len(pair.volume), pair.voxel_size)
+    found = local_resolution(*pair.halves, voxel_size=pair.voxel_size, mask=sphere)
     return locally_filtered(pair.volume, found.resolution, voxel_size=pair.voxel_size)

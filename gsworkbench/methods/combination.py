@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from gsworkbench.io.mrc import Volume
 from gsworkbench.methods.part import ALL, Part
 from gsworkbench.methods.task import Solution, Task
 from gsworkbench.normal_equations.diagonal import DiagonalEquations, from_transform, shell_sum, to_transform, wiener_map
 
-Volume = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 _SURE = 5.0  # standard errors by which a fit's correlation must exceed that of the backprojection to count fully

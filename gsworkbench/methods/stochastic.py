@@ -95,8 +95,7 @@ DEFAULT = PRESETS["tuned"]
 def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
     """Fit Gaussians to the images of each part and sample their map."""
     from gsworkbench.methods.stochastic_fit import fit
-    from gsworkbench.methods.task import MAP_CUTOFF, Solution
-    from gsworkbench.rendering import voxelize
+    from gsworkbench.methods.task import Solution
 
     config = task.config
     for part, stack in task.parts.items():
@@ -112,14 +111,6 @@ def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
                 label=part.label,
             )
             g = result.gaussians
-            volume = voxelize(
-                g.means,
-                g.covariances(),
-                g.weights,
-                box_size=stack.box_size,
-                voxel_size=stack.pixel_size,
-                cutoff=MAP_CUTOFF,
-                backend=config.backend,
-            )
+            volume = g.voxelize(stack.box_size, stack.pixel_size, backend=config.backend)
         report = {"losses": list(result.losses), "image_scale": result.image_scale, "n_gaussians": len(g)}
         yield part, Solution(volume.numpy(), g, report=report)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.imaging.residual import require_white_protein
+from gsworkbench.io.mrc import Volume
 from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.particle_scales import SCALED, measure_scales, with_scales
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
@@ -38,11 +38,9 @@ from gsworkbench.system.provenance import RunRecord
 if TYPE_CHECKING:
     from gsworkbench.methods.registry import Solve
 
-Volume = NDArray[np.float32]
 PartSums = dict[Part, tuple[NormalEquations, NormalEquations | None]]
 
 SUMS = ".sums.npz"  # checkpoints that a finished run removes
-MAP_CUTOFF = 5.0  # standard deviations: a map is sampled once, so the float32 floor is affordable
 FEW = 500  # fewer particles than this get a warning, and half as many no held-out particles
 
 

@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from gsworkbench.errors import InputError
 from gsworkbench.io.files import atomic_path, sha256
@@ -42,6 +41,7 @@ from gsworkbench.normal_equations.insertion import PADDING, Direct, Float64, Gri
 from gsworkbench.particles.image_sample import sample
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.system import distributed
+from gsworkbench.system.progress import progress
 
 VERSION = 3
 ENGINES = ("gridding", "finufft")
@@ -313,10 +313,10 @@ def accumulate(
         return done + pass_.result() if len(done.particles) else pass_.result()
 
     saved = time.monotonic()
-    with tqdm(total=len(todo), desc=label, unit="img", mininterval=0.5) as bar:
+    with progress(label, len(todo), unit="img") as meter:
         for indices, images in pass_.stack.chunks(chunk_bytes):
             pass_.add(indices, images)
-            bar.update(len(indices))
+            meter.advance(len(indices))
             if checkpoint is not None and distributed.is_first() and time.monotonic() - saved > checkpoint_seconds:
                 total().save(checkpoint)
                 saved = time.monotonic()

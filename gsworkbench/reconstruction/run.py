@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.assessment.assess import FILES, MASKS, assess, assess_substituted, write_assessment
+from gsworkbench.assessment.assess import FILES, assess, assess_substituted, user_mask, write_assessment
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.assessment.map_names import MAP, REGULARISED, UNFILTERED
+from gsworkbench.assessment.mask_names import MASKS
+from gsworkbench.assessment.masks import Mask
 from gsworkbench.assessment.of_files import SAME_SIZE, unknown_size
 from gsworkbench.config import to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.inspection.findings import particle_alarms
 from gsworkbench.io.files import atomic_path, remove, together
 from gsworkbench.io.locks import own_folder
-from gsworkbench.io.mrc import map_voxel_size, read_map, write_map
+from gsworkbench.io.mrc import Volume, map_voxel_size, read_map, write_map
 from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.registry import METHODS
@@ -42,8 +43,6 @@ from gsworkbench.reconstruction.run_folder import half_map_names, map_files
 from gsworkbench.reconstruction.viewers import write_chimerax_script, write_splats
 from gsworkbench.system import distributed
 from gsworkbench.system.provenance import RunRecord
-
-Volume = NDArray[np.float32]
 
 RUN_DATA = "run_data.star"
 CHECKPOINTS = "checkpoints"
@@ -90,7 +89,9 @@ def reconstruct(
     truth = None if truth is None else Path(truth)
     _check(config, stack, output_dir)
     true_map = _matching_map(truth, stack) if truth else None
-    user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack, only_box=True)
+    mask: str | Mask = config.mask
+    if config.mask not in MASKS:
+        mask = user_mask(_matching_map(Path(config.mask), stack, only_box=True), config.mask)
     with own_folder(output_dir, CHECKPOINTS):
         made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds)
         record, volume, halves = made.record, made.solutions[ALL].volume, made.halves
@@ -100,11 +101,10 @@ def reconstruct(
                 halves,
                 true_map,
                 voxel_size=stack.pixel_size,
-                mask=config.mask,
-                user_mask=user_mask,
+                mask=mask,
                 seed=config.seed,
             )
-            figures = assessment.figures()
+            figures = assessment.as_dict()
             if made.substituted and halves is not None:
                 figures["noise_substitution"] = _judged_substitution(made, halves)
         record.results |= figures
@@ -268,7 +268,7 @@ def _judged_substitution(made: _Made, halves: tuple[Volume, Volume]) -> dict[str
     noise = next(c for c in found.curves if c.name == "fsc_substituted")
     shell = round(noise.box_size * noise.voxel_size / beyond) + 2
     mean = float(np.nan_to_num(noise.values[shell : noise.box_size // 2]).mean())
-    return {"beyond_angstrom": beyond, "mean_fsc_of_random_phases": mean, **found.figures()}
+    return {"beyond_angstrom": beyond, "mean_fsc_of_random_phases": mean, **found.as_dict()}
 
 
 def _remove_sums(checkpoints: Path) -> None:

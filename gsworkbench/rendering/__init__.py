@@ -17,14 +17,17 @@ make the host wait for the device, and what is not finite makes images NaN inste
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 from torch import Tensor
 
-from gsworkbench.rendering import cpu, gpu, reference, windowed
+from gsworkbench.rendering import autograd, reference
+from gsworkbench.rendering.autograd import Grid
+from gsworkbench.rendering.backends import cpu, gpu, windowed
 from gsworkbench.rendering.finite import require_finite
 
-# Fastest first. A backend is a module with project(), voxelize(), unavailable_because() and supports(tensor).
+# Fastest first. All but the reference compute only (autograd.Backend); torch differentiates the reference itself.
 _BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "gpu": gpu, "windowed": windowed, "reference": reference}
 
 
@@ -69,9 +72,7 @@ def project(
     renderer = _backend(backend, means)
     if means.device.type == "cpu" and renderer is not cpu:  # whose kernels look while they lay Gaussians out
         require_finite(means=means, covariances=covariances, weights=weights, rotations=flat)
-    images = renderer.project(
-        means, covariances, weights, flat, box_size=box_size, pixel_size=pixel_size, cutoff=cutoff
-    )
+    images = _splat(renderer, (means, covariances, weights, flat), Grid(box_size, pixel_size, cutoff))
     return images.reshape(*rotations.shape[:-2], box_size, box_size)
 
 
@@ -94,9 +95,11 @@ def voxelize(
     _check_agreement(means=means, covariances=covariances, weights=weights)
     if means.device.type == "cpu":
         require_finite(means=means, covariances=covariances, weights=weights)
-    return _backend(backend, means).voxelize(
-        means, covariances, weights, box_size=box_size, voxel_size=voxel_size, cutoff=cutoff
-    )
+    return _splat(_backend(backend, means), (means, covariances, weights), Grid(box_size, voxel_size, cutoff))
+
+
+def _splat(renderer: ModuleType, inputs: Sequence[Tensor], grid: Grid) -> Tensor:
+    return reference.splat(inputs, grid) if renderer is reference else autograd.splat(renderer, inputs, grid)
 
 
 def _backend(name: str | None, tensor: Tensor) -> ModuleType:

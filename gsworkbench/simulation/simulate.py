@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from gsworkbench.config import to_mapping
 from gsworkbench.errors import InputError
@@ -35,6 +34,7 @@ from gsworkbench.particles.stack import CtfParameters, ParticleStack
 from gsworkbench.simulation.deposited_poses import DEPOSITED, deposited_files, read_deposited
 from gsworkbench.simulation.imperfections import preferred_views, random_phases, turned
 from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.system.progress import progress, track
 from gsworkbench.system.provenance import RunRecord
 
 Float64 = NDArray[np.float64]
@@ -410,7 +410,7 @@ def _write_signal(
     """Write noise-free images of the state each particle is in; return their variance over pixels and particles."""
     step = max(1, max_bytes // (64 * particles.box_size**2))  # a pixel takes up to 64 bytes on its way
     sums = np.empty((2, len(particles)))
-    with tqdm(total=len(particles), desc="projecting", unit=" images") as progress:
+    with progress("projecting", len(particles), unit=" images") as meter:
         for start in range(0, len(particles), step):
             rows = slice(start, start + step)
             signal = form_images(states[0], particles[rows])
@@ -419,14 +419,14 @@ def _write_signal(
                     signal[there] = form_images(states[number], particles[rows][there])
             sums[:, rows] = signal.sum((1, 2)), (signal**2).sum((1, 2))
             images[rows] = signal
-            progress.update(len(signal))
+            meter.advance(len(signal))
     mean, mean_square = sums.sum(1) / images.size
     return float(mean_square - mean**2)
 
 
 def _add_noise(images: NDArray[np.float32], scale: float, amplitudes: Float64 | None, seed: int) -> None:
     """Multiply images by `scale` and add noise of standard deviation 1, in place."""
-    for index in tqdm(range(len(images)), desc="adding noise", unit=" images"):
+    for index in track(range(len(images)), "adding noise", unit=" images"):
         images[index] = scale * images[index] + draw_noise(seed, index, images.shape[-1], amplitudes)
 
 

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     # The simulator shares no code with the fits: no imaging, rendering, methods.
     "simulation": "particles molecules io geometry config system",
     "normal_equations": "imaging particles io system kernels",
-    "gaussians": "geometry io system kernels",
+    "gaussians": "rendering geometry io system kernels",
     # of assessment, the filters alone
     "methods": "gaussians normal_equations imaging rendering particles config io system assessment",
     "inspection": "methods normal_equations imaging particles assessment io",
@@ -112,12 +112,16 @@ def test_no_module_is_named_like_an_attribute_of_the_package():
     assert not public & {p.stem for p in PACKAGE.iterdir()} - {"config", "errors"}
 
 
-# What a GPU machine with torch and numpy alone must be able to import, and what a login node without torch must.
+# What must be importable on a login node without torch, on a GPU machine with torch and numpy alone, and in a notebook
+# that is executed where there are no widgets.
 BARE = {
     "gsworkbench": ["torch"],
     "gsworkbench.config, gsworkbench.experiments.plan": ["torch", "pandas", "scipy", "matplotlib"],
     "gsworkbench.rendering, gsworkbench.gaussians.mixture, gsworkbench.particles.stack": [
         "mrcfile", "starfile", "pandas", "scipy", "matplotlib", "finufft", "gemmi", "tqdm", "yaml",
+    ],
+    "gsworkbench.lab.explore, gsworkbench.lab.tabs": [
+        "ipywidgets", "anywidget", "k3d", "nglview", "matplotlib", "tqdm",
     ],
 }  # fmt: skip
 

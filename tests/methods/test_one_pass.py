@@ -113,10 +113,9 @@ def test_the_same_seed_gives_the_same_bits(noisy):
 
 def test_the_map_is_the_mixture_plus_the_background(noisy):
     fitted = fit_one_pass(*noisy, SMALL)
-    from gsworkbench.rendering import voxelize
 
     g = fitted.gaussians
-    mixture = voxelize(g.means, g.covariances(), g.weights, box_size=32, voxel_size=12.0, cutoff=5.0).numpy()
+    mixture = g.voxelize(32, 12.0).numpy()
     assert np.abs(mixture + fitted.background - fitted.volume).max() < 1e-5 * np.abs(fitted.volume).max()
     plain = fit_one_pass(*noisy, dataclasses.replace(SMALL, background=False))
     assert plain.background is None and plain.held_out is None

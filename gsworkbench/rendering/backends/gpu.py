@@ -17,12 +17,14 @@ import contextlib
 import functools
 import importlib.util
 import os
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from gsworkbench.rendering.autograd import Grid
 
 _PLACED = 128  # Gaussians a program places
 _GAUSSIANS = {
@@ -33,12 +35,6 @@ _LANES = 16  # samples along x
 _CHAINED = 32  # Gaussians whose gradients a program sums, over up to _VIEWS images at a time
 _VIEWS = 8
 _EVERYTHING = 1e300  # squared cutoff where every sample is wanted
-
-
-class _Grid(NamedTuple):
-    box_size: int
-    spacing: float
-    squared_cutoff: float
 
 
 class _Placed(NamedTuple):
@@ -68,38 +64,30 @@ def supports(tensor: Tensor) -> bool:
     )
 
 
-def project(
-    means: Tensor,
-    covariances: Tensor,
-    weights: Tensor,
-    rotations: Tensor,
-    *,
-    box_size: int,
-    pixel_size: float,
-    cutoff: float | None,
-) -> Tensor:
-    """(b, box_size, box_size); `rotations` are (b, 3, 3)."""
-    return _Project.apply(means, covariances, weights, rotations, _grid(box_size, pixel_size, cutoff))
+def forward(inputs: Sequence[Tensor], grid: Grid) -> tuple[Tensor, Sequence[Tensor]]:
+    """See rendering/autograd.py. Where the Gaussians lie on the grid is kept for backward."""
+    means, covariances, weights, *rotations = inputs
+    if rotations:
+        placed = _place_in_images(means, covariances, rotations[0], grid)
+        return _splat(placed, weights, grid.box_size), placed
+    placed = _place_in_volume(means, covariances, grid)
+    return _splat(placed, weights, grid.box_size)[0], placed
 
 
-def voxelize(
-    means: Tensor,
-    covariances: Tensor,
-    weights: Tensor,
-    *,
-    box_size: int,
-    voxel_size: float,
-    cutoff: float | None,
-) -> Tensor:
-    """(box_size, box_size, box_size) = z, y, x."""
-    return _Voxelize.apply(means, covariances, weights, _grid(box_size, voxel_size, cutoff))
+def backward(
+    inputs: Sequence[Tensor], kept: Sequence[Tensor], grid: Grid, gradient: Tensor, needs: Sequence[bool]
+) -> Sequence[Tensor | None]:
+    """See rendering/autograd.py."""
+    if len(inputs) == 4:
+        return _backward_of_images(inputs, _Placed(*kept), grid, gradient, needs[3])
+    return _backward_of_volume(inputs, _Placed(*kept), grid, gradient)
 
 
 def image_footprints(
     means: Tensor, covariances: Tensor, rotations: Tensor, box_size: int, pixel_size: float, cutoff: float | None
 ) -> Tensor:
     """What footprints.image_footprints returns, as the kernels compute it: (b, n, 2, 2). For tests."""
-    grid = _grid(box_size, pixel_size, cutoff)
+    grid = Grid(box_size, pixel_size, cutoff)
     return _place_in_images(means, covariances, rotations, grid).bounds.mT.unflatten(-1, (2, 2)).cumsum(-1)
 
 
@@ -108,7 +96,7 @@ def volume_footprints(
 ) -> Tensor:
     """What footprints.volume_footprints returns, as the kernels compute it: (n, 3, 2). For tests."""
     return (
-        _place_in_volume(means, covariances, _grid(box_size, voxel_size, cutoff))
+        _place_in_volume(means, covariances, Grid(box_size, voxel_size, cutoff))
         .bounds[0]
         .mT.unflatten(-1, (3, 2))
         .cumsum(-1)
@@ -125,70 +113,49 @@ def memory_bound(n: int, box_size: int, batch: int, itemsize: int = 4) -> int:
     return 2 * inputs + 2 * images + between + moments + turns
 
 
-class _Project(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, means: Tensor, covariances: Tensor, weights: Tensor, rotations: Tensor, grid: _Grid
-    ) -> Tensor:
-        means, covariances, weights, rotations = (t.contiguous() for t in (means, covariances, weights, rotations))
-        placed = _place_in_images(means, covariances, rotations, grid)
-        ctx.save_for_backward(means, covariances, weights, rotations, *placed)
-        ctx.grid = grid
-        return _splat(placed, weights, grid.box_size)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        means, covariances, weights, rotations, bounds, shapes = ctx.saved_tensors
-        n, batch = len(means), len(rotations)
-        moments = _gather(_Placed(bounds, shapes), gradient, ctx.grid.box_size)
-        outputs = [torch.empty_like(t) for t in (means, covariances, weights)]
-        turn = ctx.needs_input_grad[3]
-        blocks = _blocks(n, _CHAINED)
-        turns = means.new_empty(batch, blocks, 6) if turn else None
-        views = min(_VIEWS, 1 << max(0, batch - 1).bit_length())
-        arguments = means, covariances, weights, rotations, shapes, moments, *outputs, turns
-        _launch("chain_images", blocks, *arguments, n, batch, ctx.grid.spacing, turn, views, _CHAINED, num_warps=views)
-        d_rotations = None
-        if turns is not None:
-            d_rotations = torch.zeros_like(rotations)
-            d_rotations[:, :2] = turns.sum(1).unflatten(-1, (2, 3))
-        return *outputs, d_rotations, None
+def _backward_of_images(
+    inputs: Sequence[Tensor], placed: _Placed, grid: Grid, gradient: Tensor, turn: bool
+) -> list[Tensor | None]:
+    """`turn` : whether rotations need a gradient."""
+    means, covariances, weights, rotations = inputs
+    n, batch = len(means), len(rotations)
+    moments = _gather(placed, gradient, grid.box_size)
+    outputs = [torch.empty_like(t) for t in (means, covariances, weights)]
+    blocks = _blocks(n, _CHAINED)
+    turns = means.new_empty(batch, blocks, 6) if turn else None
+    views = min(_VIEWS, 1 << max(0, batch - 1).bit_length())
+    arguments = means, covariances, weights, rotations, placed.shapes, moments, *outputs, turns
+    spacing = float(grid.spacing)
+    _launch("chain_images", blocks, *arguments, n, batch, spacing, turn, views, _CHAINED, num_warps=views)
+    d_rotations = None
+    if turns is not None:
+        d_rotations = torch.zeros_like(rotations)
+        d_rotations[:, :2] = turns.sum(1).unflatten(-1, (2, 3))
+    return [*outputs, d_rotations]
 
 
-class _Voxelize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, means: Tensor, covariances: Tensor, weights: Tensor, grid: _Grid) -> Tensor:
-        means, covariances, weights = (t.contiguous() for t in (means, covariances, weights))
-        placed = _place_in_volume(means, covariances, grid)
-        ctx.save_for_backward(means, covariances, weights, *placed)
-        ctx.grid = grid
-        return _splat(placed, weights, grid.box_size)[0]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        means, covariances, weights, bounds, shapes = ctx.saved_tensors
-        n = len(means)
-        moments = _gather(_Placed(bounds, shapes), gradient[None], ctx.grid.box_size)
-        outputs = [torch.empty_like(t) for t in (means, covariances, weights)]
-        arguments = weights, shapes, moments, *outputs, n, ctx.grid.spacing, _PLACED
-        _launch("chain_volume", _blocks(n, _PLACED), *arguments)
-        return *outputs, None
+def _backward_of_volume(inputs: Sequence[Tensor], placed: _Placed, grid: Grid, gradient: Tensor) -> list[Tensor]:
+    means, covariances, weights = inputs
+    n = len(means)
+    moments = _gather(placed, gradient[None], grid.box_size)
+    outputs = [torch.empty_like(t) for t in (means, covariances, weights)]
+    arguments = weights, placed.shapes, moments, *outputs, n, float(grid.spacing), _PLACED
+    _launch("chain_volume", _blocks(n, _PLACED), *arguments)
+    return outputs
 
 
-def _place_in_images(means: Tensor, covariances: Tensor, rotations: Tensor, grid: _Grid) -> _Placed:
+def _place_in_images(means: Tensor, covariances: Tensor, rotations: Tensor, grid: Grid) -> _Placed:
     n, batch = len(means), len(rotations)
     placed = _Placed(means.new_empty(batch, 4, n, dtype=torch.int16), means.new_empty(batch, 6, n))
-    arguments = means, covariances, rotations, *placed, n, *grid, _PLACED
+    arguments = means, covariances, rotations, *placed, n, *_numbers(grid), _PLACED
     _launch("place_in_images", batch * _blocks(n, _PLACED), *arguments)
     return placed
 
 
-def _place_in_volume(means: Tensor, covariances: Tensor, grid: _Grid) -> _Placed:
+def _place_in_volume(means: Tensor, covariances: Tensor, grid: Grid) -> _Placed:
     n = len(means)
     placed = _Placed(means.new_empty(1, 6, n, dtype=torch.int16), means.new_empty(1, 10, n))
-    _launch("place_in_volume", _blocks(n, _PLACED), means, covariances, *placed, n, *grid, _PLACED)
+    _launch("place_in_volume", _blocks(n, _PLACED), means, covariances, *placed, n, *_numbers(grid), _PLACED)
     return placed
 
 
@@ -227,14 +194,15 @@ def _gather(placed: _Placed, gradient: Tensor, box_size: int) -> Tensor:
     """Moments (b, 6 or 10, n) of the gradients of images or a volume."""
     batch, _, n = placed.bounds.shape
     moments = torch.empty_like(placed.shapes)
-    arguments = *placed, gradient.contiguous(), moments, n, box_size, placed.solid, _GAUSSIANS[placed.solid], _LANES
+    arguments = *placed, gradient, moments, n, box_size, placed.solid, _GAUSSIANS[placed.solid], _LANES
     _launch("gather", batch * _blocks(n, _GAUSSIANS[placed.solid]), *arguments, num_warps=1)
     return moments
 
 
-def _grid(box_size: int, spacing: float, cutoff: float | None) -> _Grid:
-    squared = _EVERYTHING if cutoff is None else min(float(cutoff) ** 2, _EVERYTHING)
-    return _Grid(box_size, float(spacing), squared)
+def _numbers(grid: Grid) -> tuple[int, float, float]:
+    """A grid as kernels take it: box size, spacing and the squared cutoff."""
+    squared = _EVERYTHING if grid.cutoff is None else min(float(grid.cutoff) ** 2, _EVERYTHING)
+    return grid.box_size, float(grid.spacing), squared
 
 
 def _blocks(n: int, size: int) -> int:
@@ -250,7 +218,7 @@ def _launch(kernel: str, programs: int, *arguments: Any, **options: int) -> None
 
 
 def _kernels() -> ModuleType:
-    from gsworkbench.rendering import gpu_kernels
+    from gsworkbench.rendering.backends import gpu_kernels
 
     return gpu_kernels
 

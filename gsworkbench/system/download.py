@@ -17,9 +17,8 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from gsworkbench.errors import InputError
+from gsworkbench.system.progress import progress
 
 ATTEMPTS = 5  # in a row without a byte
 TIMEOUT = 60.0  # seconds without an answer
@@ -105,11 +104,11 @@ def _one_transfer(url: str, part: Path) -> bool:
 def _append(response: HTTPResponse, part: Path, mode: str, size: int | None) -> None:
     with (
         open(part, mode) as file,
-        tqdm(total=size, initial=file.tell(), desc=part.stem, unit="B", unit_scale=True) as bar,
+        progress(part.stem, size, unit="B", done=file.tell(), scale=True) as meter,
     ):
         while block := response.read1(BLOCK):
             file.write(block)
-            bar.update(len(block))
+            meter.advance(len(block))
 
 
 def _version(response: HTTPResponse) -> str:

@@ -10,13 +10,14 @@ import ctypes
 import functools
 import math
 import sys
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from gsworkbench.kernels import KERNELS
+from gsworkbench.rendering.autograd import Grid
 from gsworkbench.rendering.finite import require_finite
 from gsworkbench.system.compiler import BuildError, library
 
@@ -35,12 +36,6 @@ _SIGNATURES = {
 }
 
 
-class _Grid(NamedTuple):
-    box_size: int
-    spacing: float
-    squared_cutoff: float  # the largest float where every sample is wanted
-
-
 @functools.cache
 def unavailable_because() -> str | None:
     try:
@@ -54,31 +49,31 @@ def supports(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype in _SUFFIX
 
 
-def project(
-    means: Tensor,
-    covariances: Tensor,
-    weights: Tensor,
-    rotations: Tensor,
-    *,
-    box_size: int,
-    pixel_size: float,
-    cutoff: float | None,
-) -> Tensor:
-    """(b, box_size, box_size); `rotations` are (b, 3, 3). Raises ValueError where an input is not finite."""
-    return _Project.apply(means, covariances, weights, rotations, _grid(box_size, pixel_size, cutoff))
+def forward(inputs: Sequence[Tensor], grid: Grid) -> tuple[Tensor, Sequence[Tensor]]:
+    """See rendering/autograd.py. Raises ValueError where an input of images is not finite."""
+    means, *_ = inputs
+    n = len(means)
+    if len(inputs) == 4:
+        batch = len(inputs[3])
+        images = means.new_empty(batch, grid.box_size, grid.box_size)
+        _call("project_forward", inputs, n, batch, grid, torch.get_num_threads(), images)
+        return images, ()
+    volume = means.new_empty([grid.box_size] * 3)
+    _call("voxelize_forward", inputs, n, grid, torch.get_num_threads(), volume)
+    return volume, ()
 
 
-def voxelize(
-    means: Tensor,
-    covariances: Tensor,
-    weights: Tensor,
-    *,
-    box_size: int,
-    voxel_size: float,
-    cutoff: float | None,
-) -> Tensor:
-    """(box_size, box_size, box_size) = z, y, x."""
-    return _Voxelize.apply(means, covariances, weights, _grid(box_size, voxel_size, cutoff))
+def backward(
+    inputs: Sequence[Tensor], kept: Sequence[Tensor], grid: Grid, gradient: Tensor, needs: Sequence[bool]
+) -> Sequence[Tensor | None]:
+    """See rendering/autograd.py. Gradients of rotations cost a tenth more; the others come together."""
+    outputs = [torch.empty_like(t) if i < 3 or needs[i] else None for i, t in enumerate(inputs)]
+    n, threads = len(inputs[0]), torch.get_num_threads()
+    if len(inputs) == 4:
+        _call("project_backward", inputs, n, len(inputs[3]), grid, threads, gradient, *outputs)
+    else:
+        _call("voxelize_backward", inputs, n, grid, threads, gradient, *outputs)
+    return outputs
 
 
 def image_footprints(
@@ -87,7 +82,7 @@ def image_footprints(
     """What footprints.image_footprints returns, as the kernels compute it: (b, n, 2, 2) int32. For tests."""
     inputs = [t.contiguous() for t in (means, covariances, torch.ones_like(means[:, 0]), rotations)]
     bounds = torch.empty(len(rotations), len(means), 2, 2, dtype=torch.int32)
-    _call("project_bounds", inputs, len(means), len(rotations), _grid(box_size, pixel_size, cutoff), bounds)
+    _call("project_bounds", inputs, len(means), len(rotations), Grid(box_size, pixel_size, cutoff), bounds)
     return bounds
 
 
@@ -97,58 +92,13 @@ def volume_footprints(
     """What footprints.volume_footprints returns, as the kernels compute it: (n, 3, 2) int32. For tests."""
     inputs = [t.contiguous() for t in (means, covariances, torch.ones_like(means[:, 0]))]
     bounds = torch.empty(len(means), 3, 2, dtype=torch.int32)
-    _call("voxelize_bounds", inputs, len(means), _grid(box_size, voxel_size, cutoff), bounds)
+    _call("voxelize_bounds", inputs, len(means), Grid(box_size, voxel_size, cutoff), bounds)
     return bounds
 
 
-class _Project(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, means: Tensor, covariances: Tensor, weights: Tensor, rotations: Tensor, grid: _Grid
-    ) -> Tensor:
-        inputs = [t.contiguous() for t in (means, covariances, weights, rotations)]
-        n, batch = len(means), len(rotations)
-        images = means.new_empty(batch, grid.box_size, grid.box_size)
-        _call("project_forward", inputs, n, batch, grid, torch.get_num_threads(), images)
-        ctx.save_for_backward(*inputs)
-        ctx.grid = grid
-        return images
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        turn = ctx.needs_input_grad[3]  # gradients of rotations cost a tenth more; the others come together
-        outputs = [torch.empty_like(t) if needed else None for t, needed in zip(inputs, (1, 1, 1, turn), strict=True)]
-        n, batch = len(inputs[0]), len(inputs[3])
-        threads = torch.get_num_threads()
-        _call("project_backward", inputs, n, batch, ctx.grid, threads, gradient.contiguous(), *outputs)
-        return *outputs, None
-
-
-class _Voxelize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, means: Tensor, covariances: Tensor, weights: Tensor, grid: _Grid) -> Tensor:
-        inputs = [t.contiguous() for t in (means, covariances, weights)]
-        volume = means.new_empty([grid.box_size] * 3)
-        _call("voxelize_forward", inputs, len(means), grid, torch.get_num_threads(), volume)
-        ctx.save_for_backward(*inputs)
-        ctx.grid = grid
-        return volume
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        outputs = [torch.empty_like(t) for t in inputs]
-        threads = torch.get_num_threads()
-        _call("voxelize_backward", inputs, len(inputs[0]), ctx.grid, threads, gradient.contiguous(), *outputs)
-        return *outputs, None
-
-
-def _grid(box_size: int, spacing: float, cutoff: float | None) -> _Grid:
-    squared = sys.float_info.max if cutoff is None or math.isinf(cutoff) else cutoff**2
-    return _Grid(box_size, spacing, squared)
+def _squared_cutoff(cutoff: float | None) -> float:
+    """The largest float where every sample is wanted."""
+    return sys.float_info.max if cutoff is None or math.isinf(cutoff) else cutoff**2
 
 
 @functools.cache
@@ -164,8 +114,8 @@ def _call(name: str, inputs: Any, *arguments: Any) -> None:
     for argument in (*inputs, *arguments):
         if isinstance(argument, Tensor):
             values.append(argument.data_ptr())
-        elif isinstance(argument, _Grid):
-            values.extend(argument)
+        elif isinstance(argument, Grid):
+            values += [argument.box_size, argument.spacing, _squared_cutoff(argument.cutoff)]
         else:
             values.append(argument)
     outcome = _function(name, inputs[0].dtype)(*values)
