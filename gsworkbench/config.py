@@ -20,7 +20,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """A simulated set of particles with known truth (see simulation/simulate.py)."""
+    """What `simulate` makes: particles of a molecule with known poses, CTF and truth.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.Simulation(n_particles=100, snr=0.05).box_size
+    64
+    """
 
     molecule: str = "ribosome"  # a name of molecules.MOLECULES
     n_particles: int = 5000
@@ -46,7 +53,19 @@ class SimulationConfig:
 
 @dataclass(frozen=True)
 class StochasticConfig:
-    """The papers' trainer: Adam on mini-batches of images. Lengths are in box edges unless said otherwise."""
+    """Settings of the papers' trainer: Adam on mini-batches of images (methods/stochastic.py).
+
+    Lengths are fractions of the box side unless said otherwise. Published recipes are the rows of `PRESETS`.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> import gsworkbench as gs
+    >>> gs.Stochastic(n_gaussians=1000).batch_size
+    1
+    >>> dataclasses.replace(gs.PRESETS["tuned"], n_gaussians=1000).batch_size
+    16
+    """
 
     n_gaussians: int = 30_000  # CryoSplat's headline
     n_epochs: int = 5
@@ -82,7 +101,16 @@ class StochasticConfig:
 
 @dataclass(frozen=True)
 class NormalEquationsConfig:
-    """The fit that reads the particles once (methods/one_pass.py). Lengths are in box edges unless said."""
+    """Settings of the fit that reads the particles once (methods/one_pass.py), the default method.
+
+    Lengths are fractions of the box side unless said otherwise.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.OnePass(n_gaussians="auto").weights
+    'non-negative'
+    """
 
     # None: 3,000 for a box of 64, in proportion to the voxels, at most 30,000. auto: as held-out particles ask for.
     n_gaussians: int | Literal["auto"] | None = None
@@ -107,11 +135,18 @@ class NormalEquationsConfig:
 
 @dataclass(frozen=True)
 class BackprojectionConfig:
-    """The classical map (methods/backprojection.py), and what is done to it afterwards.
+    """Settings of the classical map (methods/backprojection.py): how it is filtered.
 
-    wiener: divided by K + noise / signal, the signal of each shell measured on the data. none: least squares. fsc: that
-    times the figure of merit sqrt(2 F / (1 + F)) of each shell. local: that low-passed, voxel by voxel, at the local
-    resolution. F and local resolution come from two halves of the very particles that the map is made of.
+    "wiener" divides by K + noise / signal, where the signal of each shell is measured on the data. "none" is least
+    squares. "fsc" is that times the figure of merit sqrt(2 F / (1 + F)) of each shell (Rosenthal and Henderson 2003).
+    "local" is that low-passed, voxel by voxel, at the local resolution. F and the local resolution come from two halves
+    of the particles that the map is made of.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.Backprojection(filter="fsc").filter
+    'fsc'
     """
 
     filter: Literal["wiener", "none", "fsc", "local"] = "wiener"
@@ -119,9 +154,15 @@ class BackprojectionConfig:
 
 @dataclass(frozen=True)
 class NeuralFieldConfig:
-    """A neural field of the map's transform (methods/neural_field.py). The defaults are sized for a laptop.
+    """Settings of a neural field of the map's transform (methods/neural_field.py), sized for a laptop.
 
     As published (Zhong et al. 2021): width 1024, 20 epochs, learning rate 1e-4, constant, all components.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.NeuralField(width=128).n_layers
+    3
     """
 
     width: int = 256
@@ -165,7 +206,14 @@ class CryodrgnConfig:
 
 @dataclass(frozen=True)
 class VoxelConfig:
-    """The map of free voxels that solves the same equations (methods/voxels.py)."""
+    """Settings of the map of free voxels that solves the normal equations (methods/voxels.py).
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.Voxels().n_steps
+    20
+    """
 
     n_steps: int = 20  # of conjugate gradients, at most: held-out particles say when to stop
 

@@ -79,14 +79,42 @@ POSES, DEFOCUS, SHIFTS, HALF_SETS, NOISE, STATES, VIEWS, POSE_ERRORS, SHIFT_ERRO
 
 
 def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int = 2**29) -> ParticleStack:
-    """Write images, truths, run.json and particles.star, together and in place of an earlier call's; return the stack.
+    """Simulate particle images of a molecule, with known poses, CTF and truth.
 
-    The noise has standard deviation 1. Signal and truth map carry one factor that makes the SNR the one asked for
-    (`SNR_DEFINITION`); snr = 0 writes pure noise, snr = infinity noise-free images, both with the factor 1. Random
-    numbers depend on the seed and on the place of the particle only, so the files are the same whatever `max_bytes`,
-    the memory for a chunk of images. The non-uniform FFT takes 128 D^3 bytes on top (2 GB at D = 256).
+    The folder then holds particles.star, particles.mrcs, truth.mrc (and one truth for each further state) and run.json.
+    They appear together and replace those of an earlier call.
 
-    Settings that describe no data set, files that cannot be used, and a molecule larger than the box raise InputError.
+    The noise has standard deviation 1. Signal and truth map are multiplied by one factor that gives the requested SNR,
+    the variance of the CTF-filtered, shifted, noise-free images over that of the noise. SNR 0 writes pure noise, an
+    infinite SNR noise-free images, both with the factor 1. Random numbers depend only on the seed and on the number of
+    the particle.
+
+    Parameters
+    ----------
+    config : Simulation
+        What to simulate.
+    output_dir : str or Path
+        The folder to write to.
+    max_bytes : int
+        Memory for one chunk of images; the files do not depend on it. The non-uniform FFT needs another 128 D^3 bytes
+        (2 GB for a box of 256).
+
+    Returns
+    -------
+    ParticleStack
+        The particles as `read_particles` would read them.
+
+    Raises
+    ------
+    InputError
+        If the settings do not describe a data set, a file cannot be used, or the molecule does not fit the box.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> particles = gs.simulate(gs.Simulation(n_particles=10, box_size=32, pixel_size=12.0, snr=0.5), "simulated")
+    >>> particles.images().shape
+    (10, 32, 32)
     """
     _check(config)
     output_dir = Path(output_dir)
