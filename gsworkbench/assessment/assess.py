@@ -49,7 +49,14 @@ Volume = NDArray[np.floating]
 MASKS = ("own", "auto", "sphere", "loose", "tight", "none")
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
 MODEL_B_FACTOR = 60.0  # A^2, of every atom of a model; inside a shell the FSC does not depend on it, but for the mask
-FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.star")  # what write_assessment may write
+FILES: tuple[str, ...] = (
+    "mask.mrc",
+    "fsc.csv",
+    "fsc.xml",
+    "fsc.png",
+    "fsc.svg",
+    "postprocess.star",
+)  # what write_assessment may write
 GROWN = {
     "loose": MaskRecipe("grown", dilation=25, edge=15),
     "tight": MaskRecipe("grown", dilation=6, edge=6),

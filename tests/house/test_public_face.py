@@ -19,14 +19,8 @@ from gsworkbench.experiments.digest import PACKAGE
 
 ROOT = PACKAGE.parent
 DATA = {"PRESETS", "DEFINITIONS"}  # tables, which the API pages show
-RECORDS = {
-    "Simulation",
-    "OnePass",
-    "Stochastic",
-    "Voxels",
-    "Backprojection",
-    "NeuralField",
-}  # fields have comments, which the settings page shows
+# Settings, whose fields have comments: the page of settings shows them.
+RECORDS = {"Simulation", "OnePass", "Stochastic", "Voxels", "Backprojection", "NeuralField"}
 TAKES_NOTHING, RAISES_NOTHING = {"available_backends"}, {"available_backends", "resolution"}
 
 
