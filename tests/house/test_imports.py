@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "geometry": "",
     "io": "",
     "kernels": "",
-    "system": "io",
+    "system": "io kernels",
     "molecules": "",
     "particles": "io geometry system config",
     "imaging": "particles system",
