@@ -5,7 +5,7 @@
     python benchmarks/baselines.py --speed            # neural field, 1024 wide, from 200 images
 
 The ribosome of the laptop scale (64 px of 6 A, SNR 0.1), the same particles, poses, CTF and half sets for all. Prints
-the tables of docs/methods.md, a row as soon as it is done. CPU seconds are those of the map and both half maps.
+the tables of docs/measured/methods.md, a row as soon as it is done. CPU seconds are those of all three maps.
 """
 
 from __future__ import annotations

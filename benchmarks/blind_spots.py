@@ -3,7 +3,7 @@
     python benchmarks/blind_spots.py [PARTICLES]
 
 Linear backprojection of simulated ribosome images (64 px of 6 A, SNR 0.1), so that no prior is to blame. Runs in
-about a minute on two cores and writes nothing but the table, as it stands in docs/judge.md.
+about a minute on two cores and writes nothing but the table, as it stands in docs/measured/judge.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Does dividing by the measured noise spectrum help? python benchmarks/coloured_noise.py
 
 5,000 simulated ribosome images of 64^2 at 6 A, SNR 0.05, noise of a spectrum that falls as in the other benchmarks.
-Prints mean FSC to the truth and H (docs/judge.md) of backprojection and of the one-pass fit, without and with it.
+Prints mean FSC to the truth and H (docs/use/judge.md) of backprojection and of the one-pass fit, without and with it.
 """
 
 from __future__ import annotations

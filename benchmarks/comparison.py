@@ -1,8 +1,8 @@
 """One pass beside the papers' trainer and backprojection, on the same particles: python benchmarks/comparison.py
 
 5,000 simulated ribosome images (64 px of 6 A), 2,048 Gaussians. A seed changes particles, half sets and fits. Prints
-the table of docs/one_pass.md; about 8 minutes of processor time per seed, most of it preset cryosplat's. The map of
-all particles is compared with the truth; the local filter takes its resolutions from half maps of the same particles.
+the table of docs/measured/one_pass.md; about 8 minutes of processor time per seed, most of it preset cryosplat's. The
+map of all particles is compared with the truth; the local filter takes its resolutions from half maps of the same.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Pure noise, and particles whose poses are dealt out at random among them (64 px of 6 A, SNR 0.1). Half maps of an honest
 method do not agree about noise beyond the errors of their FSC; about shuffled poses they agree on what is left of the
-particles, their mean over all views. Prints the table of docs/one_pass.md; z is the mean FSC of shells 2 to Nyquist - 1
-over its standard error, were the halves independent; signal is what held-out particles see of each half's mixture, in
-standard errors.
+particles, their mean over all views. Prints the table of docs/measured/one_pass.md; z is the mean FSC of shells 2 to
+Nyquist - 1 over its standard error, were the halves independent; signal is what held-out particles see of each half's
+mixture, in standard errors.
 """
 
 from __future__ import annotations

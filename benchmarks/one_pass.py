@@ -2,8 +2,8 @@
 
 A ribosome's potential minus 0.6 of its mean density inside a smooth envelope (solvent contrast: negative pockets), plus
 a flat ring of 0.35 of it around the waist (detergent). No mixture of positive Gaussians holds it. Backprojection of the
-same particles stands beside; H is the overstatement of half maps (docs/judge.md), mean over shells. Prints the tables
-of docs/one_pass.md. The sets of 128^2 need minutes, 1 GB of disk and 3.5 GB of memory.
+same particles stands beside; H is the overstatement of half maps (docs/use/judge.md), mean over shells. Prints the
+tables of docs/measured/one_pass.md. The sets of 128^2 need minutes, 1 GB of disk and 3.5 GB of memory.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 relion: beside relion_reconstruct (Debian's package relion) on the same 10,000 simulated particles of 128^2, one thread.
 growth: particles x10, time and memory of the pass and of the fit. sampling: how far a mixture sampled on voxels is from
-the same mixture projected onto pixels. Prints tables for docs/one_pass.md. Seconds are user plus system of a process.
+the same mixture projected onto pixels. Prints tables for docs/measured/one_pass.md. Seconds are user plus system.
 """
 
 from __future__ import annotations

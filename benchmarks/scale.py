@@ -5,7 +5,7 @@ particle-pixel, per node of the grid, per voxel and per Gaussian; what they pred
 these took; and what they predict for 10^6 particles of 512^2 and 10^6 Gaussians. memory: what commands say that they
 will take (reconstruction/memory_needed.py) beside what they take. hundred-thousand: 100,000 particles of 256^2 through
 the command line (500 images, each again and again in other poses, so that no 26 GB are needed), then a fit of 30,000
-Gaussians to the sums. Prints tables for docs/scale.md. One thread, but for the command line's two.
+Gaussians to the sums. Prints tables for docs/measured/scale.md. One thread, but for the command line's two.
 """
 
 from __future__ import annotations

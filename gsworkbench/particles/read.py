@@ -84,11 +84,11 @@ def read_particles(
         cryoDRGN's ind.pkl: the rows to keep, in its order.
     passthrough : sequence of paths
         cryoSPARC's passthrough .cs files, which hold fields that `path` lacks.
-    data_sign : {1, -1}, optional
+    data_sign : 1 or -1, optional
         The factor that makes protein white. By default that of blob/sign in a .cs file, else +1.
     pixel_size : float, optional
         Angstrom. It replaces what the files say.
-    image_scale : {"downsampled", "cropped"}, optional
+    image_scale : "downsampled" or "cropped", optional
         What was done to the images after the metadata were written. "downsampled": the same field of view in fewer
         pixels. "cropped": the same pixel size, with pixels cut off or padded.
     no_ctf : bool
