@@ -1,8 +1,8 @@
-# From experiments.yaml to every table, figure and verdict, and the page that says claim by claim what holds:
+# From paper_figures/experiments to every table, figure and verdict, and the page that says claim by claim what holds:
 #
 #     env/run snakemake all                          at laptop scale
 #     env/run snakemake all --config scale=smoke     or paper
-#     env/run snakemake fig9                         one experiment, by its name in experiments.yaml
+#     env/run snakemake fig9                         one experiment, by its name in paper_figures/experiments
 #
 # Results are in results/SCALE, figures, tables and the page in paper_figures/output/SCALE. Two rules for each experiment:
 # one makes the runs that no experiment before it has made, the other judges them and decides. Rules carry a digest of the
@@ -18,9 +18,9 @@ from gsworkbench.simulation.deposited_poses import DEPOSITED, is_installed
 from gsworkbench.particles.empiar import ARCHIVE, read_cards
 from gsworkbench.io.locks import own_folder
 from gsworkbench.experiments.digest import notebook_digest, source_digest
-from gsworkbench.experiments.plan import EXPERIMENTS_FILE, read_registry
+from gsworkbench.experiments.plan import read_registry
 
-registry = read_registry(config.get("scale", "laptop"), EXPERIMENTS_FILE)
+registry = read_registry(config.get("scale", "laptop"))
 results = f"results/{registry.scale}"
 paper = f"paper_figures/output/{registry.scale}"
 notebook = "notebooks/10_claim.ipynb"

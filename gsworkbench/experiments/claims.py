@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gsworkbench.experiments import figures, tables
 from gsworkbench.experiments.measures import assess_run, why_not_run
-from gsworkbench.experiments.plan import EXPERIMENTS_FILE, Experiment, Registry, read_registry
+from gsworkbench.experiments.plan import EXPERIMENTS, Experiment, Registry, read_registry
 from gsworkbench.experiments.results import Result, frame, rows_of, write_results
 from gsworkbench.experiments.store import key_in
 from gsworkbench.experiments.verdicts import NOT_RUN, Finding, choose, verdict, with_factors
@@ -57,7 +57,7 @@ class Claim:
         return "\n".join(lines) + "\n"
 
 
-def examine(experiment: str, scale: str, folder: str | Path, *, path: str | Path = EXPERIMENTS_FILE) -> Claim:
+def examine(experiment: str, scale: str, folder: str | Path, *, path: str | Path = EXPERIMENTS) -> Claim:
     """Examine an experiment below `folder`, results/SCALE; runs that are not there are made first."""
     registry, folder = read_registry(scale, path), Path(folder)
     chosen = registry.experiments[experiment]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gsworkbench import __version__
 from gsworkbench.errors import InputError
-from gsworkbench.experiments.plan import ROOT
+from gsworkbench.experiments.plan import EXPERIMENTS, ROOT
 from gsworkbench.io.files import atomic_path
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ PROFILES = {
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": ("Workflow RO-Crate", "1.0"),
 }
 PARAMETER_PROFILE = "https://bioschemas.org/profiles/FormalParameter/1.0-RELEASE"
-SOURCES = ("paper_figures/experiments.yaml", "notebooks/10_claim.ipynb", "env/requirements.txt")
+SOURCES = (
+    *(f"paper_figures/experiments/{p.name}" for p in sorted(EXPERIMENTS.glob("*.yaml"))),
+    "notebooks/10_claim.ipynb",
+    "env/requirements.txt",
+)
 FORMATS = {
     ".json": "application/json", ".ipynb": "application/x-ipynb+json", ".csv": "text/csv", ".md": "text/markdown",
     ".html": "text/html", ".png": "image/png", ".svg": "image/svg+xml", ".yaml": "application/yaml",
@@ -98,7 +102,7 @@ def _workflow(crate: ROCrate) -> Any:
     workflow = crate.add_workflow(
         ROOT / "Snakefile", "Snakefile", main=True, lang="snakemake", lang_version=metadata.version("snakemake")
     )
-    workflow["name"] = "gsworkbench: from experiments.yaml to every table, figure and verdict"
+    workflow["name"] = "gsworkbench: from paper_figures/experiments to every table, figure and verdict"
     workflow["softwareVersion"] = __version__
     workflow["license"] = crate.dereference(LICENSE)
     return workflow

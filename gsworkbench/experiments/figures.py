@@ -1,4 +1,4 @@
-"""The figures of experiments.yaml, drawn from rows of results, saved curves and saved maps; nothing is fitted here.
+"""The figures of the experiments, drawn from rows of results, saved curves and saved maps; nothing is fitted here.
 
 To add a kind of figure, write a function (registry, experiment, rows, folder) -> matplotlib Figure and name it in
 KINDS. `folder` is results/SCALE; rows are those of the experiment with its factors as columns (verdicts.with_factors).

@@ -1,4 +1,6 @@
-"""experiments.yaml, read strictly and resolved into runs. Imports no torch: Snakemake reads it on a login node.
+"""The files of paper_figures/experiments, read strictly and resolved into runs.
+
+This module imports no torch, because Snakemake reads it on a login node.
 
 A run is one reconstruction of one dataset. Its id says what it is and its parameters are the nested plain data of a
 RunConfig, in which every default is spelled out. Factors are names of settings, so a new one needs no code.
@@ -29,9 +31,9 @@ from gsworkbench.config import (
 from gsworkbench.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-# In C where PyYAML has it: every job reads experiments.yaml, and in Python that takes half a second.
+# In C where PyYAML has it: every job reads paper_figures/experiments, and in Python that takes half a second.
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-EXPERIMENTS_FILE = ROOT / "paper_figures" / "experiments.yaml"
+EXPERIMENTS = ROOT / "paper_figures" / "experiments"
 _SHORT = {"n_gaussians": "n", "n_particles": "p"}  # in names of runs
 _NOT_FACTORS = ("seed",)
 
@@ -93,10 +95,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: what it is by the names of experiments.yaml, and what it does.
+    """One run: what it is by the names of paper_figures/experiments, and what it does.
 
-    dataset : folder of its particles, a dataset of experiments.yaml with factors and seed. factors : all of them by
-    name, the dataset's name of experiments.yaml and the method's among them.
+    dataset : folder of its particles, a data set with its factors and seed. factors : all of them by name, those of
+    the data set and of the method among them.
     """
 
     name: str
@@ -135,7 +137,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Registry:
-    """All of experiments.yaml at one scale, by name. `runs` holds those of all experiments, each once.
+    """All of paper_figures/experiments at one scale, by name. `runs` holds those of all experiments, each once.
 
     decides : whether verdicts are given at this scale. owned : experiment -> the runs it makes, those that no
     experiment before it has.
@@ -161,29 +163,50 @@ class Registry:
         return {"run": to_mapping(self.runs[name].config)}
 
 
-def read_registry(scale: str, path: str | Path = EXPERIMENTS_FILE) -> Registry:
-    """Read `path` at one of its scales; a name in it that is not known raises InputError."""
+def read_registry(scale: str, path: str | Path = EXPERIMENTS) -> Registry:
+    """Read the YAML files of a folder, or one file, at one of their scales; InputError for a name that is not known."""
+    sections = read_sections(path)
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=SafeLoader)
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"not readable as YAML ({' '.join(str(error).split())})", file=path) from error
-    try:
-        return _resolve(content, scale)
+        return _resolve(sections, scale)
     except InputError as error:
         raise InputError(error.problem, file=path, remedy=error.remedy) from error
 
 
-def _resolve(content: Any, scale: str) -> Registry:
+def read_sections(path: str | Path = EXPERIMENTS) -> dict[str, Any]:
+    """Return the sections of all files of a folder, in the order of the files' names, or those of one file.
+
+    A name that two files give in one section raises InputError.
+    """
+    content: dict[str, Any] = {}
+    for file in sorted(Path(path).glob("*.yaml")) if Path(path).is_dir() else [Path(path)]:
+        try:
+            sections = yaml.load(file.read_text(encoding="utf-8"), Loader=SafeLoader)
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"not readable as YAML ({' '.join(str(error).split())})", file=file) from error
+        if not isinstance(sections, Mapping):
+            raise InputError("the file has no named sections", file=file)
+        for name, rows in sections.items():
+            if name not in content:
+                content[name] = rows
+            elif not isinstance(rows, Mapping) or (twice := set(rows) & set(content[name])):
+                raise InputError(f"{', '.join(sorted(twice))} of section {name!r} is in another file too", file=file)
+            else:
+                content[name] = content[name] | rows
+    return content
+
+
+def _resolve(content: dict[str, Any], scale: str) -> Registry:
     sections = ("scales", "decided_at", "datasets", "methods", "experiments")
-    if not isinstance(content, Mapping) or set(content) != set(sections):
-        raise InputError(f"the sections must be {', '.join(sections)}")
+    if set(content) - {"lists"} != set(sections):
+        raise InputError(f"the sections must be {', '.join(sections)}, and may be lists")
     if scale not in content["scales"]:
         raise InputError(f"there is no scale {scale!r}", remedy=f"choose {', '.join(content['scales'])}")
     sizes = {name: _at_scale(row, scale, name) for name, row in content["datasets"].items()}
     datasets = {name: from_mapping(SimulationConfig, settings) for name, settings in sizes.items()}
     methods = {name: from_mapping(Method, row) for name, row in content["methods"].items()}
     experiments = {
-        name: _experiment(name, row, scale, datasets, methods) for name, row in content["experiments"].items()
+        name: _experiment(name, row, scale, datasets, methods, content.get("lists", {}))
+        for name, row in content["experiments"].items()
     }
     runs: dict[str, Run] = {}
     owned = {}
@@ -195,7 +218,7 @@ def _resolve(content: Any, scale: str) -> Registry:
 
 @dataclass(frozen=True)
 class _Row:
-    """An experiment as experiments.yaml has it; factors, figure and not_run may differ by scale."""
+    """An experiment as paper_figures/experiments has it; factors, figure and not_run may differ by scale."""
 
     source: str
     question: str
@@ -212,7 +235,12 @@ class _Row:
 
 
 def _experiment(
-    name: str, content: Any, scale: str, datasets: dict[str, SimulationConfig], methods: dict[str, Method]
+    name: str,
+    content: Any,
+    scale: str,
+    datasets: dict[str, SimulationConfig],
+    methods: dict[str, Method],
+    lists: Mapping[str, Any],
 ) -> Experiment:
     if not isinstance(content, Mapping):
         raise InputError(f"experiment {name!r} needs named values")
@@ -223,7 +251,7 @@ def _experiment(
         row = from_mapping(_Row, {**plain, "factors": [], "not_run": reason})
         runs: dict[str, Run] = {}
         for block in [blocks] if isinstance(blocks, Mapping) else blocks:
-            runs |= {run.name: run for run in _runs(block, scale, datasets, methods)}
+            runs |= {run.name: run for run in _runs(_with_lists(block, lists), scale, datasets, methods)}
         figure = from_mapping(Figure, row.figure) if row.figure else None
         rules = tuple(from_mapping(Rule, rule) for rule in row.verdict)
     except InputError as error:
@@ -234,6 +262,11 @@ def _experiment(
         name, row.source, row.question, row.claim, row.printed, row.definition, row.notes, reason or None,
         tuple(runs.values()), figure, row.table, row.measures, rules,
     )  # fmt: skip
+
+
+def _with_lists(block: Mapping[str, Any], lists: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the shared lists of values in the place of their names."""
+    return {k: _named(lists, v, "list of values") if isinstance(v, str) else v for k, v in block.items()}
 
 
 def _runs(

@@ -50,7 +50,7 @@ section { border-top: 1px solid #ccc; margin-top: 2rem } pre { overflow-x: auto 
 
 
 def read_outcomes(registry: Registry, output: Path) -> list[dict[str, Any]]:
-    """Return the outcomes of all experiments, in the order of experiments.yaml."""
+    """Return the outcomes of all experiments, in the order of paper_figures/experiments."""
     files = [output / f"{name}.json" for name in registry.experiments]
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 

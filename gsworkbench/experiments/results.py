@@ -51,7 +51,8 @@ class Result:
     """A measurement with the run it belongs to: a row of results.csv.
 
     run : id of the run, the folder below results/SCALE/runs. experiment, dataset, method : their names in
-    experiments.yaml. preset, n_gaussians : None where the method has no such thing. factors : of the run, as JSON.
+    paper_figures/experiments. preset, n_gaussians : None where the method has no such thing. factors : those of the
+    run, as JSON.
     """
 
     run: str

@@ -1,4 +1,4 @@
-"""Does a claim hold? Rules of experiments.yaml, decided by the rows of results.csv.
+"""Does a claim hold? Rules of paper_figures/experiments, decided by the rows of results.csv.
 
 A difference counts if it is larger than one shell and than two standard deviations over seeds. A resolution without a
 crossing ranks nothing. Failing verdicts are worded like passing ones.

@@ -1,4 +1,4 @@
-"""What reproduces a live fit: the command line, and the row of experiments.yaml."""
+"""What reproduces a live fit: the command line, and the rows for paper_figures/experiments."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def command_line(config: ReconstructionConfig, run: Run, out: str | Path, readin
 
 
 def yaml_rows(config: ReconstructionConfig, dataset: str, name: str = "explored", *, data_seed: int = 0) -> str:
-    """Rows for experiments.yaml that make the workflow run these settings.
+    """Rows for a file in paper_figures/experiments that make the workflow run these settings.
 
     dataset : a name there. data_seed : that of its simulation, which is otherwise the run's own seed.
     """

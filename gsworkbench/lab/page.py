@@ -178,7 +178,7 @@ class Page:
                 self.status,
                 widgets.HTML("<b>This, on the command line</b>"),
                 self.command,
-                widgets.Accordion(children=[self.rows], titles=["the same in experiments.yaml"]),
+                widgets.Accordion(children=[self.rows], titles=["the same in paper_figures/experiments"]),
             ],
             layout={"width": "430px", "min_width": "430px"},
         )

@@ -1,4 +1,4 @@
-"""experiments.yaml: every claim of the papers is there and resolves; what does not is said before anything runs."""
+"""Every claim of the papers is in paper_figures/experiments and resolves; errors are reported before anything runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from gsworkbench.config import PRESETS, RunConfig, SimulationConfig, from_mappin
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.figures import KINDS
 from gsworkbench.experiments.measures import KINDS as MEASURES
-from gsworkbench.experiments.plan import EXPERIMENTS_FILE, read_registry
+from gsworkbench.experiments.plan import EXPERIMENTS as FOLDER
+from gsworkbench.experiments.plan import read_registry, read_sections
 from gsworkbench.experiments.verdicts import RULES
 
-CONTENT = yaml.safe_load(EXPERIMENTS_FILE.read_text(encoding="utf-8"))
+CONTENT = read_sections()
 REGISTRIES = {scale: read_registry(scale) for scale in CONTENT["scales"]}
 EXPERIMENTS = [pytest.param(r, e, id=f"{s}-{n}") for s, r in REGISTRIES.items() for n, e in r.experiments.items()]
 
@@ -164,6 +165,20 @@ def test_what_is_not_known_is_named_with_the_file(what, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         _read(content, tmp_path)
     assert str(caught.value).startswith(str(tmp_path / "experiments.yaml"))
+
+
+def test_one_name_in_two_files_is_refused(tmp_path):
+    for file in FOLDER.glob("*.yaml"):
+        (tmp_path / file.name).write_text(file.read_text())
+    assert read_registry("smoke", tmp_path).runs == REGISTRIES["smoke"].runs
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"experiments": {"fig3": CONTENT["experiments"]["fig3"]}}))
+    with pytest.raises(InputError, match=r"more\.yaml.*fig3 of section 'experiments' is in another file"):
+        read_registry("smoke", tmp_path)
+
+
+def test_files_can_be_read():
+    for file in FOLDER.glob("*.yaml"):
+        assert max(map(len, file.read_text(encoding="utf-8").splitlines())) <= 120
 
 
 def _read(content, tmp_path, scale="smoke"):

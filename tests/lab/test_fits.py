@@ -18,7 +18,7 @@ import yaml
 from gsworkbench.cli.main import main
 from gsworkbench.config import ReconstructionConfig, StochasticConfig
 from gsworkbench.errors import InputError
-from gsworkbench.experiments.plan import EXPERIMENTS_FILE, read_registry
+from gsworkbench.experiments.plan import read_registry, read_sections
 from gsworkbench.experiments.results import COLUMNS, read_results
 from gsworkbench.lab.commands import command_line, identity, preview_config, yaml_rows
 from gsworkbench.lab.fits import Bench, dataset_of, explored_table, record_outcome
@@ -142,7 +142,7 @@ def test_settings_matter_and_numbers_are_named(bench, outcome):
 
 
 def test_the_yaml_rows_are_the_same_settings_in_the_workflow(outcome, tmp_path):
-    content = yaml.safe_load(EXPERIMENTS_FILE.read_text())
+    content = read_sections()
     for section, rows in yaml.safe_load(yaml_rows(outcome.config, "ribosome")).items():
         content[section] |= rows
     (tmp_path / "experiments.yaml").write_text(yaml.safe_dump(content))
