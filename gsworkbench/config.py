@@ -42,7 +42,8 @@ class SimulationConfig:
     shift_sd: float = 0.02  # standard deviation of in-plane shifts, fraction of the box; deposited shifts stay
     noise: str = "white"  # or the path of a radial noise power spectrum (.npy, index = shell)
     seed: int = 0
-    absent_chains: tuple[str, ...] = ()  # of each further state: the chains it lacks, as "L70 LD", by how names begin
+    # One string for each additional state: prefixes of the names of the chains that it lacks, such as "L70 LD".
+    absent_chains: tuple[str, ...] = ()
     absent_fraction: float = 0.0  # of the particles that are in further states, equally; truth.mrc is the first
     preferred_views: float = 0.0  # fraction of uniform views that lie within 20 degrees of the map's z axis
     # What particles.star gets wrong, and the images do not know of:

@@ -132,7 +132,7 @@ def local_resolution(
     if not 0 < threshold < 1:
         raise InputError(f"a threshold of {threshold:g} is never crossed", remedy="give one between 0 and 1")
     if step is not None and not step > 0:
-        raise InputError(f"a step of {step:g} A leads nowhere", remedy="give a positive one")
+        raise InputError(f"the step must be positive, not {step:g} A")
     width = 2 * round((max(40.0, 16 * voxel_size) if window is None else window) / voxel_size / 2)
     stride = max(1, round((width * voxel_size / 8 if step is None else step) / voxel_size))
     if not 8 <= width <= len(map_1):
