@@ -1,8 +1,8 @@
 """One pass beside the papers' trainer and backprojection, on the same particles: python benchmarks/comparison.py
 
 5,000 simulated ribosome images (64 px of 6 A), 2,048 Gaussians. A seed changes particles, half sets and fits. Prints
-the table of docs/one_pass.md; about 8 minutes of processor time per seed, most of it preset cryosplat's. The map of
-all particles is compared with the truth; the local filter takes its resolutions from half maps of the same particles.
+the table of docs/measured/one_pass.md; about 8 minutes of processor time per seed, most of it preset cryosplat's. The
+map of all particles is compared with the truth; the local filter takes its resolutions from half maps of the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.provenance import machine
 
 N_GAUSSIANS = 2048
@@ -51,7 +51,7 @@ def main() -> None:
     for snr in options.snr:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as folder:
-                stack = simulate(SimulationConfig(snr=snr, seed=seed), folder).with_half_sets(seed)
+                stack = simulate(Simulation(snr=snr, seed=seed), folder).with_half_sets(seed)
                 truth, voxel_size = read_map(Path(folder) / "truth.mrc")
                 masks = [spherical_mask(len(truth), voxel_size), soft_mask(stack)]
                 for name in options.methods:

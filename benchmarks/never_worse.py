@@ -27,9 +27,9 @@ from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
-PAGE = Path(__file__).parents[1] / "docs" / "particles_measured.md"
+PAGE = Path(__file__).parents[1] / "docs" / "measured" / "particles.md"
 NUMBERS = (50, 200, 1000, 5000)
 SNRS = (0.001, 0.01, 0.1, 0.3)
 VIEWS = (0.0, 0.5, 0.9)  # fraction of preferred views
@@ -62,7 +62,7 @@ HEAD = (
 
 def rows_of(box: int, seed: int, views: float, snr: float, folder: Path) -> list[Row]:
     molecule, pixel_size = PIXELS[box]
-    config = SimulationConfig(
+    config = Simulation(
         molecule=molecule,
         n_particles=max(NUMBERS),
         box_size=box,
@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23])
     parser.add_argument("--boxes", type=int, nargs="+", default=list(PIXELS), choices=list(PIXELS))
-    parser.add_argument("--write", action="store_true", help="put the table into docs/particles_measured.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/measured/particles.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows: list[Row] = []

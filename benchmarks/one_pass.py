@@ -2,8 +2,8 @@
 
 A ribosome's potential minus 0.6 of its mean density inside a smooth envelope (solvent contrast: negative pockets), plus
 a flat ring of 0.35 of it around the waist (detergent). No mixture of positive Gaussians holds it. Backprojection of the
-same particles stands beside; H is the overstatement of half maps (docs/judge.md), mean over shells. Prints the tables
-of docs/one_pass.md. The sets of 128^2 need minutes, 1 GB of disk and 3.5 GB of memory.
+same particles stands beside; H is the overstatement of half maps (docs/use/judge.md), mean over shells. Prints the
+tables of docs/measured/one_pass.md. The sets of 128^2 need minutes, 1 GB of disk and 3.5 GB of memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.simulation import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.provenance import machine
 
 # box, A per pixel, SNR, solvent and belt, coloured noise
@@ -78,7 +78,7 @@ def growth() -> None:
     print("|---|---|---|---|")
     for n in (500, 5000, 20000):
         with tempfile.TemporaryDirectory() as folder:
-            stack = simulate.simulate(SimulationConfig(n_particles=n), folder)
+            stack = simulate.simulate(Simulation(n_particles=n), folder)
             sums = accumulate(stack)
             plain = OnePass(background=False)
             tasks: list[Callable[[], object]] = [
@@ -130,7 +130,7 @@ def particles(
     folder: Path, box_size: int, pixel_size: float, snr: float, solvent: bool, coloured: bool
 ) -> tuple[ParticleStack, Map]:
     """Particles of the map in memory-mapped images, and the truth on their scale."""
-    config = SimulationConfig(box_size=box_size, pixel_size=pixel_size, snr=snr)
+    config = Simulation(box_size=box_size, pixel_size=pixel_size, snr=snr)
     volume = simulate.potential(
         load_molecule(config.molecule), box_size=box_size, pixel_size=pixel_size, b_factor=config.b_factor
     )

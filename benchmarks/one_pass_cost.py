@@ -2,7 +2,7 @@
 
 relion: beside relion_reconstruct (Debian's package relion) on the same 10,000 simulated particles of 128^2, one thread.
 growth: particles x10, time and memory of the pass and of the fit. sampling: how far a mixture sampled on voxels is from
-the same mixture projected onto pixels. Prints tables for docs/one_pass.md. Seconds are user plus system of a process.
+the same mixture projected onto pixels. Prints tables for docs/measured/one_pass.md. Seconds are user plus system.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gsworkbench.imaging.fourier import disc
 from gsworkbench.io.mrc import read_map
 from gsworkbench.rendering import project, voxelize
 from gsworkbench.simulation import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.provenance import machine
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -144,7 +144,7 @@ def sampling(*_: Path) -> None:
 def _simulated(folder: Path, **settings: float) -> Path:
     """A folder with simulated particles, made unless they are there."""
     if not (folder / "particles.star").exists():
-        simulate.simulate(SimulationConfig(**settings), folder)  # type: ignore[arg-type]
+        simulate.simulate(Simulation(**settings), folder)  # type: ignore[arg-type]
     return folder
 
 

@@ -47,7 +47,14 @@ from gsworkbench.io.mrc import Map, MapPlace, map_origin, write_map
 from gsworkbench.molecules import read_atoms
 
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
-FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.star")  # what write_assessment may write
+FILES: tuple[str, ...] = (
+    "mask.mrc",
+    "fsc.csv",
+    "fsc.xml",
+    "fsc.png",
+    "fsc.svg",
+    "postprocess.star",
+)  # what write_assessment may write
 GROWN = {
     "loose": MaskRecipe("grown", dilation=25, edge=15),
     "tight": MaskRecipe("grown", dilation=6, edge=6),
@@ -122,11 +129,51 @@ def assess(
     definition: str = "RELION",
     seed: int = 0,
 ) -> Assessment:
-    """Judge maps (D, D, D) under a named definition.
+    """Judge a map by its half maps, a known truth or the map of an atomic model.
 
-    volume : the map compared with the truth and with the model's map, and that masks are made from. mask : a mask or
-    one of MASKS; "own" is as the definition makes it. more_masks : by the names of further curves between half maps.
-    seed : of the random phases and the bootstrap.
+    Parameters
+    ----------
+    volume : (D, D, D) array
+        The map to compare with the truth and the model. Masks are made from it.
+    halves : pair of (D, D, D) arrays, or None
+        Half maps from particles that have nothing in common.
+    truth : (D, D, D) array or None
+        The known truth, as in a simulation.
+    voxel_size : float
+        Angstrom, of all the maps.
+    model : (D, D, D) array, optional
+        The map of an atomic model.
+    mask : str or Mask
+        "auto" (from the map), "own" (as the definition makes it), "sphere", "loose", "tight", "none", or a mask of your
+        own.
+    more_masks : mapping of str to Mask
+        Further masks, each of which gives an FSC curve between the half maps.
+    definition : str
+        A name of `DEFINITIONS`: the program whose FSC and resolution are computed.
+    seed : int
+        Decides the random phases and the bootstrap.
+
+    Returns
+    -------
+    Assessment
+        `curves`, `resolutions` (at 0.143 between half maps, at 0.5 to a truth or a model) and `alarms`, sentences that
+        say why a number may be wrong. `report()` is what the command line prints.
+
+    Raises
+    ------
+    InputError
+        If boxes differ, or the definition is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gsworkbench as gs
+    >>> truth, voxel_size = gs.read_map("ribosome/truth.mrc")
+    >>> noise = np.random.default_rng(0).normal(size=(2, *truth.shape)) * truth.std()
+    >>> halves = (truth + noise[0], truth + noise[1])
+    >>> found = gs.assess((halves[0] + halves[1]) / 2, halves, truth, voxel_size=voxel_size, mask="none")
+    >>> [(curve.name, round(curve.mean(), 1)) for curve in found.curves]
+    [('fsc_unmasked', 0.6), ('fsc_unmasked_truth', 0.8)]
     """
     chosen = mask if isinstance(mask, Mask) else named_mask(mask, volume, voxel_size, definition)
     judgement = None

@@ -147,7 +147,7 @@ def _honesty(found: Assessment, half: FscCurve) -> list[Measurement]:
     n = half.box_size // 2
     measurements = []
     if h := found.overstatements.get("unmasked"):
-        text = "half-map FSC minus what the truth allows, mean over shells, no mask (docs/judge.md)"
+        text = "half-map FSC minus what the truth allows, mean over shells, no mask (docs/use/judge.md)"
         measurements.append(Measurement("overstatement_mean", h.mean, "1", text, 1 / n))
     values = np.nan_to_num(half.values[1:n])
     rise = float((values - np.minimum.accumulate(values)).max())

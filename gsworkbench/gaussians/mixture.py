@@ -23,13 +23,37 @@ _COLUMNS = {"means": (3,), "scales": (3,), "quaternions": (4,), "weights": ()}  
 
 @dataclass(frozen=True)
 class Gaussians:
-    """n Gaussians, V(x) = sum_i weights_i N(x; means_i, covariance_i).
+    """A map as a mixture of n Gaussians, V(x) = sum_i weights_i N(x; means_i, covariance_i).
 
-    means : (n, 3) A, xyz, origin at the box centre.
-    scales : (n, 3) A, standard deviations along the principal axes, before the floor.
-    quaternions : (n, 4) wxyz, need not be normalised.
-    weights : (n,) integral of each Gaussian, in units of the map times A^3. May be negative.
-    floor_angstrom : floor^2 I is added to every covariance (a voxel cannot hold anything thinner).
+    `covariances()` gives the covariances, `save` and `Gaussians.load` write and read gaussians.npz, `to` moves the
+    mixture to another device.
+
+    Parameters
+    ----------
+    means : (n, 3) tensor
+        Angstrom, in x, y, z order. The origin is the box centre.
+    scales : (n, 3) tensor
+        Angstrom. Standard deviations along the principal axes, before the floor.
+    quaternions : (n, 4) tensor
+        w, x, y, z. They need not be normalised.
+    weights : (n,) tensor
+        The integral of each Gaussian, in units of the map times cubic angstrom. It may be negative.
+    floor_angstrom : float
+        Angstrom. Its square is added to the diagonal of every covariance, since a voxel cannot hold anything thinner.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import gsworkbench as gs
+    >>> one = gs.Gaussians(
+    ...     means=torch.zeros(1, 3),
+    ...     scales=torch.full((1, 3), 3.0),
+    ...     quaternions=torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+    ...     weights=torch.ones(1),
+    ...     floor_angstrom=4.0,
+    ... )
+    >>> one.covariances()[0].diagonal()
+    tensor([25., 25., 25.])
     """
 
     means: Tensor

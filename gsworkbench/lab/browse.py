@@ -22,7 +22,32 @@ MOST = 6  # scenes at once; browsers give a page some sixteen
 
 
 def browse(folder: str | Path, *, interactive: bool | None = None) -> Any:
-    """Show all runs below a folder: a table of widgets, or, where nobody can move them, the table and a comparison."""
+    """Show all runs below a folder in a notebook: a table to filter, and runs side by side.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder with the runs.
+    interactive : bool, optional
+        Widgets (True), or the table and a comparison of the first two runs as static pictures (False). By default
+        widgets in JupyterLab and voila, pictures elsewhere.
+
+    Returns
+    -------
+    widget or None
+        The widget to display. None after static pictures, which are displayed at once.
+
+    Raises
+    ------
+    InputError
+        If there is no finished run, or a package that the widgets need is not installed.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.browse(".", interactive=False)
+    <IPython.core.display.HTML object>
+    """
     table = table_of_runs(folder)
     if table.empty:
         raise InputError("there is no finished run", file=folder, remedy="make one: gsworkbench reconstruct")

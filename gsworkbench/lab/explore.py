@@ -21,10 +21,32 @@ NEEDED = ("ipywidgets", "anywidget", "k3d", "nglview")
 
 
 def explore(folder: str | Path, *, model: str | Path | None = None, interactive: bool | None = None) -> Any:
-    """Show a run, or the first of those below a folder.
+    """Show a finished run in a notebook: widgets that change its settings, or static pictures.
 
-    model : atoms (.cif, .pdb) in the frame of the map's file, to lay over it. interactive : widgets or pictures; by
-    default widgets where somebody can move them.
+    Parameters
+    ----------
+    folder : str or Path
+        The folder of a run, or one with runs below it, of which the first is shown.
+    model : str or Path, optional
+        Atoms (.cif, .pdb) in the frame of the map's file, to draw over the map.
+    interactive : bool, optional
+        Widgets (True) or static pictures (False). By default widgets in JupyterLab and voila, pictures elsewhere.
+
+    Returns
+    -------
+    widget or None
+        The widget to display. None after static pictures, which are displayed at once.
+
+    Raises
+    ------
+    InputError
+        If there is no finished run, or a package that the widgets need is not installed.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.explore("my_map", interactive=False)  # doctest: +ELLIPSIS
+    Figure(...)
     """
     found = find_runs(folder)
     if not found:

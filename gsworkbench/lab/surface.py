@@ -1,7 +1,7 @@
 """The surface of a map at a level, made in the browser and shown in a k3d scene (surface.js).
 
-k3d's own marching cubes needs half a second for a new level at 128^3 (docs/workbench.md). Here k3d holds a mesh that is
-empty, and a widget without a view of its own fills it in the browser, where no kernel is asked.
+k3d's own marching cubes needs half a second for a new level at 128^3 (docs/measured/lab.md). Here k3d holds a mesh
+that is empty, and a widget without a view of its own fills it in the browser, where no kernel is asked.
 """
 
 from __future__ import annotations

@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stochastic:
-    """The papers' trainer: Adam on mini-batches of images. Lengths are in box edges unless said otherwise."""
+    """Settings of the papers' trainer: Adam on mini-batches of images (methods/stochastic.py).
+
+    Lengths are fractions of the box side unless said otherwise. Published recipes are the rows of `PRESETS`.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> import gsworkbench as gs
+    >>> gs.Stochastic(n_gaussians=1000).batch_size
+    1
+    >>> dataclasses.replace(gs.PRESETS["tuned"], n_gaussians=1000).batch_size
+    16
+    """
 
     n_gaussians: int = 30_000  # CryoSplat's headline
     n_epochs: int = 5

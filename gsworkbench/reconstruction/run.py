@@ -10,7 +10,7 @@ import contextlib
 import csv
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -71,6 +71,123 @@ class Reconstruction:
 
 
 def reconstruct(
+    particles: ParticleStack,
+    out: str | Path,
+    settings: Any = None,
+    *,
+    truth: str | Path | None = None,
+    mask: str | Path = "auto",
+    half_maps: bool = True,
+    normalise: bool = True,
+    particle_scales: bool = True,
+    keep_outliers: bool = False,
+    noise_spectrum: str | Path = "white",
+    noise_substitute_beyond: float | None = None,
+    seed: int = 0,
+    backend: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Reconstruction:
+    """Reconstruct the map of all particles and of each half set, compare them, and write everything to a folder.
+
+    The files appear together, at the end, in place of those of an earlier run in the same folder.
+
+    Parameters
+    ----------
+    particles : ParticleStack
+        Particles with poses and CTF, as `read_particles` returns them.
+    out : str or Path
+        The folder to write to. It is made if it does not exist.
+    settings : settings of a method, or ReconstructionConfig, optional
+        The type says which method is used: `OnePass()` (the default), `Stochastic()` or a row of `PRESETS`,
+        `Voxels()`, `Backprojection()`, `NeuralField()`. A ReconstructionConfig, as the workflow makes it, holds the
+        method together with all the options below, which then must not be given.
+    truth : str or Path, optional
+        A map on the same grid to compare with, such as the truth.mrc of a simulation.
+    mask : str or Path
+        The mask of the masked FSC: "auto" (from the map), "sphere", "none", or the path of a mask.
+    half_maps : bool
+        Also reconstruct each half set by itself. Without half maps there is no FSC between them.
+    normalise : bool
+        Take background and hot pixels off each image, and weight each image by its own noise.
+    particle_scales : bool
+        Give each particle a contrast scale of its own where the data show that contrast differs.
+    keep_outliers : bool
+        Keep images whose power is absurd. By default they are left out.
+    noise_spectrum : str or Path
+        "white", "measured" (from the corners of the images), or the path of a .npy file with the noise power in
+        each shell.
+    noise_substitute_beyond : float, optional
+        Angstrom. Reconstruct the half maps once more from images whose phases are random beyond this resolution
+        (Chen et al. 2013, Ultramicroscopy 135, 24).
+    seed : int
+        Decides the half sets, where the file has none, and all random numbers of the fit.
+    backend : str, optional
+        A name of `available_backends()`. By default the fastest one that works.
+    device : {"auto", "cpu", "cuda"}
+        Where the fit runs. "auto" takes a GPU that works.
+    resume : bool
+        Continue an interrupted run from its checkpoints.
+    checkpoint_seconds : float
+        Seconds between checkpoints.
+
+    Returns
+    -------
+    Reconstruction
+        `volume` and `half_maps` are (D, D, D) float32 in z, y, x order, in image units per angstrom. `curves` are FSC
+        curves, `resolutions` what is read off them, `record` is what run.json holds.
+
+    Raises
+    ------
+    InputError
+        If the particles have no poses, an option is not valid, or the method cannot run here.
+    BlockingIOError
+        If another process is writing to the folder.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> small = gs.Simulation(n_particles=40, box_size=32, pixel_size=12.0)
+    >>> particles = gs.simulate(small, "ribosome")
+    >>> made = gs.reconstruct(particles, "my_map", gs.Backprojection(), truth="ribosome/truth.mrc", mask="none")
+    >>> made.volume.shape
+    (32, 32, 32)
+    >>> [curve.name for curve in made.curves]
+    ['fsc_unmasked', 'fsc_unmasked_truth']
+    """
+    config = _configured(
+        settings,
+        mask=str(mask),
+        half_maps=half_maps,
+        normalise=normalise,
+        particle_scales=particle_scales,
+        keep_outliers=keep_outliers,
+        noise_spectrum=str(noise_spectrum),
+        noise_substitute_beyond=noise_substitute_beyond,
+        seed=seed,
+        backend=backend,
+        device=device,
+    )
+    return _reconstruct(particles, out, config, truth=truth, resume=resume, checkpoint_seconds=checkpoint_seconds)
+
+
+def _configured(settings: Any, **options: Any) -> ReconstructionConfig:
+    """The whole configuration, from the settings of one method and the options that all methods share."""
+    if isinstance(settings, ReconstructionConfig):
+        usual = ReconstructionConfig()
+        if given := [name for name, value in options.items() if value != getattr(usual, name)]:
+            raise InputError(f"a ReconstructionConfig holds {', '.join(given)} itself", remedy="set them there")
+        return settings
+    if settings is None:
+        return ReconstructionConfig(**options)
+    for method in METHODS.values():
+        if type(settings) is method.settings:
+            return ReconstructionConfig(method=method.name, settings=settings, **options)
+    raise InputError(f"{settings!r} is not the settings of a method", remedy="give for example gsworkbench.OnePass()")
+
+
+def _reconstruct(
     stack: ParticleStack,
     output_dir: str | Path,
     config: ReconstructionConfig,
@@ -79,12 +196,7 @@ def reconstruct(
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Reconstruction:
-    """Reconstruct the map of all particles and, if asked for, of each half set; compare them; write everything.
-
-    `truth` is a map to compare with. With `resume`, a run that was interrupted continues from its checkpoints, written
-    every `checkpoint_seconds` or at the ends of epochs. The files appear together, at the end, in place of those of an
-    earlier run in `output_dir`. A folder that another process is writing to raises BlockingIOError.
-    """
+    """`reconstruct` with everything in one configuration."""
     output_dir = Path(output_dir)
     truth = None if truth is None else Path(truth)
     _check(config, stack, output_dir)

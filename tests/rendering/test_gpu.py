@@ -319,7 +319,7 @@ def _resources(compiled):
 def test_what_is_launched_lowers_to_ptx_without_spills_or_unordered_sums(launches, architecture, dtype, monkeypatch):
     """Each launch, with its very arguments, compiled for a GPU that is not there.
 
-    Registers of a kernel, and thus how many of its warps a multiprocessor holds, are in docs/gpu.md.
+    Registers of a kernel, and thus how many of its warps a multiprocessor holds, are in docs/measured/gpu.md.
     """
     from triton.runtime import driver
 
