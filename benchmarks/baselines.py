@@ -5,7 +5,7 @@
     python benchmarks/baselines.py --speed            # neural field, 1024 wide, from 200 images
 
 The ribosome of the laptop scale (64 px of 6 A, SNR 0.1), the same particles, poses, CTF and half sets for all. Prints
-the tables of docs/methods.md, a row as soon as it is done. CPU seconds are those of the map and both half maps.
+the tables of docs/measured/methods.md, a row as soon as it is done. CPU seconds are those of all three maps.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.particles.read import read_particles
 from gsworkbench.reconstruction.run import make_maps
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.provenance import machine
 
 LABELS = ("method", "to the truth, mean FSC", "half maps, mean FSC", "mean H", "mean H in a sphere", "CPU s")
@@ -80,7 +80,7 @@ def main() -> None:
     rows = methods(options.gaussians)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        simulate(SimulationConfig(n_particles=options.particles), folder)
+        simulate(Simulation(n_particles=options.particles), folder)
         stack, (truth, _) = read_particles(folder / "particles.star"), read_map(folder / "truth.mrc")
         if options.speed:
             published = NeuralField(width=1024, n_components=None)

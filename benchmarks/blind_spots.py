@@ -3,7 +3,7 @@
     python benchmarks/blind_spots.py [PARTICLES]
 
 Linear backprojection of simulated ribosome images (64 px of 6 A, SNR 0.1), so that no prior is to blame. Runs in
-about a minute on two cores and writes nothing but the table, as it stands in docs/judge.md.
+about a minute on two cores and writes nothing but the table, as it stands in docs/measured/judge.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.particles.read import read_particles
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 
 def shifted(stack: ParticleStack, shifts: np.ndarray) -> ParticleStack:
@@ -67,7 +67,7 @@ def judged(stack: ParticleStack, truth: np.ndarray) -> Assessment:
 def main() -> None:
     n_particles = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
     with tempfile.TemporaryDirectory() as folder:
-        simulate(SimulationConfig(n_particles=n_particles), Path(folder))
+        simulate(Simulation(n_particles=n_particles), Path(folder))
         stack = read_particles(Path(folder) / "particles.star").with_half_sets()
         truth = read_map(Path(folder) / "truth.mrc")[0]
         print("| mistake | half maps, mean FSC | to the truth, mean FSC | mean H | alarms |\n|---|---|---|---|---|")

@@ -1,7 +1,7 @@
 """Does dividing by the measured noise spectrum help? python benchmarks/coloured_noise.py
 
 5,000 simulated ribosome images of 64^2 at 6 A, SNR 0.05, noise of a spectrum that falls as in the other benchmarks.
-Prints mean FSC to the truth and H (docs/judge.md) of backprojection and of the one-pass fit, without and with it.
+Prints mean FSC to the truth and H (docs/use/judge.md) of backprojection and of the one-pass fit, without and with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gsworkbench.particles.noise_spectrum import measured_noise
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 BOX = 64
 
@@ -31,7 +31,7 @@ def main() -> None:
             folder = Path(scratch)
             np.save(folder / "noise.npy", power)
             spectrum = "white" if noise == "white" else str(folder / "noise.npy")
-            stack = simulate(SimulationConfig(snr=0.05, noise=spectrum), folder / "set")
+            stack = simulate(Simulation(snr=0.05, noise=spectrum), folder / "set")
             for method in ("backprojection", "one-pass"):
                 for divided in ("white", "measured"):
                     print(f"| {noise} | {method} | {divided} | {_row(folder, stack, method, divided)} |", flush=True)

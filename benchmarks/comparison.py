@@ -1,8 +1,8 @@
 """One pass beside the papers' trainer and backprojection, on the same particles: python benchmarks/comparison.py
 
 5,000 simulated ribosome images (64 px of 6 A), 2,048 Gaussians. A seed changes particles, half sets and fits. Prints
-the table of docs/one_pass.md; about 8 minutes of processor time per seed, most of it preset cryosplat's. The map of
-all particles is compared with the truth; the local filter takes its resolutions from half maps of the same particles.
+the table of docs/measured/one_pass.md; about 8 minutes of processor time per seed, most of it preset cryosplat's. The
+map of all particles is compared with the truth; the local filter takes its resolutions from half maps of the same.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.local_filter import locally_filtered
-from gsworkbench.assessment.masks import automatic_mask, spherical_mask
-from gsworkbench.io.mrc import read_map
+from gsworkbench.assessment.masks import Mask, automatic_mask, spherical_mask
+from gsworkbench.io.mrc import Map, read_map
 from gsworkbench.methods.one_pass import OnePass
 from gsworkbench.methods.one_pass_fit import FitContext, fit_one_pass
 from gsworkbench.methods.stochastic import PRESETS
@@ -31,12 +30,9 @@ from gsworkbench.methods.voxels_fit import solve_voxels
 from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.particles.stack import ParticleStack
-from gsworkbench.rendering import voxelize
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.provenance import machine
-
-Map = NDArray[np.floating]
 
 N_GAUSSIANS = 2048
 
@@ -55,7 +51,7 @@ def main() -> None:
     for snr in options.snr:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as folder:
-                stack = simulate(SimulationConfig(snr=snr, seed=seed), folder).with_half_sets(seed)
+                stack = simulate(Simulation(snr=snr, seed=seed), folder).with_half_sets(seed)
                 truth, voxel_size = read_map(Path(folder) / "truth.mrc")
                 masks = [spherical_mask(len(truth), voxel_size), soft_mask(stack)]
                 for name in options.methods:
@@ -67,14 +63,14 @@ def main() -> None:
                     print(f"| {snr} | {seed} | {name} | {means} | {seconds:.1f} |", flush=True)
 
 
-def row(volume: Map, truth: Map, voxel_size: float, masks: list[tuple[Map, str]]) -> str:
+def row(volume: Map, truth: Map, voxel_size: float, masks: list[Mask]) -> str:
     curves = [fourier_shell_correlation(volume, truth, voxel_size=voxel_size)]
-    for mask, name in masks:
-        curves.append(fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=mask, mask_name=name))
+    for mask in masks:
+        curves.append(fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=mask))
     return " | ".join(f"{curve.mean():.4f}" for curve in curves)
 
 
-def soft_mask(stack: ParticleStack) -> tuple[Map, str]:
+def soft_mask(stack: ParticleStack) -> Mask:
     """The judge's automatic mask of the backprojection of all particles."""
     first, second = (backproject(stack[stack.half_set == k]) for k in (1, 2))
     return automatic_mask(first + second, stack.pixel_size)
@@ -86,8 +82,8 @@ def local_backprojection(mask: str) -> Callable[[ParticleStack, int], Map]:
     def volume(stack: ParticleStack, seed: int) -> Map:
         halves = [backproject(stack[stack.half_set == k]) for k in (1, 2)]
         grid = stack.pixel_size
-        inside, name = soft_mask(stack) if mask == "auto" else spherical_mask(stack.box_size, grid)
-        found = local_resolution(halves[0], halves[1], voxel_size=grid, mask=inside, mask_name=name)
+        inside = soft_mask(stack) if mask == "auto" else spherical_mask(stack.box_size, grid)
+        found = local_resolution(halves[0], halves[1], voxel_size=grid, mask=inside)
         return locally_filtered(backproject(stack), found.resolution, voxel_size=grid)
 
     return volume
@@ -106,8 +102,7 @@ def one_pass(n_gaussians: int | str) -> Callable[[ParticleStack, int], Map]:
 def stochastic(preset: str) -> Callable[[ParticleStack, int], Map]:
     def volume(stack: ParticleStack, seed: int) -> Map:
         g = fit(stack, replace(PRESETS[preset], n_gaussians=N_GAUSSIANS), seed=3 * seed).gaussians
-        grid = {"box_size": stack.box_size, "voxel_size": stack.pixel_size}
-        return voxelize(g.means, g.covariances(), g.weights, **grid, cutoff=5.0).numpy()  # type: ignore[arg-type]
+        return g.voxelize(stack.box_size, stack.pixel_size).numpy()
 
     return volume
 

@@ -2,9 +2,9 @@
 
 Pure noise, and particles whose poses are dealt out at random among them (64 px of 6 A, SNR 0.1). Half maps of an honest
 method do not agree about noise beyond the errors of their FSC; about shuffled poses they agree on what is left of the
-particles, their mean over all views. Prints the table of docs/one_pass.md; z is the mean FSC of shells 2 to Nyquist - 1
-over its standard error, were the halves independent; signal is what held-out particles see of each half's mixture, in
-standard errors.
+particles, their mean over all views. Prints the table of docs/measured/one_pass.md; z is the mean FSC of shells 2 to
+Nyquist - 1 over its standard error, were the halves independent; signal is what held-out particles see of each half's
+mixture, in standard errors.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from gsworkbench.methods.stochastic_fit import fit
 from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
-from gsworkbench.rendering import voxelize
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.provenance import machine
 
 Result = tuple[NDArray[np.floating], str, int | None]  # map, what held-out particles say, number of Gaussians
@@ -40,7 +39,7 @@ def main() -> None:
     print("| particles | method | half-map FSC, mean | z | Gaussians | signal |\n|---|---|---|---|---|---|")
     for name, snr, shuffled in (("pure noise", 0.0, False), ("poses shuffled", 0.1, True), ("as they are", 0.1, False)):
         with tempfile.TemporaryDirectory() as folder:
-            config = SimulationConfig(n_particles=options.particles, snr=snr)
+            config = Simulation(n_particles=options.particles, snr=snr)
             stack = simulate(config, folder).with_half_sets(0)
             order = np.random.default_rng(0).permutation(len(stack)) if shuffled else np.arange(len(stack))
             stack = replace(stack, rotations=stack.require_poses()[order])
@@ -73,8 +72,7 @@ def one_pass(n_gaussians: int | str) -> object:
 
 def stochastic(stack: ParticleStack, seed: int) -> Result:
     g = fit(stack, replace(PRESETS["tuned"], n_gaussians=2048), seed=seed).gaussians
-    grid = {"box_size": stack.box_size, "voxel_size": stack.pixel_size}
-    return voxelize(g.means, g.covariances(), g.weights, **grid, cutoff=5.0).numpy(), "", len(g)  # type: ignore[arg-type]
+    return g.voxelize(stack.box_size, stack.pixel_size).numpy(), "", len(g)
 
 
 METHODS: dict = {

@@ -30,11 +30,11 @@ from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 Images = NDArray[np.float32]
-PAGE = Path(__file__).parents[1] / "docs" / "particles_measured.md"
-SET = SimulationConfig(molecule="spliceosome", n_particles=3000, box_size=64, pixel_size=7.5, snr=0.1, seed=77)
+PAGE = Path(__file__).parents[1] / "docs" / "measured" / "particles.md"
+SET = Simulation(molecule="spliceosome", n_particles=3000, box_size=64, pixel_size=7.5, snr=0.1, seed=77)
 METHODS = ("one-pass", "voxels", "backprojection", "stochastic")
 BOX = SET.box_size
 AXIS = np.arange(BOX) - BOX // 2
@@ -170,7 +170,7 @@ def score(
         particle_scales=mended,
         mask="none",
     )
-    mask, _ = automatic_mask(truth, SET.pixel_size)
+    mask = automatic_mask(truth, SET.pixel_size)
     try:
         made = reconstruct(stack, folder, config)
     except (InputError, ValueError) as error:
@@ -225,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", default=list(KINDS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/particles_measured.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/measured/particles.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows, words = measure(options.kinds or list(KINDS), options.methods)

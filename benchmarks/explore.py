@@ -33,7 +33,7 @@ from gsworkbench.methods.one_pass import OnePass
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.provenance import machine
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def main() -> None:
 def example(folder: Path, box_size: int, n_particles: int) -> Path:
     """A run of simulated particles; how good its map is does not matter here."""
     sizes = {"n_particles": n_particles, "box_size": box_size, "pixel_size": 384 / box_size}
-    stack = simulate(SimulationConfig(**sizes), folder / f"ribosome_{box_size}")
+    stack = simulate(Simulation(**sizes), folder / f"ribosome_{box_size}")
     steps = OnePass(n_gaussians=500, n_boosted_steps=2, n_steps=3, background=False)
     config = ReconstructionConfig(settings=steps)
     reconstruct(stack, folder / f"run_{box_size}", config, truth=folder / f"ribosome_{box_size}" / "truth.mrc")

@@ -3,9 +3,9 @@
     python benchmarks/honesty.py [--particles 3000] [--epochs 4]
 
 One simulated ribosome set (64 px of 6 A, SNR 0.1), every method on the same half sets, H (assessment/honesty.py)
-without a mask and inside a sphere; prints the table of docs/judge.md. Minutes of processor time, and a dozen more for
-cryoDRGN (a decoder 256 wide), which is run if the command `cryodrgn` is on PATH, as from `pip install cryodrgn==4.3.1`
-into an environment of its own.
+without a mask and inside a sphere; prints the table of docs/measured/judge.md. Minutes of processor time, and a dozen
+more for cryoDRGN (a decoder 256 wide), which is run if the command `cryodrgn` is on PATH, as from
+`pip install cryodrgn==4.3.1` into an environment of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gsworkbench.particles.read import read_particles
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 WIDTH = 256
 LABELS = (
@@ -45,7 +45,7 @@ def main() -> None:
     print(f"| {' | '.join(LABELS)} |\n|{'---|' * len(LABELS)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        stack = simulate(SimulationConfig(n_particles=options.particles), folder)
+        stack = simulate(Simulation(n_particles=options.particles), folder)
         truth, _ = read_map(folder / "truth.mrc")
         for method in ("backprojection", "stochastic", "one-pass"):
             result = reconstruct(stack, folder / method, ReconstructionConfig(method=method))

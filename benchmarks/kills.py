@@ -1,6 +1,6 @@
 """kill -9 of whole process groups at random moments, resuming with the same command, and what is left in the end.
 
-    python benchmarks/kills.py --kills 50 [--stages simulate accumulate ...] [--write docs/crash_safety.md]
+    python benchmarks/kills.py --kills 50 [--stages simulate accumulate ...] [--write docs/measured/crash_safety.md]
 
 Each stage starts where an earlier, other result lies. It is killed at a random moment, started again by the same
 command, and so on until it comes to its end; then its files are compared with those of a run that nobody killed, bit

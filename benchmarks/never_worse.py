@@ -18,20 +18,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
-from gsworkbench.assessment.masks import automatic_mask
+from gsworkbench.assessment.masks import Mask, automatic_mask
 from gsworkbench.errors import InputError
-from gsworkbench.io.mrc import read_map
+from gsworkbench.io.mrc import Volume, read_map
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
-Map = NDArray[np.float32]
-PAGE = Path(__file__).parents[1] / "docs" / "particles_measured.md"
+PAGE = Path(__file__).parents[1] / "docs" / "measured" / "particles.md"
 NUMBERS = (50, 200, 1000, 5000)
 SNRS = (0.001, 0.01, 0.1, 0.3)
 VIEWS = (0.0, 0.5, 0.9)  # fraction of preferred views
@@ -64,7 +62,7 @@ HEAD = (
 
 def rows_of(box: int, seed: int, views: float, snr: float, folder: Path) -> list[Row]:
     molecule, pixel_size = PIXELS[box]
-    config = SimulationConfig(
+    config = Simulation(
         molecule=molecule,
         n_particles=max(NUMBERS),
         box_size=box,
@@ -75,7 +73,7 @@ def rows_of(box: int, seed: int, views: float, snr: float, folder: Path) -> list
     )
     whole = simulate(config, folder / "set")
     truth, _ = read_map(folder / "set" / "truth.mrc")
-    mask, _ = automatic_mask(truth, pixel_size)
+    mask = automatic_mask(truth, pixel_size)
 
     def scores(stack: ParticleStack, method: str) -> tuple[float, float]:
         try:
@@ -95,7 +93,7 @@ def rows_of(box: int, seed: int, views: float, snr: float, folder: Path) -> list
     return rows
 
 
-def _likeness(volume: Map, truth: Map, mask: Map, size: float) -> float:
+def _likeness(volume: Volume, truth: Volume, mask: Mask, size: float) -> float:
     return fourier_shell_correlation(volume, truth, voxel_size=size, mask=mask).mean()
 
 
@@ -126,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23])
     parser.add_argument("--boxes", type=int, nargs="+", default=list(PIXELS), choices=list(PIXELS))
-    parser.add_argument("--write", action="store_true", help="put the table into docs/particles_measured.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/measured/particles.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows: list[Row] = []

@@ -2,8 +2,8 @@
 
 A ribosome's potential minus 0.6 of its mean density inside a smooth envelope (solvent contrast: negative pockets), plus
 a flat ring of 0.35 of it around the waist (detergent). No mixture of positive Gaussians holds it. Backprojection of the
-same particles stands beside; H is the overstatement of half maps (docs/judge.md), mean over shells. Prints the tables
-of docs/one_pass.md. The sets of 128^2 need minutes, 1 GB of disk and 3.5 GB of memory.
+same particles stands beside; H is the overstatement of half maps (docs/use/judge.md), mean over shells. Prints the
+tables of docs/measured/one_pass.md. The sets of 128^2 need minutes, 1 GB of disk and 3.5 GB of memory.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.honesty import overstatement
 from gsworkbench.assessment.masks import spherical_mask
-from gsworkbench.io.mrc import new_image_stack
+from gsworkbench.io.mrc import Map, new_image_stack
 from gsworkbench.methods.one_pass import PREVIEW, OnePass
 from gsworkbench.methods.one_pass_fit import FitContext, fit_one_pass, preview
 from gsworkbench.molecules import load_molecule
@@ -29,11 +28,8 @@ from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.simulation import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.provenance import machine
-
-Map = NDArray[np.floating]
-
 
 # box, A per pixel, SNR, solvent and belt, coloured noise
 SETS = {
@@ -82,7 +78,7 @@ def growth() -> None:
     print("|---|---|---|---|")
     for n in (500, 5000, 20000):
         with tempfile.TemporaryDirectory() as folder:
-            stack = simulate.simulate(SimulationConfig(n_particles=n), folder)
+            stack = simulate.simulate(Simulation(n_particles=n), folder)
             sums = accumulate(stack)
             plain = OnePass(background=False)
             tasks: list[Callable[[], object]] = [
@@ -104,9 +100,9 @@ def _median_seconds(task: Callable[[], object]) -> float:
 
 def row(whole: Map, halves: list[Map], truth: Map, voxel_size: float) -> str:
     """Mean FSC to the truth without a mask and in a sphere, and H."""
-    sphere, name = spherical_mask(len(truth), voxel_size)
+    sphere = spherical_mask(len(truth), voxel_size)
     bare = fourier_shell_correlation(whole, truth, voxel_size=voxel_size).mean()
-    masked = fourier_shell_correlation(whole, truth, voxel_size=voxel_size, mask=sphere, mask_name=name).mean()
+    masked = fourier_shell_correlation(whole, truth, voxel_size=voxel_size, mask=sphere).mean()
     between = fourier_shell_correlation(*halves, voxel_size=voxel_size)
     to_truth = fourier_shell_correlation((halves[0] + halves[1]) / 2, truth, voxel_size=voxel_size)
     return f"{bare:.3f} | {masked:.3f} | {overstatement(between, to_truth).mean:+.3f}"
@@ -134,7 +130,7 @@ def particles(
     folder: Path, box_size: int, pixel_size: float, snr: float, solvent: bool, coloured: bool
 ) -> tuple[ParticleStack, Map]:
     """Particles of the map in memory-mapped images, and the truth on their scale."""
-    config = SimulationConfig(box_size=box_size, pixel_size=pixel_size, snr=snr)
+    config = Simulation(box_size=box_size, pixel_size=pixel_size, snr=snr)
     volume = simulate.potential(
         load_molecule(config.molecule), box_size=box_size, pixel_size=pixel_size, b_factor=config.b_factor
     )

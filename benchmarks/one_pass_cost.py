@@ -2,7 +2,7 @@
 
 relion: beside relion_reconstruct (Debian's package relion) on the same 10,000 simulated particles of 128^2, one thread.
 growth: particles x10, time and memory of the pass and of the fit. sampling: how far a mixture sampled on voxels is from
-the same mixture projected onto pixels. Prints tables for docs/one_pass.md. Seconds are user plus system of a process.
+the same mixture projected onto pixels. Prints tables for docs/measured/one_pass.md. Seconds are user plus system.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gsworkbench.imaging.fourier import disc
 from gsworkbench.io.mrc import read_map
 from gsworkbench.rendering import project, voxelize
 from gsworkbench.simulation import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.provenance import machine
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -75,15 +75,12 @@ def relion(folder: Path, scratch: Path) -> None:
     print(f"\naccumulate and combine / RELION: {once / classical:.3f}")
     print(f"reconstruct / RELION: {spent['gsworkbench reconstruct'] / classical:.3f}")
     truth, voxel_size = read_map(folder / "truth.mrc")
-    masks = {"no mask": (None, "none"), "in a sphere": spherical_mask(len(truth), voxel_size)}
+    masks = {"no mask": None, "in a sphere": spherical_mask(len(truth), voxel_size)}
     masks["in a tight mask made from the truth"] = automatic_mask(truth, voxel_size, dilation=3.0, edge=9.0)
     print(f"\n| mean FSC to the truth | {' | '.join(masks)} |\n|---|---|---|---|")
     for name, file in (("relion_reconstruct", "relion.mrc"), ("gsworkbench", "fit/run_class001.mrc")):
         volume = read_map(scratch / file)[0]
-        curves = (
-            fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=mask, mask_name=what)
-            for mask, what in masks.values()
-        )
+        curves = (fourier_shell_correlation(volume, truth, voxel_size=voxel_size, mask=mask) for mask in masks.values())
         print(f"| {name} | {' | '.join(f'{curve.mean():.4f}' for curve in curves)} |")
 
 
@@ -147,7 +144,7 @@ def sampling(*_: Path) -> None:
 def _simulated(folder: Path, **settings: float) -> Path:
     """A folder with simulated particles, made unless they are there."""
     if not (folder / "particles.star").exists():
-        simulate.simulate(SimulationConfig(**settings), folder)  # type: ignore[arg-type]
+        simulate.simulate(Simulation(**settings), folder)  # type: ignore[arg-type]
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The figures of docs/one_pass.md: python benchmarks/one_pass_figures.py docs
+"""The figures of docs/explain/one_pass.md: python benchmarks/one_pass_figures.py docs/explain
 
 5,000 images of the map with solvent and belt of one_pass.py (64 px of 6 A, SNR 0.05, white noise), fitted with
 --n-gaussians auto. Writes figure_one_pass.png, the sums and what the map is made of, and figure_held_out.png, the error

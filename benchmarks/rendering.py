@@ -23,7 +23,9 @@ from gsworkbench.gaussians.mixture import Gaussians, covariances, random_gaussia
 from gsworkbench.gaussians.optimiser import FusedDescent, TorchDescent, descent
 from gsworkbench.gaussians.parameters import Meaning, Rates, to_parameters
 from gsworkbench.geometry.rotations import random_rotations
-from gsworkbench.rendering import available_backends, cpu, footprints, project, voxelize
+from gsworkbench.rendering import available_backends, footprints, project, voxelize
+from gsworkbench.rendering.autograd import Grid
+from gsworkbench.rendering.backends import cpu
 from gsworkbench.system.compiler import capability, library
 from gsworkbench.system.memory import keep_freed_memory
 from gsworkbench.system.provenance import machine
@@ -375,7 +377,7 @@ def kernel_calls(n: int, box_size: int, batch: int) -> Calls:
     inputs = [t.contiguous() for t in scene(n, box_size, batch)]
     images, gradient = torch.empty(batch, box_size, box_size), torch.randn(batch, box_size, box_size)
     outputs = [torch.empty_like(t) for t in inputs[:3]]
-    shape = n, batch, cpu._grid(box_size, 1.0, CUTOFF), torch.get_num_threads()
+    shape = n, batch, Grid(box_size, 1.0, CUTOFF), torch.get_num_threads()
     return [
         lambda: cpu._call("project_forward", inputs, *shape, images),
         lambda: cpu._call("project_backward", inputs, *shape, gradient, *outputs, None),

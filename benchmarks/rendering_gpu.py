@@ -25,7 +25,8 @@ from tile_lists import backward, forward, lists
 from torch import Tensor
 
 from gsworkbench.gaussians.mixture import covariances
-from gsworkbench.rendering import footprints, gpu, project, reference, voxelize
+from gsworkbench.rendering import footprints, project, reference, voxelize
+from gsworkbench.rendering.backends import gpu
 
 TOY = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if TOY else "cuda")

@@ -1,4 +1,4 @@
-"""Remake the table of docs/robustness.md: python benchmarks/robustness.py --seconds 60
+"""Remake the table of docs/measured/robustness.md: python benchmarks/robustness.py --seconds 60
 
 Runs the tests of the readers under coverage.py, then the fuzzer for `--seconds` on each target, and writes what was
 counted between the marks of the page. What the fuzzer found in earlier runs lies in `--out` and is added up, so that
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "robustness.md"
+PAGE = ROOT / "docs" / "measured" / "robustness.md"
 BEGIN, END = "<!-- made by benchmarks/robustness.py -->\n", "<!-- end -->"
 TARGETS = {
     "star": "STAR files, read, written with half sets, read again",
@@ -75,7 +75,7 @@ def table(out: Path, lines: dict[str, tuple[int, int]], said: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Remake the table of docs/robustness.md.")
+    parser = argparse.ArgumentParser(description="Remake the table of docs/measured/robustness.md.")
     parser.add_argument("--seconds", type=int, default=60, help="of fuzzing for each target (default 60)")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "robustness", help="where the fuzzer's runs are")
     given = parser.parse_args()

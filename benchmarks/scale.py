@@ -5,7 +5,7 @@ particle-pixel, per node of the grid, per voxel and per Gaussian; what they pred
 these took; and what they predict for 10^6 particles of 512^2 and 10^6 Gaussians. memory: what commands say that they
 will take (reconstruction/memory_needed.py) beside what they take. hundred-thousand: 100,000 particles of 256^2 through
 the command line (500 images, each again and again in other poses, so that no 26 GB are needed), then a fit of 30,000
-Gaussians to the sums. Prints tables for docs/scale.md. One thread, but for the command line's two.
+Gaussians to the sums. Prints tables for docs/measured/scale.md. One thread, but for the command line's two.
 """
 
 from __future__ import annotations
@@ -279,11 +279,11 @@ def _listed(folder: Path, n: int, box_size: int) -> Path:
 
 def _simulated(folder: Path, box_size: int) -> Path:
     from gsworkbench.simulation.simulate import simulate
-    from gsworkbench.simulation.simulation_config import SimulationConfig
+    from gsworkbench.simulation.simulation_config import Simulation
 
     made = folder / f"box_{box_size}"
     if not (made / "particles.star").exists():
-        simulate(SimulationConfig(n_particles=IMAGES, box_size=box_size, pixel_size=EDGE / box_size), made)
+        simulate(Simulation(n_particles=IMAGES, box_size=box_size, pixel_size=EDGE / box_size), made)
     return made / "particles.star"
 
 

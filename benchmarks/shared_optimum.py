@@ -22,7 +22,7 @@ from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering import project
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.provenance import machine
 
 EPOCHS, BATCH, RATE = 4, 100, 1e-4
@@ -32,7 +32,7 @@ def main() -> None:
     print(f"{EPOCHS} epochs of Adam on images, {machine()}.\n")
     print("| floor, px | error explained by one pass | change on images |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        stack = simulate(SimulationConfig(n_particles=1000), folder)
+        stack = simulate(Simulation(n_particles=1000), folder)
         sums, term = accumulate(stack), data_term(stack)
         for floor in (1.5, 0.45):
             settings = {"n_gaussians": 1000, "n_steps": 300, "background": False, "floor_pixels": floor}

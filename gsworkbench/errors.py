@@ -11,16 +11,29 @@ LONGEST = 2000  # characters of a sentence; a file may hold a name of a million
 
 
 class InputError(ValueError):
-    """Input that cannot be used, said in one sentence.
+    """The input cannot be used; the message is one sentence that names the file, the row and what to do.
+
+    The command line prints the message and exits with code 2. Nothing has been written by then.
 
     Parameters
     ----------
-    problem : what is wrong, in plain words, without a full stop.
-    file : the file it is in, if any.
-    row : the row or particle in it, counted from 1, if any.
-    remedy : what the user can do about it.
+    problem : str
+        What is wrong, in plain words, without a full stop.
+    file : str or Path, optional
+        The file that the problem is in.
+    row : int, optional
+        The row or particle in that file, counted from 1.
+    remedy : str, optional
+        What the user can do about it.
 
-    The command line prints the sentence and exits with code 2; nothing has been written by then.
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> try:
+    ...     gs.read_map("absent.mrc")
+    ... except gs.InputError as error:
+    ...     print(error)
+    absent.mrc: there is no such file.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from gsworkbench.io.mrc import read_map
 from gsworkbench.particles.read import read_particles
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 # The arrays of tests are small: on a busy machine, threads that wait for each other cost more than they gain.
 torch.set_num_threads(1)
@@ -35,7 +35,7 @@ class SimulatedSet:
 def _made(tmp_path_factory: pytest.TempPathFactory, name: str, **changes: object) -> SimulatedSet:
     settings = {"n_particles": 1000, "box_size": 32, "pixel_size": 12.0, "snr": 10.0, "seed": 5}
     folder = tmp_path_factory.mktemp(name)
-    simulate(SimulationConfig(**(settings | changes)), folder)
+    simulate(Simulation(**(settings | changes)), folder)
     return SimulatedSet(folder)
 
 

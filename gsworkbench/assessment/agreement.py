@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import FscCurve, Resolution, fourier_shell_correlation, shell_indices
+from gsworkbench.assessment.masks import Mask
 from gsworkbench.assessment.transforms import transform
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 _PATTERNS = 8  # that images have in common, and that are taken out before images are compared; at most
 _IMAGES_A_PATTERN = 16  # images needed to know one such pattern
@@ -113,7 +113,7 @@ def _shared(what: str, shared: int, of: int) -> str | None:
 
 
 def shared_initialisation(
-    half_1: Map, half_2: Map, initial: Map, resolution: Resolution, mask: Map | None = None
+    half_1: Map, half_2: Map, initial: Map, resolution: Resolution, mask: Mask | None = None
 ) -> str | None:
     """Half maps that owe their agreement to the map they both started from.
 

@@ -35,6 +35,7 @@ from gsworkbench.assessment.half_maps import half_map_alarms
 from gsworkbench.assessment.honesty import Overstatement, overstatement
 from gsworkbench.assessment.judge_defaults import MODEL_B_FACTOR
 from gsworkbench.assessment.map_names import REGULARISED, UNFILTERED, find_half_maps
+from gsworkbench.assessment.mask_names import MASKS
 from gsworkbench.assessment.masks import Mask, MaskRecipe, automatic_mask, doubtful_mask, make_mask, spherical_mask
 from gsworkbench.assessment.model_map import model_map
 from gsworkbench.assessment.of_files import read_maps
@@ -42,14 +43,18 @@ from gsworkbench.assessment.plots import fsc_figure
 from gsworkbench.assessment.sharpening import Sharpened, sharpen
 from gsworkbench.errors import InputError
 from gsworkbench.io.files import atomic_path
-from gsworkbench.io.mrc import MapPlace, map_origin, write_map
+from gsworkbench.io.mrc import Map, MapPlace, map_origin, write_map
 from gsworkbench.molecules import read_atoms
 
-Volume = NDArray[np.floating]
-
-MASKS = ("own", "auto", "sphere", "loose", "tight", "none")
 SUBSTITUTED = ("half_map_1_substituted.mrc", "half_map_2_substituted.mrc")
-FILES = ("mask.mrc", "fsc.csv", "fsc.xml", "fsc.png", "fsc.svg", "postprocess.star")  # what write_assessment may write
+FILES: tuple[str, ...] = (
+    "mask.mrc",
+    "fsc.csv",
+    "fsc.xml",
+    "fsc.png",
+    "fsc.svg",
+    "postprocess.star",
+)  # what write_assessment may write
 GROWN = {
     "loose": MaskRecipe("grown", dilation=25, edge=15),
     "tight": MaskRecipe("grown", dilation=6, edge=6),
@@ -64,7 +69,7 @@ class Assessment:
     resolutions : read off them, by the definition between half maps, at 0.5 to a truth or model; none of the
     randomised curve. judgement : of the half maps, None without them. overstatements : "unmasked", "masked" -> H, with
     half maps and truth. alarms, notes : sentences.
-    mask, mask_name : of the masked curves; None, "none" without. model_b_factor : of the model's atoms, A^2.
+    mask : of the masked curves; None without. model_b_factor : of the model's atoms, A^2.
     place : where what is made from the maps is to lie, None for the default.
     """
 
@@ -73,14 +78,13 @@ class Assessment:
     judgement: Judgement | None
     overstatements: dict[str, Overstatement]
     alarms: tuple[str, ...]
-    mask: Volume | None
-    mask_name: str
+    mask: Mask | None
     voxel_size: float
     model_b_factor: float | None = None
     notes: tuple[str, ...] = ()
     place: MapPlace | None = None
 
-    def figures(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Return the numbers for run.json: each curve's mean and resolution, and H."""
         read = {r.curve: asdict(r) for r in self.resolutions}
         figures: dict[str, Any] = {c.name: {"mean": c.mean(), **read.get(c.name, {})} for c in self.curves}
@@ -89,10 +93,10 @@ class Assessment:
             figures["overstatement"] = {k: {f: getattr(h[k], f) for f in ("mean", "worst", "worst_shell")} for k in h}
         return figures
 
-    def lines(self) -> list[str]:
-        """Return what to print."""
+    def report(self) -> list[str]:
+        """Return the lines to print."""
         read = {r.curve: r for r in self.resolutions}
-        of_model = "" if self.model_b_factor is None else f"; {self.remark()}"
+        of_model = "" if self.model_b_factor is None else f"; {self.caption()}"
         lines = [
             f"{read[c.name]}{of_model if c.name.endswith('_model') else ''}; mean FSC {c.mean():.4f}"
             for c in self.curves
@@ -104,44 +108,81 @@ class Assessment:
         lines += [f"note: {note}" for note in dict.fromkeys((*self.notes, *judged))]
         return lines + [f"alarm: {alarm}" for alarm in self.alarms]
 
-    def remark(self) -> str:
-        """Return what a caption has to add."""
+    def caption(self) -> str:
+        """Return what the caption of a figure has to add."""
         return "" if self.model_b_factor is None else f"atoms of the model at B = {self.model_b_factor:g} A^2"
 
-    def raising(self, *more: str | None) -> Assessment:
-        """Return it with further alarms."""
+    def with_alarms(self, *more: str | None) -> Assessment:
+        """Return the assessment with further alarms."""
         return replace(self, alarms=tuple(alarms.gather([*self.alarms, *more])))
 
 
 def assess(
-    volume: Volume,
-    halves: tuple[Volume, Volume] | None,
-    truth: Volume | None,
+    volume: Map,
+    halves: tuple[Map, Map] | None,
+    truth: Map | None,
     *,
     voxel_size: float,
-    model: Volume | None = None,
-    mask: str = "auto",
-    user_mask: Volume | None = None,
+    model: Map | None = None,
+    mask: str | Mask = "auto",
     more_masks: Mapping[str, Mask] = MappingProxyType({}),
     definition: str = "RELION",
     seed: int = 0,
 ) -> Assessment:
-    """Judge maps (D, D, D) under a named definition.
+    """Judge a map by its half maps, a known truth or the map of an atomic model.
 
-    volume : the map compared with the truth and with the model's map, and that masks are made from. mask : "own" (as
-    the definition makes it), one of MASKS, or the name of `user_mask`. more_masks : name -> mask, for half-map curves
-    of their own. seed : of the random phases and the bootstrap.
+    Parameters
+    ----------
+    volume : (D, D, D) array
+        The map to compare with the truth and the model. Masks are made from it.
+    halves : pair of (D, D, D) arrays, or None
+        Half maps from particles that have nothing in common.
+    truth : (D, D, D) array or None
+        The known truth, as in a simulation.
+    voxel_size : float
+        Angstrom, of all the maps.
+    model : (D, D, D) array, optional
+        The map of an atomic model.
+    mask : str or Mask
+        "auto" (from the map), "own" (as the definition makes it), "sphere", "loose", "tight", "none", or a mask of your
+        own.
+    more_masks : mapping of str to Mask
+        Further masks, each of which gives an FSC curve between the half maps.
+    definition : str
+        A name of `DEFINITIONS`: the program whose FSC and resolution are computed.
+    seed : int
+        Decides the random phases and the bootstrap.
+
+    Returns
+    -------
+    Assessment
+        `curves`, `resolutions` (at 0.143 between half maps, at 0.5 to a truth or a model) and `alarms`, sentences that
+        say why a number may be wrong. `report()` is what the command line prints.
+
+    Raises
+    ------
+    InputError
+        If boxes differ, or the definition is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gsworkbench as gs
+    >>> truth, voxel_size = gs.read_map("ribosome/truth.mrc")
+    >>> noise = np.random.default_rng(0).normal(size=(2, *truth.shape)) * truth.std()
+    >>> halves = (truth + noise[0], truth + noise[1])
+    >>> found = gs.assess((halves[0] + halves[1]) / 2, halves, truth, voxel_size=voxel_size, mask="none")
+    >>> [(curve.name, round(curve.mean(), 1)) for curve in found.curves]
+    [('fsc_unmasked', 0.6), ('fsc_unmasked_truth', 0.8)]
     """
-    chosen, name = choose_mask(mask, user_mask, volume, voxel_size, definition)
+    chosen = mask if isinstance(mask, Mask) else named_mask(mask, volume, voxel_size, definition)
     judgement = None
     if halves is not None:
         judgement = judge(
             *halves,
             definition,
             voxel_size=voxel_size,
-            mask=chosen,
-            mask_name=name,
-            masked=mask != "none",
+            mask=chosen or ("none" if mask == "none" else "own"),
             more_masks={f"fsc_{name}": made for name, made in more_masks.items()},
             seed=seed,
         )
@@ -149,17 +190,16 @@ def assess(
     others = [
         c
         for what, other in references.items()
-        for c in _reference_curves(volume, other, what, chosen, name, voxel_size, definition)
+        for c in _reference_curves(volume, other, what, chosen, voxel_size, definition)
     ]
-    h = _overstatements(halves, truth, chosen, name, voxel_size, definition, judgement)
+    h = _overstatements(halves, truth, chosen, voxel_size, definition, judgement)
     return Assessment(
         curves=(*(judgement.curves if judgement else ()), *others),
         resolutions=(*(judgement.resolutions if judgement else ()), *(resolution(c, 0.5) for c in others)),
         judgement=judgement,
         overstatements=h,
-        alarms=tuple(_alarms(volume, halves, references, judgement, h, name)),
+        alarms=tuple(_alarms(volume, halves, references, judgement, h, chosen)),
         mask=chosen,
-        mask_name=name,
         voxel_size=voxel_size,
     )
 
@@ -193,31 +233,26 @@ def judge_maps(
     (first, second, *others), voxel_size = maps.volumes, maps.voxel_size
     read = dict(zip([*given, *user], others, strict=True))
     mean = (first + second) / np.float32(2)
-    more = {
-        _curve_name(name): choose_mask(name, read.get(name), mean, voxel_size, definition)
-        for name in masks[1:]
-        if name != "none"
-    }
+    made = {name: chosen_mask(name, read.get(name), mean, voxel_size, definition) for name in masks}
     found = assess(
         mean,
         (first, second),
         read.get("truth"),
         voxel_size=voxel_size,
         model=_map_of_atoms(model, half_1, len(first), voxel_size, b_factor) if model else None,
-        mask=masks[0],
-        user_mask=read.get(masks[0]),
-        more_masks={name: (m, words) for name, (m, words) in more.items() if m is not None},
+        mask=made[masks[0]] or masks[0],
+        more_masks={_curve_name(name): m for name in masks[1:] if (m := made[name]) is not None},
         definition=definition,
         seed=seed,
     )
     found = replace(found, model_b_factor=b_factor if model else None, notes=maps.notes, place=maps.place)
     assert found.judgement is not None
     if "initial" in read:
-        found = found.raising(
+        found = found.with_alarms(
             alarms.shared_initialisation(first, second, read["initial"], found.judgement.resolution, found.mask)
         )
     if held_out is not None:
-        found = found.raising(alarms.held_out_disagrees(*read_held_out(held_out), found.curves[0].mean()))
+        found = found.with_alarms(alarms.held_out_disagrees(*read_held_out(held_out), found.curves[0].mean()))
     return found
 
 
@@ -236,27 +271,24 @@ def judge_substituted(
     user = [] if mask in MASKS else [mask]
     maps = read_maps(*halves, *substituted, masks=user, voxel_size=voxel_size)
     first, second, third, fourth, *others = maps.volumes
-    chosen, name = choose_mask(mask, others[0] if user else None, (first + second) / 2, maps.voxel_size, "RELION")
-    found = assess_substituted((first, second), (third, fourth), maps.voxel_size, beyond, chosen, name)
+    chosen = chosen_mask(mask, others[0] if user else None, (first + second) / 2, maps.voxel_size)
+    found = assess_substituted((first, second), (third, fourth), maps.voxel_size, beyond, chosen)
     return replace(found, notes=maps.notes)
 
 
 def assess_substituted(
-    halves: tuple[Volume, Volume],
-    substituted: tuple[Volume, Volume],
+    halves: tuple[Map, Map],
+    substituted: tuple[Map, Map],
     voxel_size: float,
     beyond: float,
-    chosen: Volume | None = None,
-    name: str = "none",
+    mask: Mask | None = None,
 ) -> Assessment:
-    """`judge_substituted` of maps in memory, inside the mask `chosen`, called `name`."""
-    found = noise_substitution(
-        halves, substituted, from_angstrom=beyond, voxel_size=voxel_size, mask=chosen, mask_name=name
-    )
+    """`judge_substituted` of maps in memory."""
+    found = noise_substitution(halves, substituted, from_angstrom=beyond, voxel_size=voxel_size, mask=mask)
     read = tuple(resolution(c) for c in (found.measured, found.substituted, found.corrected))
     raised = tuple(alarms.gather([alarms.fits_noise(found.substituted, found.from_shell)]))
     curves = (found.measured, found.substituted, found.corrected)
-    return Assessment(curves, read, None, {}, raised, chosen, name, voxel_size)
+    return Assessment(curves, read, None, {}, raised, mask, voxel_size)
 
 
 def with_substitution(found: Assessment, substitution: Assessment) -> Assessment:
@@ -266,11 +298,11 @@ def with_substitution(found: Assessment, substitution: Assessment) -> Assessment
     read = [replace(r, curve=names[r.curve]) for r in substitution.resolutions if r.curve in names]
     notes = (*found.notes, *substitution.notes)
     more = replace(found, curves=(*found.curves, *curves), resolutions=(*found.resolutions, *read), notes=notes)
-    return more.raising(*substitution.alarms)
+    return more.with_alarms(*substitution.alarms)
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunFiles:
     """What `gsworkbench reconstruct` left in a folder for the judge: None where it did not.
 
     beyond : A, where the phases of the substituted maps' particles become random, by run.json.
@@ -282,7 +314,7 @@ class RunFolder:
     held_out: Path | None
 
 
-def run_folder(path: Path) -> RunFolder:
+def run_folder(path: Path) -> RunFiles:
     """Find half maps, substituted half maps and held_out.csv in the folder of a reconstruction."""
     halves, substituted = find_half_maps(path), (path / SUBSTITUTED[0], path / SUBSTITUTED[1])
     if halves is None:
@@ -290,10 +322,10 @@ def run_folder(path: Path) -> RunFolder:
         raise InputError("this folder holds no two half maps", file=path, remedy=remedy)
     held_out, beyond = path / "held_out.csv", None
     if not all(half.is_file() for half in substituted):
-        return RunFolder(halves, None, None, held_out if held_out.is_file() else None)
+        return RunFiles(halves, None, None, held_out if held_out.is_file() else None)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # then it has to be given
         beyond = float(json.loads((path / "run.json").read_text())["config"]["noise_substitute_beyond"])
-    return RunFolder(halves, substituted, beyond, held_out if held_out.is_file() else None)
+    return RunFiles(halves, substituted, beyond, held_out if held_out.is_file() else None)
 
 
 def read_held_out(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -309,26 +341,32 @@ def read_held_out(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return fitted, held_out
 
 
-def choose_mask(
-    choice: str, user_mask: Volume | None, volume: Volume, voxel_size: float, definition: str
-) -> tuple[Volume | None, str]:
-    """Return the mask of the masked curves and its description; (None, "none") for no mask."""
-    if user_mask is not None:
-        if user_mask.min() < 0 or user_mask.max() > 1:
-            raise InputError(
-                f"a mask must lie between 0 and 1, not {user_mask.min():.3g} and {user_mask.max():.3g}", file=choice
-            )
-        if not (user_mask > 0.5).any():
-            raise InputError("the mask is empty: no voxel is above 0.5", file=choice)
-        return user_mask, Path(choice).name
-    if choice == "sphere":
+def chosen_mask(
+    choice: str, values: Map | None, volume: Map, voxel_size: float, definition: str = "RELION"
+) -> Mask | None:
+    """Return the mask of a --mask: of the file `choice`, which holds `values`, or, if these are None, by its name."""
+    return named_mask(choice, volume, voxel_size, definition) if values is None else user_mask(values, choice)
+
+
+def user_mask(values: Map, path: str | Path) -> Mask:
+    """Return the mask that a file holds, called as the file is; raises InputError where it is none."""
+    if values.min() < 0 or values.max() > 1:
+        raise InputError(f"a mask must lie between 0 and 1, not {values.min():.3g} and {values.max():.3g}", file=path)
+    if not (values > 0.5).any():
+        raise InputError("the mask is empty: no voxel is above 0.5", file=path)
+    return Mask(values, Path(path).name)
+
+
+def named_mask(name: str, volume: Map, voxel_size: float, definition: str = "RELION") -> Mask | None:
+    """Return the mask that one of MASKS makes of a map; None for "none", and for a definition that has no mask."""
+    if name == "sphere":
         return spherical_mask(len(volume), voxel_size)
-    if choice == "auto":
+    if name == "auto":
         return automatic_mask(volume, voxel_size)
-    if choice in GROWN:
-        return make_mask(GROWN[choice], volume, voxel_size)
-    recipe = find_definition(definition).masks.get("fsc_masked") if choice == "own" else None
-    return (None, "none") if recipe is None else make_mask(recipe, volume, voxel_size)
+    if name in GROWN:
+        return make_mask(GROWN[name], volume, voxel_size)
+    recipe = find_definition(definition).masks.get("fsc_masked") if name == "own" else None
+    return None if recipe is None else make_mask(recipe, volume, voxel_size)
 
 
 def postprocess(half_1: Path, half_2: Path, judgement: Judgement, b_factor: float | None = None) -> Sharpened:
@@ -351,8 +389,8 @@ def write_assessment(
     sharpened : of `postprocess`; gives postprocess.mrc, and postprocess_masked.mrc where there is a mask.
     """
     if assessment.mask is not None:
-        words = assessment.mask_name
-        write_map(output_dir / "mask.mrc", assessment.mask, assessment.voxel_size, words, place=assessment.place)
+        mask, size = assessment.mask, assessment.voxel_size
+        write_map(output_dir / "mask.mrc", mask.values, size, mask.description, place=assessment.place)
     if not assessment.curves:
         return
     judgement = assessment.judgement
@@ -362,7 +400,7 @@ def write_assessment(
     write_fsc_csv(output_dir / "fsc.csv", assessment.curves, columns)
     from matplotlib import rc_context  # slow to import, and not needed to judge
 
-    remarks = [assessment.remark()] if assessment.remark() else []
+    remarks = [assessment.caption()] if assessment.caption() else []
     figure = fsc_figure(assessment.curves, assessment.resolutions, title, errors=errors, remarks=remarks)
     for name in ("fsc.png", "fsc.svg"):
         salted = rc_context({"svg.hashsalt": name})  # else names inside an .svg are random
@@ -370,17 +408,17 @@ def write_assessment(
             figure.savefig(temporary, dpi=150, metadata={"Date": None} if name.endswith("svg") else None)
     if sharpened is not None:
         words = f"FSC-weighted, B {sharpened.b_factor:.1f} A^2"
-        made: dict[str, tuple[Volume, str]] = {"postprocess.mrc": (sharpened.volume, words)}
+        made: dict[str, tuple[Map, str]] = {"postprocess.mrc": (sharpened.volume, words)}
         if assessment.mask is not None:
-            made["postprocess_masked.mrc"] = (sharpened.volume * assessment.mask, words + ", masked")
+            made["postprocess_masked.mrc"] = (sharpened.volume * assessment.mask.values, words + ", masked")
         for file, (volume, label) in made.items():
             write_map(output_dir / file, volume, assessment.voxel_size, label, place=assessment.place)
     if judgement is not None:
         best = judgement.curve(judgement.resolution.curve)
         assert best is not None
         write_fsc_xml(output_dir / "fsc.xml", best, judgement.resolution)
-        mask = "None" if assessment.mask is None else "mask.mrc"
-        write_postprocess_star(output_dir / "postprocess.star", judgement, half_maps, mask, sharpened)
+        file = "None" if assessment.mask is None else "mask.mrc"
+        write_postprocess_star(output_dir / "postprocess.star", judgement, half_maps, file, sharpened)
 
 
 def _curve_name(mask: str) -> str:
@@ -388,7 +426,7 @@ def _curve_name(mask: str) -> str:
     return mask if mask in MASKS else re.sub(r"\W+", "_", Path(mask).stem)
 
 
-def _map_of_atoms(path: Path, map_path: Path, box_size: int, voxel_size: float, b_factor: float) -> Volume:
+def _map_of_atoms(path: Path, map_path: Path, box_size: int, voxel_size: float, b_factor: float) -> Map:
     """Potential of the atoms of a file on the grid of a map, in the frame of the map's header."""
     coordinates, elements, _ = read_atoms(path)
     origin = map_origin(map_path, voxel_size)
@@ -401,32 +439,30 @@ def _map_of_atoms(path: Path, map_path: Path, box_size: int, voxel_size: float, 
 
 
 def _reference_curves(
-    volume: Volume, other: Volume, what: str, mask: Volume | None, mask_name: str, voxel_size: float, definition: str
+    volume: Map, other: Map, what: str, mask: Mask | None, voxel_size: float, definition: str
 ) -> list[FscCurve]:
     """Curves of a map to the "truth" or "model", without and inside the mask."""
-    masks: list[tuple[str, Volume | None, str]] = [(f"fsc_unmasked_{what}", None, "none")]
-    masks += [] if mask is None else [(f"fsc_masked_{what}", mask, mask_name)]
+    masks: dict[str, Mask | None] = {f"fsc_unmasked_{what}": None}
+    masks |= {} if mask is None else {f"fsc_masked_{what}": mask}
     curves = [
         fourier_shell_correlation(
             volume,
             other,
             voxel_size=voxel_size,
             mask=m,
-            mask_name=words,
             name=name,
             shells=find_definition(definition).shells,
             definition=definition,
         )
-        for name, m, words in masks
+        for name, m in masks.items()
     ]
     return [curves[0], *(without_power(curve, curves[0]) for curve in curves[1:])]
 
 
 def _overstatements(
-    halves: tuple[Volume, Volume] | None,
-    truth: Volume | None,
-    mask: Volume | None,
-    mask_name: str,
+    halves: tuple[Map, Map] | None,
+    truth: Map | None,
+    mask: Mask | None,
     voxel_size: float,
     definition: str,
     judgement: Judgement | None,
@@ -436,7 +472,7 @@ def _overstatements(
         return {}
     mean = (halves[0] + halves[1]) / 2
     found = {}
-    for c in _reference_curves(mean, truth, "truth", mask, mask_name, voxel_size, definition):
+    for c in _reference_curves(mean, truth, "truth", mask, voxel_size, definition):
         name = c.name.removesuffix("_truth")
         half_map_fsc = judgement.curve(name)
         assert half_map_fsc is not None
@@ -445,18 +481,18 @@ def _overstatements(
 
 
 def _alarms(
-    volume: Volume,
-    halves: tuple[Volume, Volume] | None,
-    references: dict[str, Volume],
+    volume: Map,
+    halves: tuple[Map, Map] | None,
+    references: dict[str, Map],
     judgement: Judgement | None,
     overstatements: dict[str, Overstatement],
-    mask_name: str,
+    mask: Mask | None,
 ) -> Sequence[str]:
-    raised: list[str | None] = [doubtful_mask(mask_name)]
+    raised: list[str | None] = [doubtful_mask(mask)]
     if halves is not None and judgement is not None:
         read = {r.curve: r for r in judgement.resolutions}
         unmasked = judgement.curves[0]
-        raised += half_map_alarms(*halves, unmasked.voxel_size, mask_name)
+        raised += half_map_alarms(*halves, unmasked.voxel_size, mask)
         raised += [alarms.empty_shells(unmasked), alarms.agree_where_empty(*halves, unmasked)]
         raised += [
             alarms.rises_again(c, judgement.errors[c.name]) for c in judgement.curves if c.name in judgement.errors

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import Shells, shell_indices
-from gsworkbench.assessment.masks import inside_mask
+from gsworkbench.assessment.masks import Mask, inside_mask
 from gsworkbench.assessment.transforms import transform
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 _MOST = 400  # components in a draw: more would only shrink the scatter by a known factor
 
@@ -25,7 +24,7 @@ def bootstrap_error(
     map_2: Map,
     samples: NDArray[np.float64],
     shells: Shells,
-    mask: Map | None = None,
+    mask: Mask | None = None,
     *,
     n_draws: int = 200,
     seed: int = 0,

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import FscCurve, fourier_shell_correlation
+from gsworkbench.assessment.masks import Mask
 from gsworkbench.assessment.transforms import inverse, transform
 from gsworkbench.errors import InputError
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 
 def randomise_phases(volume: Map, from_shell: int, seed: int) -> NDArray[np.float64]:
@@ -46,7 +46,7 @@ def corrected_curve(measured: FscCurve, randomised: FscCurve, from_shell: int) -
     return dataclasses.replace(measured, name="fsc_corrected", values=values)
 
 
-def effective_samples(box_size: int, mask: Map | None = None) -> NDArray[np.float64]:
+def effective_samples(box_size: int, mask: Mask | None = None) -> NDArray[np.float64]:
     """(D // 2 + 1,) real degrees of freedom n of each rounded shell: an FSC of zero scatters by 1 / sqrt(n).
 
     Without a mask all N Fourier voxels of a shell, for they are N / 2 independent complex numbers. A mask m correlates
@@ -56,7 +56,7 @@ def effective_samples(box_size: int, mask: Map | None = None) -> NDArray[np.floa
     """
     if mask is None:
         return _voxels_of_shells(box_size)
-    squared = mask.astype(np.float64) ** 2
+    squared = mask.values.astype(np.float64) ** 2
     spectrum = transform(squared)
     autocorrelation = inverse((spectrum * spectrum.conj()).real.astype(complex))
     x = np.fft.fftfreq(box_size, 1 / box_size)
@@ -122,8 +122,7 @@ def noise_substitution(
     *,
     from_angstrom: float,
     voxel_size: float,
-    mask: Map | None = None,
-    mask_name: str = "none",
+    mask: Mask | None = None,
 ) -> NoiseSubstitution:
     """FSC_true of Chen et al. 2013 from four maps of one method.
 
@@ -132,7 +131,7 @@ def noise_substitution(
     data: it is overfitting, a shared prior or the mask. Curves are corrected from two shells beyond.
     """
     measured, noise = (
-        fourier_shell_correlation(*pair, voxel_size=voxel_size, mask=mask, mask_name=mask_name, name=name)
+        fourier_shell_correlation(*pair, voxel_size=voxel_size, mask=mask, name=name)
         for pair, name in ((halves, "fsc_measured"), (substituted, "fsc_substituted"))
     )
     from_shell = round(measured.box_size * voxel_size / from_angstrom) + 2

@@ -34,10 +34,9 @@ from gsworkbench.assessment.fsc import (
     resolution,
     without_power,
 )
-from gsworkbench.assessment.masks import MaskRecipe, make_mask
+from gsworkbench.assessment.masks import Mask, MaskRecipe, make_mask
 from gsworkbench.errors import InputError
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ class Judgement:
     bootstrap: Mapping[str, NDArray[np.float64]]
     resolutions: tuple[Resolution, ...]
     half_bits: tuple[Resolution, ...]
-    masks: Mapping[str, NDArray[np.floating]] = field(repr=False)
+    masks: Mapping[str, Mask] = field(repr=False)
     randomised_from: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -184,33 +183,28 @@ def judge(
     definition: Definition | str = "RELION",
     *,
     voxel_size: float,
-    mask: Map | None = None,
-    mask_name: str = "user's mask",
-    masked: bool = True,
-    more_masks: Mapping[str, tuple[Map, str]] = MappingProxyType({}),
+    mask: Mask | Literal["own", "none"] = "own",
+    more_masks: Mapping[str, Mask] = MappingProxyType({}),
     seed: int = 0,
     keep_offset: bool = False,
 ) -> Judgement:
     """Judge two (D, D, D) half maps as `definition` does.
 
-    mask : takes the place of the definition's mask for fsc_masked and fsc_corrected. masked : False leaves out the
-    definition's masks, and with them the correction. more_masks : curve name -> (mask, its description), for further
-    curves. seed : of the random phases and of the bootstrap. keep_offset : leave constants in the maps, as the programs
-    themselves do: they multiply a map and its constant by the mask, and count what agrees about the mask as signal.
+    mask : takes the place of the definition's own mask for fsc_masked and fsc_corrected; "none" leaves out all masks of
+    the definition, and with them the correction. more_masks : by the names of the further curves that they give. seed :
+    of the random phases and of the bootstrap. keep_offset : leave constants in the maps, as the programs themselves do:
+    they multiply a map and its constant by the mask, and count what agrees about the mask as signal.
     """
     definition = find_definition(definition) if isinstance(definition, str) else definition
-    masks, names = _masks(definition, half_1, half_2, voxel_size, mask, mask_name, keep_offset) if masked else ({}, {})
     # fsc_masked stays last: it is what the correction goes on from.
-    masks = {name: m for name, (m, _) in more_masks.items()} | masks
-    names = {name: words for name, (_, words) in more_masks.items()} | names
+    masks = {**more_masks, **_masks(definition, (half_1 + half_2) / 2, voxel_size, mask, keep_offset)}
 
-    def correlate(pair: Sequence[Map], name: str, mask_of: str | None) -> FscCurve:
+    def correlate(pair: Sequence[Map], name: str, inside: Mask | None) -> FscCurve:
         return fourier_shell_correlation(
             pair[0],
             pair[1],
             voxel_size=voxel_size,
-            mask=masks[mask_of] if mask_of else None,
-            mask_name=names[mask_of] if mask_of else "none",
+            mask=inside,
             name=name,
             shells=definition.shells,
             definition=definition.name,
@@ -219,7 +213,7 @@ def judge(
 
     halves = (half_1, half_2)
     unmasked = correlate(halves, "fsc_unmasked", None)
-    curves = [unmasked, *(without_power(correlate(halves, name, name), unmasked) for name in masks)]
+    curves = [unmasked, *(without_power(correlate(halves, name, m), unmasked) for name, m in masks.items())]
     samples = {c.name: effective_samples(len(half_1), masks.get(c.name)) for c in curves if c.name in _WITH_ERRORS}
     errors = {c.name: standard_error(c, samples[c.name]) for c in curves if c.name in samples}
     bootstrap = {
@@ -242,7 +236,7 @@ def judge(
     if shell:
         measured, start = curves[-1], shell + definition.corrected_from
         random = [randomise_phases(half, shell, seed=2 * seed + i) for i, half in enumerate(halves)]
-        curves.append(without_power(correlate(random, "fsc_randomized_masked", "fsc_masked"), unmasked))
+        curves.append(without_power(correlate(random, "fsc_randomized_masked", masks["fsc_masked"]), unmasked))
         errors["fsc_corrected"] = corrected_error(measured, curves[-1], start, samples["fsc_masked"])
         curves.append(_clipped(corrected_curve(measured, curves[-1], start), definition.clipped))
     read = tuple(
@@ -252,24 +246,17 @@ def judge(
 
 
 def _masks(
-    definition: Definition,
-    half_1: Map,
-    half_2: Map,
-    voxel_size: float,
-    mask: Map | None,
-    mask_name: str,
-    keep_offset: bool,
-) -> tuple[dict[str, NDArray[np.floating]], dict[str, str]]:
-    """Return masks and their descriptions by curve, fsc_masked last."""
-    mean = (half_1 + half_2) / 2
+    definition: Definition, mean: Map, voxel_size: float, mask: Mask | Literal["own", "none"], keep_offset: bool
+) -> dict[str, Mask]:
+    """Return masks by curve, fsc_masked last; the definition makes its own from the mean of the half maps."""
+    if mask == "none":
+        return {}
     made = {
         name: make_mask(recipe, mean, voxel_size, keep_offset=keep_offset)
         for name, recipe in definition.masks.items()
-        if mask is None or name != "fsc_masked"
+        if not isinstance(mask, Mask) or name != "fsc_masked"
     }
-    if mask is not None:
-        made["fsc_masked"] = (mask, mask_name)
-    return {name: m for name, (m, _) in made.items()}, {name: words for name, (_, words) in made.items()}
+    return made | ({"fsc_masked": mask} if isinstance(mask, Mask) else {})
 
 
 def _randomisation_shell(definition: Definition, unmasked: FscCurve, masked: FscCurve) -> int | None:

@@ -19,12 +19,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.assessment.masks import inside_mask
+from gsworkbench.assessment.masks import Mask, described, inside_mask
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
 from gsworkbench.io.files import atomic_path
+from gsworkbench.io.mrc import Map
 
-Map = NDArray[np.floating]
 Crossing = Literal["before first below", "last at or above", "interpolated"]
 
 NO_POWER = 1e-14  # of a map's power: a shell with less holds the rounding of single precision
@@ -142,24 +142,64 @@ def fourier_shell_correlation(
     map_2: Map,
     *,
     voxel_size: float,
-    mask: Map | None = None,
-    mask_name: str = "none",
+    mask: Mask | None = None,
     name: str | None = None,
     shells: Shells = Shells(),
     definition: str = "rounded",
     keep_offset: bool = False,
 ) -> FscCurve:
-    """Correlate two (D, D, D) maps shell by shell, after multiplying both by `mask` if one is given.
+    """Return the Fourier shell correlation of two maps.
 
-    The mean of each map in the soft edge of the mask is taken off first, unless `keep_offset` says to leave it.
+    Parameters
+    ----------
+    map_1, map_2 : (D, D, D) arrays
+        Maps on the same grid.
+    voxel_size : float
+        Angstrom.
+    mask : Mask, optional
+        Both maps are multiplied by it, and the curve carries its description. The mean of each map in the soft edge of
+        the mask is subtracted first.
+    name : str, optional
+        Name of the curve. By default fsc_unmasked or fsc_masked.
+    shells : Shells
+        How Fourier voxels are summed into shells. By default the radius is rounded.
+    definition : str
+        Whose shells these are, a name of `DEFINITIONS`, which the curve carries along.
+    keep_offset : bool
+        Do not subtract the mean in the soft edge of the mask.
+
+    Returns
+    -------
+    FscCurve
+        `values` holds D // 2 + 1 correlations, from shell 0 to Nyquist, NaN where a map has no power; `frequencies`
+        holds those of the shells in 1/angstrom.
+
+    Raises
+    ------
+    InputError
+        If the maps are not cubes with the same box, or the mask has another box.
+
+    Notes
+    -----
+    Harauz and van Heel 1986 (Optik 73, 146).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gsworkbench as gs
+    >>> noise = np.random.default_rng(0).normal(size=(3, 32, 32, 32))
+    >>> curve = gs.fourier_shell_correlation(noise[0] + noise[1], noise[0] + noise[2], voxel_size=2.0)
+    >>> round(curve.mean(), 1)
+    0.5
     """
     if map_1.shape != map_2.shape or map_1.ndim != 3 or len(set(map_1.shape)) != 1:
         raise InputError(f"maps must be cubes of the same box, not {map_1.shape} and {map_2.shape}")
-    if mask is not None and mask.shape != map_1.shape:
-        raise InputError(f"the mask has shape {mask.shape}, the maps {map_1.shape}")
+    if mask is not None and mask.values.shape != map_1.shape:
+        raise InputError(f"the mask has shape {mask.values.shape}, the maps {map_1.shape}")
     first, second = (transform(inside_mask(m, mask, keep_offset=keep_offset)) for m in (map_1, map_2))
     name = name or ("fsc_unmasked" if mask is None else "fsc_masked")
-    return FscCurve(name, correlate_transforms(first, second, shells), len(map_1), voxel_size, mask_name, definition)
+    values = correlate_transforms(first, second, shells)
+    return FscCurve(name, values, len(map_1), voxel_size, described(mask), definition)
 
 
 def correlate_transforms(
@@ -194,9 +234,37 @@ def resolution(
     rule: Crossing = "before first below",
     criterion: str | None = None,
 ) -> Resolution:
-    """Read where `curve` falls below `threshold`, one height or one per shell, by one of RULES.
+    """Return the resolution at which an FSC curve falls below a threshold.
 
-    Shells 1 to Nyquist - 1 count. If none is below (for "last at or above": if the last is not), there is no crossing.
+    Shells 1 to Nyquist - 1 count. If none of them is below the threshold (for "last at or above": if the last one is
+    not), there is no crossing, which differs from a crossing at Nyquist.
+
+    Parameters
+    ----------
+    curve : FscCurve
+        As `fourier_shell_correlation` returns it.
+    threshold : float or (D // 2 + 1,) array
+        One height, or one for each shell. 0.143 is for half maps, 0.5 for a map and a known truth (Rosenthal and
+        Henderson 2003, J. Mol. Biol. 333, 721).
+    rule : {"before first below", "last at or above", "interpolated"}
+        Which shell is read where the curve crosses.
+    criterion : str, optional
+        Name of the threshold. By default its height.
+
+    Returns
+    -------
+    Resolution
+        `angstrom` is None if there is no crossing. As text, the resolution with its curve, threshold, rule and mask.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gsworkbench as gs
+    >>> noise = np.random.default_rng(0).normal(size=(2, 32, 32, 32))
+    >>> print(gs.resolution(gs.fourier_shell_correlation(noise[0], noise[1], voxel_size=2.0)))  # doctest: +ELLIPSIS
+    64.00 A [fsc_unmasked, FSC = 0.143, last shell before the first below, mask: none; ...]
+    >>> print(gs.resolution(gs.fourier_shell_correlation(noise[0], noise[0], voxel_size=2.0)).angstrom)
+    None
     """
     heights = np.broadcast_to(threshold, curve.values.shape)[1 : curve.box_size // 2]
     above = np.nan_to_num(curve.values[1 : curve.box_size // 2], nan=-1.0) - heights  # no power is below anything

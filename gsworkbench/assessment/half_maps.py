@@ -12,26 +12,25 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment import alarms
 from gsworkbench.assessment.fsc import shell_indices
-from gsworkbench.assessment.masks import doubtful_mask
+from gsworkbench.assessment.masks import Mask, doubtful_mask
 from gsworkbench.assessment.power import CLIFF, Spectrum, cliff, spectrum
 from gsworkbench.assessment.register import out_of_register
 from gsworkbench.assessment.transforms import coarser, inverse, transform
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 _OUTSIDE = 0.45  # of the box: farther from its centre than this there is solvent
 _SHARED = 0.2  # correlation of the noise of two half maps
 _COMPARED_BOX = 96  # voxels: larger maps are compared as coarse as this, which takes a second
 
 
-def half_map_alarms(half_1: Map, half_2: Map, voxel_size: float, mask_name: str = "none") -> list[str]:
-    """Return what two (D, D, D) half maps are not; mask_name : the description of the mask that was made of them."""
+def half_map_alarms(half_1: Map, half_2: Map, voxel_size: float, mask: Mask | None = None) -> list[str]:
+    """Return what two (D, D, D) half maps are not; mask : the one that was made of them."""
     same = alarms.same_map_twice(half_1, half_2)
     others = [] if same else [out_of_register(half_1, half_2, voxel_size), shared_noise(half_1, half_2)]
     filtered = _first(power_ends(spectrum(half), voxel_size) for half in (half_1, half_2))
     masked = _first(masked_already(half) for half in (half_1, half_2))
     scales = alarms.unlike_scales(half_1, half_2)
-    return alarms.gather([same, scales, *others, filtered, masked, doubtful_mask(mask_name)])
+    return alarms.gather([same, scales, *others, filtered, masked, doubtful_mask(mask)])
 
 
 def power_ends(found: Spectrum, voxel_size: float) -> str | None:

@@ -18,11 +18,11 @@ from scipy import fft
 from scipy.spatial import cKDTree
 
 from gsworkbench.assessment.fsc import shell_indices, shell_weights
+from gsworkbench.assessment.masks import Mask
 from gsworkbench.assessment.power import last_shell, own_shells, spectrum
 from gsworkbench.assessment.transforms import threads
 from gsworkbench.errors import InputError
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 _NOTHING = 1e-9  # of the mean power in a window: one with less holds the rounding of what lies around it
 _BATCH = 64  # windows transformed at a time, small enough for the cache of a core
@@ -75,28 +75,66 @@ def local_resolution(
     map_2: Map,
     *,
     voxel_size: float,
-    mask: Map,
-    mask_name: str = "user's mask",
+    mask: Mask,
     window: float | None = None,
     step: float | None = None,
     threshold: float = 0.5,
 ) -> LocalResolution:
-    """Local resolution of two (D, D, D) maps, half maps or a map and a truth, where `mask` is above one half.
+    """Return the local resolution of two maps: half maps, or a map and a known truth.
 
-    Half maps must not be masked themselves: a mask makes the windows at its edge agree. window : diameter in A, by
-    default 40 A but at least 16 voxels. step : between points in A, by default an eighth of the window. Both are
-    rounded to whole (for the window even) numbers of voxels. threshold : 0.5 by default, since windows hold too few
-    voxels to tell 0.143 from noise.
+    At each point both maps are multiplied by a window, and their FSC is read where it first falls below the threshold.
+
+    Parameters
+    ----------
+    map_1, map_2 : (D, D, D) arrays
+        Maps on the same grid. Half maps must not be masked themselves, because a mask makes the windows at its edge
+        agree.
+    voxel_size : float
+        Angstrom.
+    mask : Mask
+        The resolution is measured where the mask is above one half.
+    window : float, optional
+        Angstrom, diameter of the window. By default 40 angstrom or 16 voxels, whichever is larger. It is rounded to an
+        even number of voxels.
+    step : float, optional
+        Angstrom between the points. By default an eighth of the window. It is rounded to a whole number of voxels.
+    threshold : float
+        By default 0.5, because a window holds too few voxels to tell 0.143 from noise.
+
+    Returns
+    -------
+    LocalResolution
+        `resolution` is a (D, D, D) array in angstrom, 0 outside the mask. As text, a summary.
+
+    Raises
+    ------
+    InputError
+        If window, step or threshold are impossible, or the mask is empty.
+
+    Notes
+    -----
+    Cardone, Heymann and Steven 2013 (J. Struct. Biol. 184, 226).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gsworkbench as gs
+    >>> truth, voxel_size = gs.read_map("ribosome/truth.mrc")
+    >>> noisy = truth + np.random.default_rng(0).normal(size=truth.shape) * truth.std()
+    >>> mask = truth > 2 * truth.std()
+    >>> local = gs.local_resolution(noisy, truth, voxel_size=voxel_size, mask=mask)
+    >>> local.resolution.shape, local.window
+    ((32, 32, 32), 192.0)
     """
     if not 0 < threshold < 1:
         raise InputError(f"a threshold of {threshold:g} is never crossed", remedy="give one between 0 and 1")
     if step is not None and not step > 0:
-        raise InputError(f"a step of {step:g} A leads nowhere", remedy="give a positive one")
+        raise InputError(f"the step must be positive, not {step:g} A")
     width = 2 * round((max(40.0, 16 * voxel_size) if window is None else window) / voxel_size / 2)
     stride = max(1, round((width * voxel_size / 8 if step is None else step) / voxel_size))
     if not 8 <= width <= len(map_1):
         raise InputError(f"a window of {width} voxels is of no use in a box of {len(map_1)}", remedy="give 8 or more")
-    points = _points(mask, stride)
+    points = _points(mask.values, stride)
     if not len(points):
         raise InputError("the mask holds no point to look at")
     pair = [np.pad(np.asarray(m, np.float32), width // 2, mode="wrap") for m in (map_1, map_2)]
@@ -113,14 +151,14 @@ def local_resolution(
     shells = np.where(empty, 1, np.minimum(shells, ends))
     values = width * voxel_size / np.clip(shells, 1, width / 2)
     return LocalResolution(
-        resolution=_filled(points, values, mask),
+        resolution=_filled(points, values, mask.values),
         points=points,
         values=values,
         window=width * voxel_size,
         step=stride * voxel_size,
         threshold=threshold,
         at_nyquist=float(np.mean(shells >= width / 2)),
-        mask=mask_name,
+        mask=mask.description,
         voxel_size=voxel_size,
         finest=width * voxel_size / end,
         ended=float(np.mean(ended)),

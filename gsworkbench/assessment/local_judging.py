@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.assessment.assess import MASKS, choose_mask
+from gsworkbench.assessment.assess import chosen_mask
 from gsworkbench.assessment.directional import MOST_UNSAMPLED, DirectionalFsc, Sampling, directional_fsc, sampling
 from gsworkbench.assessment.half_maps import half_map_alarms
 from gsworkbench.assessment.local import LocalResolution, local_resolution
+from gsworkbench.assessment.mask_names import MASKS
+from gsworkbench.assessment.masks import Mask
 from gsworkbench.assessment.of_files import MapsOnOneGrid, read_maps
 from gsworkbench.assessment.plots import directional_figure, local_resolution_figure, views_figure
 from gsworkbench.errors import InputError
 from gsworkbench.io.files import atomic_path
 from gsworkbench.io.locks import outputs
 from gsworkbench.io.mrc import write_map
-
-Volume = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Masked:
-    """Maps on one grid, and the mask chosen for the mean of the first two with its description."""
+    """Maps on one grid, and the mask chosen for the mean of the first two."""
 
     maps: MapsOnOneGrid
-    mask: Volume | None
-    name: str
+    mask: Mask | None
 
     def alarms(self) -> tuple[str, ...]:
         first, second = self.maps.volumes[:2]
-        return tuple(half_map_alarms(first, second, self.maps.voxel_size, self.name))
+        return tuple(half_map_alarms(first, second, self.maps.voxel_size, self.mask))
 
 
 def localise(
@@ -79,9 +78,7 @@ def localise(
     pairs = {"locres": (first, second)} | ({"locres_truth": (mean, others[0])} if others else {})
     size = read.maps.voxel_size
     found = {
-        file: local_resolution(
-            *pair, voxel_size=size, mask=chosen, mask_name=read.name, window=window, step=step, threshold=threshold
-        )
+        file: local_resolution(*pair, voxel_size=size, mask=chosen, window=window, step=step, threshold=threshold)
         for file, pair in pairs.items()
     }
     with outputs(out):
@@ -116,7 +113,6 @@ def direct(
         *read.maps.volumes,
         voxel_size=read.maps.voxel_size,
         mask=read.mask,
-        mask_name=read.name,
         half_angle=half_angle,
         threshold=threshold,
     )
@@ -142,6 +138,6 @@ def _maps_and_mask(mask: str, voxel_size: float | None, first: Path, *others: Pa
     user = [] if mask in MASKS else [mask]
     maps = read_maps(first, *others, masks=user, voxel_size=voxel_size)
     volumes = maps.volumes[: 1 + len(others)]
-    user_mask = maps.volumes[-1] if user else None
-    chosen, name = choose_mask(mask, user_mask, (volumes[0] + volumes[1]) / 2, maps.voxel_size, "RELION")
-    return _Masked(MapsOnOneGrid(volumes, maps.voxel_size, maps.place, maps.notes), chosen, name)
+    values = maps.volumes[-1] if user else None
+    chosen = chosen_mask(mask, values, (volumes[0] + volumes[1]) / 2, maps.voxel_size)
+    return _Masked(MapsOnOneGrid(volumes, maps.voxel_size, maps.place, maps.notes), chosen)

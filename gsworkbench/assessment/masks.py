@@ -1,4 +1,4 @@
-"""Soft masks, (D, D, D) in [0, 1], with their description in words. Lengths in A."""
+"""Soft masks with their description in words. Lengths in A."""
 
 from __future__ import annotations
 
@@ -10,14 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.transforms import inverse, transform
-
-Map = NDArray[np.floating]
-Mask = tuple[NDArray[np.float32], str]
+from gsworkbench.io.mrc import Map
 
 FEWEST_VOXELS = 30  # of a piece above the level: fewer are not a particle but noise, or one extreme voxel low-passed
 _FEWEST_EFFECTIVE = 8
 MOST_OF_BOX = 45.0  # %, of a piece above the level; the inscribed sphere holds 52 %
 NO_PARTICLE = "automatic: nothing that could be a particle"
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A soft mask and what it is, which every curve made with it says.
+
+    values : (D, D, D) between 0 and 1. description : words.
+    """
+
+    values: Map
+    description: str = "user's mask"
+
+
+def described(mask: Mask | None) -> str:
+    """Return the description of a mask, "none" where there is none."""
+    return "none" if mask is None else mask.description
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class MaskRecipe:
 
 
 def make_mask(recipe: MaskRecipe, volume: Map, voxel_size: float, *, keep_offset: bool = False) -> Mask:
-    """Return the mask that `recipe` makes of a (D, D, D) map, and its description.
+    """Return the mask that `recipe` makes of a (D, D, D) map.
 
     keep_offset : a grown mask takes the map's zero for the solvent, as the programs themselves do; else its median
     outside the inscribed sphere.
@@ -69,12 +83,12 @@ def grown_mask(volume: Map, voxel_size: float, recipe: MaskRecipe) -> Mask:
         f"soft edge {recipe.edge:g} A, {100 * np.mean(distance <= 0):.1f} % of the box"
     )
     if recipe.profile == "raised cosine":
-        return _cosine_edge(distance, recipe.edge), words
-    return np.cos(np.pi / 2 * np.clip(distance / recipe.edge, 0, 1)).round(6).astype(np.float32), words
+        return Mask(_cosine_edge(distance, recipe.edge), words)
+    return Mask(np.cos(np.pi / 2 * np.clip(distance / recipe.edge, 0, 1)).round(6).astype(np.float32), words)
 
 
 def spherical_mask(box_size: int, voxel_size: float, *, radius: float | None = None, edge: float | None = None) -> Mask:
-    """Return a sphere with a cosine edge and its description.
+    """Return a sphere with a cosine edge.
 
     radius : where the edge begins to fall, A; by default the edge ends at the box's inscribed sphere.
     edge : width of the fall from 1 to 0, A; by default 5 voxels.
@@ -83,7 +97,7 @@ def spherical_mask(box_size: int, voxel_size: float, *, radius: float | None = N
     radius = (box_size / 2 - 1) * voxel_size - edge if radius is None else radius
     axis = (np.arange(box_size) - box_size // 2) * voxel_size
     distance = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
-    return _cosine_edge(distance - radius, edge), f"sphere of {radius:.0f} A, soft edge {edge:.0f} A"
+    return Mask(_cosine_edge(distance - radius, edge), f"sphere of {radius:.0f} A, soft edge {edge:.0f} A")
 
 
 def automatic_mask(
@@ -95,7 +109,7 @@ def automatic_mask(
     dilation: float | None = None,
     edge: float | None = None,
 ) -> Mask:
-    """Return a soft mask around the density of a map, and its description.
+    """Return a soft mask around the density of a map.
 
     The map, less its median outside the inscribed sphere, is low-passed at `lowpass` A (at least 3 voxels), cut where
     it exceeds `threshold` times the standard deviation out there or 5 % of its 99.9th percentile, whichever is higher;
@@ -119,18 +133,19 @@ def automatic_mask(
     largest = pieces == 1 + np.argmax(sizes) if n else np.zeros(smooth.shape, bool)
     dark = -np.percentile(smooth, 0.1) > 1.5 * np.percentile(smooth, 99.9)
     if dark or largest.sum() < FEWEST_VOXELS or _effective(lifted[largest]) < _FEWEST_EFFECTIVE:
-        sphere, words = spherical_mask(box_size, voxel_size)
-        return sphere, f"{NO_PARTICLE}, so {words}"
+        sphere = spherical_mask(box_size, voxel_size)
+        return Mask(sphere.values, f"{NO_PARTICLE}, so {sphere.description}")
     distance = ndimage.distance_transform_edt(~largest) * voxel_size
     words = (
         f"automatic: low-pass {lowpass:.0f} A, level {level:.3g}, dilated {dilation:.3g} A, soft edge {edge:.3g} A, "
         f"{100 * largest.mean():.1f} % of the box"
     )
-    return _cosine_edge(distance - dilation, edge), words
+    return Mask(_cosine_edge(distance - dilation, edge), words)
 
 
-def doubtful_mask(words: str) -> str | None:
-    """What the description of an automatic mask says of a map that no mask can be made from; None for other masks."""
+def doubtful_mask(mask: Mask | None) -> str | None:
+    """What an automatic mask says of a map that no mask can be made from; None for other masks, and for no mask."""
+    words = described(mask)
     if words.startswith(NO_PARTICLE):
         return (
             "the automatic mask found nothing that could be a particle: the map is noise, has inverted contrast "
@@ -146,7 +161,7 @@ def doubtful_mask(words: str) -> str | None:
     )
 
 
-def inside_mask(volume: Map, mask: Map | None, *, keep_offset: bool = False) -> Map:
+def inside_mask(volume: Map, mask: Mask | None, *, keep_offset: bool = False) -> Map:
     """Return a map times a mask, less its mean in the soft edge of the mask: a constant added to it changes nothing.
 
     The mean is weighted by m (1 - m); of a mask without an edge it is that of the voxels within two of it. A constant
@@ -156,7 +171,7 @@ def inside_mask(volume: Map, mask: Map | None, *, keep_offset: bool = False) -> 
 
     if mask is None:
         return volume
-    soft = mask.astype(np.float64)
+    soft = mask.values.astype(np.float64)
     if keep_offset:
         return volume * soft
     edge = soft * (1 - soft)

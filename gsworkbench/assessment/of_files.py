@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gsworkbench.errors import InputError
-from gsworkbench.io.mrc import MapPlace, map_place, map_voxel_size, read_header, read_map
-
-Volume = NDArray[np.floating]
+from gsworkbench.io.mrc import Map, MapPlace, map_place, map_voxel_size, read_header, read_map
 
 SAME_SIZE = 0.01  # voxel sizes that differ by no more are the same
 _LARGEST = 1e4  # A; no voxel is larger
@@ -30,7 +27,7 @@ class MapsOnOneGrid:
     sentences on headers that do not agree or cannot be right.
     """
 
-    volumes: tuple[Volume, ...]
+    volumes: tuple[Map, ...]
     voxel_size: float
     place: MapPlace
     notes: tuple[str, ...]
@@ -48,7 +45,7 @@ def read_maps(
         raise InputError(f"a voxel size of {voxel_size:g} A cannot be", remedy="give --voxel-size in A per voxel")
     maps = (first, *others)
     size, notes = (voxel_size, _overruled(maps, voxel_size)) if voxel_size else _agreed_size(maps)
-    volumes: list[Volume] = []
+    volumes: list[Map] = []
     for path in (*maps, *map(Path, masks)):
         volume, _ = read_map(path, voxel_size=size)
         if volumes and volume.shape != volumes[0].shape:

@@ -171,25 +171,30 @@ def directional_figure(found: DirectionalFsc) -> Figure:
     return figure
 
 
-def views_figure(rotations: NDArray[np.floating], sampling: Sampling) -> Figure:
-    """Draw, over the half sphere seen along z, how many views there are and how densely they sample Fourier space."""
+def views_figure(rotations: NDArray[np.floating], sampling: Sampling | None = None) -> Figure:
+    """Draw how many views there are, over the half sphere seen along z, in equal areas.
+
+    sampling : how densely they sample Fourier space, drawn beside it.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.8), layout="constrained")
-    views, density = figure.subplots(1, 2)
-    seen = np.asarray(rotations)[:, 2, :]
+    n_panels = 1 if sampling is None else 2
+    figure = Figure(figsize=(4 * n_panels, 3.8), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, n_panels))
+    seen = np.asarray(rotations)[:, 2, :]  # the map's direction that points along the beam
     x, y, z = (seen * np.where(seen[:, 2:] < 0, -1, 1)).T
     radius = np.sqrt(1 - np.clip(z, 0, 1)) / np.maximum(np.hypot(x, y), 1e-12)
-    count = views.hexbin(radius * x, radius * y, gridsize=30, extent=(-1, 1, -1, 1), mincnt=1, cmap="viridis")
-    figure.colorbar(count, ax=views, label="views")
-    x, y, z = sampling.directions.T
-    radius = np.sqrt(1 - z) / np.hypot(x, y)
-    dots = density.scatter(radius * x, radius * y, c=sampling.density, cmap="viridis", s=30)
-    figure.colorbar(dots, ax=density, label="slices through a direction / mean of even views")
-    for axes in (views, density):
+    count = panels[0].hexbin(radius * x, radius * y, gridsize=30, extent=(-1, 1, -1, 1), mincnt=1, cmap="viridis")
+    figure.colorbar(count, ax=panels[0], label="views")
+    if sampling is not None:
+        x, y, z = sampling.directions.T
+        radius = np.sqrt(1 - z) / np.hypot(x, y)
+        dots = panels[1].scatter(radius * x, radius * y, c=sampling.density, cmap="viridis", s=30)
+        figure.colorbar(dots, ax=panels[1], label="slices through a direction / mean of even views")
+    for axes in panels:
         axes.set_aspect("equal")
         axes.set_axis_off()
-    figure.suptitle(f"{len(seen):,} views: {sampling}", fontsize="small")
+    figure.suptitle(f"{len(seen):,} views{'' if sampling is None else f': {sampling}'}", fontsize="small")
     return figure
 
 

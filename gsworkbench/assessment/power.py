@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import NO_POWER, shell_weights
 from gsworkbench.assessment.transforms import transform
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 CLIFF = 1e-4  # a filter lets the power fall by so much over a few shells; molecules and sums of Gaussians do not
 _WEAK = 1e-6  # of the strongest shell's power per component: below it nothing is said of how power falls

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import shell_indices, shell_weights
 from gsworkbench.assessment.transforms import cropped, inverse, transform
+from gsworkbench.io.mrc import Map
 
-Map = NDArray[np.floating]
 Half = NDArray[np.complex128]
 
 BOXES = (8, 12, 16, 32, 64)  # maps are compared on grids this coarse, so that noise beyond the signal does not drown it

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.fsc import FscCurve, resolution
 from gsworkbench.assessment.transforms import inverse, transform
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 FIT_FROM = 10.0  # A; coarser than this a Guinier plot shows the molecule's shape, not its decay
 FIT_TO = 7.0  # A; a line that ends before this is one through the shape as well

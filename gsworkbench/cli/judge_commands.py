@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gsworkbench.assessment.judge_defaults import MODEL_B_FACTOR, PROGRAMS
+from gsworkbench.assessment.mask_names import mask_choices
 from gsworkbench.cli.shared_options import add_places, number
 from gsworkbench.errors import InputError
 
@@ -55,9 +56,7 @@ def _add_localres(commands: Any) -> None:
     )
     _add_half_maps(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    command.add_argument(
-        "--mask", default="auto", help="where to look: auto (default), sphere, loose, tight or a mask (.mrc)"
-    )
+    command.add_argument("--mask", default="auto", help=f"where to look: {mask_choices('own', 'none')}; default auto")
     command.add_argument("--truth", type=Path, metavar="MAP", help="a map to compare their mean with, likewise")
     command.add_argument("--window", type=float, metavar="A", help="diameter (default 40 A, at least 16 voxels)")
     command.add_argument("--step", type=float, metavar="A", help="between points (default an eighth of the window)")
@@ -73,7 +72,7 @@ def _add_directional(commands: Any) -> None:
     )
     _add_half_maps(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    command.add_argument("--mask", default="auto", help="auto (default), sphere, loose, tight, none or a mask (.mrc)")
+    command.add_argument("--mask", default="auto", help=f"{mask_choices('own')}; default auto")
     command.add_argument("--half-angle", type=float, default=20.0, metavar="DEG", help="of the cones (default 20)")
     command.add_argument("--threshold", type=float, default=0.143, help="of the FSC (default 0.143)")
     command.add_argument(
@@ -98,7 +97,7 @@ def _add_judged(command: Any, mask: str) -> None:
     command.add_argument(
         "--mask",
         action="append",
-        help="own (the definition's), auto, sphere, loose, tight, none or a mask (.mrc); again for a further curve: "
+        help=f"{mask_choices()}; own is that of the definition; give --mask again for a further curve: "
         f"the first is the one corrected; default {mask}",
     )
     command.add_argument("--definition", default="RELION", help=f"whose FSC: {', '.join(PROGRAMS)}; default RELION")
@@ -136,13 +135,13 @@ def _fsc(options: argparse.Namespace) -> None:
     halves = _found(options)
     assessment = _assessment(options, halves)
     if options.particles is not None:
-        assessment = assessment.raising(*_particle_alarms(options))
+        assessment = assessment.with_alarms(*_particle_alarms(options))
     sharpened = _sharpened(options, halves, assessment) if hasattr(options, "sharpen") else None
     if options.out is not None:
         names = (halves[0].name, halves[1].name)
         with outputs(options.out):
             write_assessment(options.out, assessment, " and ".join(names), names, sharpened)
-    print("\n".join(assessment.lines()))
+    print("\n".join(assessment.report()))
     if sharpened is not None:
         print(f"sharpened by a B factor of {sharpened.b_factor:.1f} A^2{'; ' * bool(sharpened.note)}{sharpened.note}")
 

@@ -24,7 +24,7 @@ from gsworkbench.system import distributed
 from gsworkbench.system.memory import is_out_of_memory, keep_freed_memory
 
 NOT_ENOUGH = (
-    "bin the images to a smaller box, or go where there is more (docs/scale.md says what a box takes); "
+    "bin the images to a smaller box, or go where there is more (docs/use/scale.md says what a box takes); "
     "the same command with --resume goes on where it can"
 )
 

@@ -13,7 +13,7 @@ from gsworkbench.config import from_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.particles.empiar import ARCHIVE
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 
 def add(commands: Any) -> None:
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
 
 
 def _add_simulate(commands: Any) -> None:
-    default = SimulationConfig()
+    default = Simulation()
     command = commands.add_parser(
         "simulate",
         help="make particles whose truth is known",
@@ -59,8 +59,8 @@ def _add_simulate(commands: Any) -> None:
 def _simulate(options: argparse.Namespace) -> None:
     from gsworkbench.simulation.simulate import simulate
 
-    names = {f.name for f in dataclasses.fields(SimulationConfig)}
-    config = from_mapping(SimulationConfig, {k: v for k, v in vars(options).items() if k in names})
+    names = {f.name for f in dataclasses.fields(Simulation)}
+    config = from_mapping(Simulation, {k: v for k, v in vars(options).items() if k in names})
     stack = simulate(config, options.out)
     out = options.out
     print(f"{len(stack):,} particles of {stack.box_size} px at {stack.pixel_size:g} A/px, and their truth, in {out}")

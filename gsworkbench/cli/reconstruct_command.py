@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gsworkbench.assessment.mask_names import mask_choices
 from gsworkbench.cli.shared_options import add_checkpoints, add_images, add_noise, add_particles, number, read_stack
 from gsworkbench.config import from_mapping, to_mapping
 from gsworkbench.errors import InputError
@@ -100,9 +101,7 @@ def add_outputs(command: Any) -> None:
         default=True,
         help="fit each half set too, and compare them (default: yes)",
     )
-    command.add_argument(
-        "--mask", default="auto", help="auto (default), sphere, none or a mask (.mrc), for the masked FSC"
-    )
+    command.add_argument("--mask", default="auto", help=f"mask of the masked FSC: {mask_choices('own')}; default auto")
     command.add_argument("--truth", type=Path, metavar="MAP", help="a known truth to compare the map with")
     add_images(command)
     command.add_argument(

@@ -5,7 +5,7 @@
 # ends in sums/half1.npz and sums/half2.npz, which are the same to the last bit for any number of chunks. A job that fails
 # or is killed is repeated alone and goes on from its checkpoint. `options` goes to every `accumulate`, as in
 # options="--datadir data --sign -1"; mem_mb and runtime (minutes) are those of one job, twice as much at its second
-# attempt (docs/scale.md says how much a box needs). On a cluster add --profile env/profiles/slurm.
+# attempt (docs/use/scale.md says how much a box needs). On a cluster add --profile env/profiles/slurm.
 particles = config["particles"]
 out = config.get("out", "sums")
 chunks = int(config.get("chunks", 8))

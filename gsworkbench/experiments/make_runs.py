@@ -29,7 +29,7 @@ from gsworkbench.methods.registry import Method
 from gsworkbench.particles.read import read_particles
 from gsworkbench.reconstruction.run import make_maps
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.memory import keep_freed_memory
 
 NOT_RUN = "not_run.txt"
@@ -89,7 +89,7 @@ def _import_for(methods: Sequence[Method]) -> None:
         torch.optim.Adam([torch.zeros(1)])
 
 
-def _dataset(config: SimulationConfig, folder: Path) -> None:
+def _dataset(config: Simulation, folder: Path) -> None:
     def make(out: Path) -> None:
         try:
             simulate(config, out)

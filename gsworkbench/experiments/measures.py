@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from gsworkbench.assessment.assess import Assessment, assess, choose_mask
+from gsworkbench.assessment.assess import Assessment, assess
 from gsworkbench.assessment.definitions import judge
 from gsworkbench.assessment.directional import directional_fsc
 from gsworkbench.assessment.fsc import FscCurve, write_fsc_csv
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.map_names import MAP, find_half_maps
+from gsworkbench.assessment.masks import Mask, automatic_mask
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.digest import source_digest
@@ -146,7 +147,7 @@ def _honesty(found: Assessment, half: FscCurve) -> list[Measurement]:
     n = half.box_size // 2
     measurements = []
     if h := found.overstatements.get("unmasked"):
-        text = "half-map FSC minus what the truth allows, mean over shells, no mask (docs/judge.md)"
+        text = "half-map FSC minus what the truth allows, mean over shells, no mask (docs/use/judge.md)"
         measurements.append(Measurement("overstatement_mean", h.mean, "1", text, 1 / n))
     values = np.nan_to_num(half.values[1:n])
     rise = float((values - np.minimum.accumulate(values)).max())
@@ -205,15 +206,12 @@ def _images_read(run: Run, n_particles: int) -> int:
 
 def _local(maps: Maps) -> Judged:
     """Local resolution inside the automatic mask: of the half maps, and of the map to the truth."""
-    mask, name = choose_mask("auto", None, maps.truth, maps.voxel_size, "RELION")
-    assert mask is not None
+    made = automatic_mask(maps.truth, maps.voxel_size)
+    mask = Mask(made.values, f"of the truth, {made.description}")
     pairs = {"local_truth_mean": (maps.volume, maps.truth)}
     if maps.halves is not None:
         pairs["local_half_mean"] = maps.halves
-    found = {
-        metric: local_resolution(*pair, voxel_size=maps.voxel_size, mask=mask, mask_name=f"of the truth, {name}")
-        for metric, pair in pairs.items()
-    }
+    found = {metric: local_resolution(*pair, voxel_size=maps.voxel_size, mask=mask) for metric, pair in pairs.items()}
     return (), [Measurement(metric, float(f.values.mean()), "A", f"{f}") for metric, f in found.items()]
 
 

@@ -22,7 +22,7 @@ from gsworkbench.config import from_mapping, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig, general_settings
 from gsworkbench.methods.registry import METHODS, find_method
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 ROOT = Path(__file__).parents[2]
 # In C where PyYAML has it: every job reads paper_figures/experiments, and in Python that takes half a second.
@@ -46,7 +46,7 @@ class Method:
 class RunConfig:
     """One run of the workflow: simulate, reconstruct, assess."""
 
-    dataset: SimulationConfig
+    dataset: Simulation
     reconstruction: ReconstructionConfig
 
 
@@ -147,7 +147,7 @@ class Registry:
 
     scale: str
     decides: bool
-    datasets: dict[str, SimulationConfig]
+    datasets: dict[str, Simulation]
     methods: dict[str, Method]
     experiments: dict[str, Experiment]
     runs: dict[str, Run]
@@ -204,7 +204,7 @@ def _resolve(content: dict[str, Any], scale: str) -> Registry:
     if scale not in content["scales"]:
         raise InputError(f"there is no scale {scale!r}", remedy=f"choose {', '.join(content['scales'])}")
     sizes = {name: _at_scale(row, scale, name) for name, row in content["datasets"].items()}
-    datasets = {name: from_mapping(SimulationConfig, settings) for name, settings in sizes.items()}
+    datasets = {name: from_mapping(Simulation, settings) for name, settings in sizes.items()}
     methods = {name: from_mapping(Method, row) for name, row in content["methods"].items()}
     experiments = {
         name: _experiment(name, row, scale, datasets, methods, content.get("lists", {}))
@@ -240,7 +240,7 @@ def _experiment(
     name: str,
     content: Any,
     scale: str,
-    datasets: dict[str, SimulationConfig],
+    datasets: dict[str, Simulation],
     methods: dict[str, Method],
     lists: Mapping[str, Any],
 ) -> Experiment:
@@ -272,7 +272,7 @@ def _with_lists(block: Mapping[str, Any], lists: Mapping[str, Any]) -> dict[str,
 
 
 def _runs(
-    block: Mapping[str, Any], scale: str, datasets: dict[str, SimulationConfig], methods: dict[str, Method]
+    block: Mapping[str, Any], scale: str, datasets: dict[str, Simulation], methods: dict[str, Method]
 ) -> list[Run]:
     """Return a run for every combination of the values of a block of factors."""
     values = {name: _at_scale(given, scale, name, default=[]) for name, given in block.items()}
@@ -283,13 +283,13 @@ def _runs(
     return [_run(factors, datasets, methods) for factors in combinations]
 
 
-def _run(factors: dict[str, Any], datasets: dict[str, SimulationConfig], methods: dict[str, Method]) -> Run:
+def _run(factors: dict[str, Any], datasets: dict[str, Simulation], methods: dict[str, Method]) -> Run:
     """Resolve one combination; a setting that its method does not have is left out."""
     base, method = _named(datasets, factors["dataset"], "dataset"), _named(methods, factors["method"], "method")
     seed = factors.get("seed", 0)
     usual = ReconstructionConfig(method.method, _settings(method), seed=seed)
     rest = {k: v for k, v in factors.items() if k not in ("dataset", "method", "seed", "data_seed")}
-    simulated = {f.name for f in dataclasses.fields(SimulationConfig)} - set(_NOT_FACTORS)
+    simulated = {f.name for f in dataclasses.fields(Simulation)} - set(_NOT_FACTORS)
     general = set(general_settings()) - set(_NOT_FACTORS)
     of_methods = {name for row in METHODS.values() for name in row.setting_names}
     if unknown := sorted(set(rest) - simulated - general - of_methods):
@@ -297,7 +297,7 @@ def _run(factors: dict[str, Any], datasets: dict[str, SimulationConfig], methods
     of_data = {k: v for k, v in rest.items() if k in simulated}
     of_run = {k: v for k, v in rest.items() if k in general}
     of_method = {k: v for k, v in rest.items() if k in usual.row.setting_names and k not in of_data}
-    simulation = from_mapping(SimulationConfig, to_mapping(base) | of_data | {"seed": factors.get("data_seed", seed)})
+    simulation = from_mapping(Simulation, to_mapping(base) | of_data | {"seed": factors.get("data_seed", seed)})
     plain = to_mapping(usual)
     reconstruction = from_mapping(ReconstructionConfig, plain | of_run | {"settings": plain["settings"] | of_method})
     data_name = [factors["dataset"], *_spelt(of_data, to_mapping(base))]

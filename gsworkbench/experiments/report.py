@@ -3,8 +3,8 @@
     python -m gsworkbench.experiments.report SCALE RESULTS_FOLDER OUTPUT_FOLDER
 
 Writes report.html and report.md to OUTPUT_FOLDER and results.csv, the rows of all experiments, to RESULTS_FOLDER. Reads
-the outcomes that claims.py wrote there. `--docs docs` writes docs/results.md and its pictures instead, for the
-repository, of as many experiments as there are outcomes of.
+the outcomes that claims.py wrote there. `--docs docs/measured` writes results.md there and its pictures instead, for
+the repository, of as many experiments as there are outcomes of.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PAPERS = {"cryoDRGN": "resolution_half_0.143_cryodrgn", "GEM/CryoNeRF": "resolu
 # What is in the repository of the pictures.
 IN_DOCS = ("review_baseline", "fig3", "fig8", "fig9", "review_truth", "review_numbers")
 DOCS_HEAD = """Made by `env/run snakemake all --config scale={scale}` and
-`python -m gsworkbench.experiments.report {scale} results/{scale} paper_figures/output/{scale} --docs docs`.
+`python -m gsworkbench.experiments.report {scale} results/{scale} paper_figures/output/{scale} --docs docs/measured`.
 Particles are simulated, so that the truth is known; the ribosome 6ZU5 stands in for the Pf80S of EMPIAR-10028. A
 difference counts if it is larger than one shell and than two standard deviations over seeds. Times are CPU seconds of
 one thread and vary with the machine, the ratios less so."""

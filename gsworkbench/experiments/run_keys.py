@@ -14,7 +14,7 @@ from gsworkbench.experiments.plan import Run
 from gsworkbench.experiments.store import key_of
 from gsworkbench.methods.registry import METHODS
 from gsworkbench.simulation.deposited_poses import DEPOSITED, is_installed
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 # The judge is no part of making a map; a method that filters by it names it in its own file.
 JUDGE = ("gsworkbench.assessment",)
@@ -30,7 +30,7 @@ def simulation_digest() -> str:
     return source_digest("gsworkbench.simulation.simulate")
 
 
-def dataset_key(config: SimulationConfig) -> str:
+def dataset_key(config: Simulation) -> str:
     """Return the key of a data set; one that needs optional files is another once they are installed."""
     optional = [is_installed()] if config.poses == DEPOSITED else []
     return key_of(repr(to_mapping(config)), simulation_digest(), *optional)

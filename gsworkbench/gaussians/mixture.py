@@ -14,20 +14,46 @@ from gsworkbench.errors import InputError
 from gsworkbench.geometry.rotations import quaternions_to_matrices
 from gsworkbench.io.files import atomic_path
 from gsworkbench.io.npz import load_archive
+from gsworkbench.rendering import voxelize
 
 FORMAT_VERSION = 1
+MAP_CUTOFF = 5.0  # standard deviations: what is cut off a map is below the rounding of float32
 _COLUMNS = {"means": (3,), "scales": (3,), "quaternions": (4,), "weights": ()}  # shape of one Gaussian's
 
 
 @dataclass(frozen=True)
 class Gaussians:
-    """n Gaussians, V(x) = sum_i weights_i N(x; means_i, covariance_i).
+    """A map as a mixture of n Gaussians, V(x) = sum_i weights_i N(x; means_i, covariance_i).
 
-    means : (n, 3) A, xyz, origin at the box centre.
-    scales : (n, 3) A, standard deviations along the principal axes, before the floor.
-    quaternions : (n, 4) wxyz, need not be normalised.
-    weights : (n,) integral of each Gaussian, in units of the map times A^3. May be negative.
-    floor_angstrom : floor^2 I is added to every covariance (a voxel cannot hold anything thinner).
+    `covariances()` gives the covariances, `save` and `Gaussians.load` write and read gaussians.npz, `to` moves the
+    mixture to another device.
+
+    Parameters
+    ----------
+    means : (n, 3) tensor
+        Angstrom, in x, y, z order. The origin is the box centre.
+    scales : (n, 3) tensor
+        Angstrom. Standard deviations along the principal axes, before the floor.
+    quaternions : (n, 4) tensor
+        w, x, y, z. They need not be normalised.
+    weights : (n,) tensor
+        The integral of each Gaussian, in units of the map times cubic angstrom. It may be negative.
+    floor_angstrom : float
+        Angstrom. Its square is added to the diagonal of every covariance, since a voxel cannot hold anything thinner.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import gsworkbench as gs
+    >>> one = gs.Gaussians(
+    ...     means=torch.zeros(1, 3),
+    ...     scales=torch.full((1, 3), 3.0),
+    ...     quaternions=torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+    ...     weights=torch.ones(1),
+    ...     floor_angstrom=4.0,
+    ... )
+    >>> one.covariances()[0].diagonal()
+    tensor([25., 25., 25.])
     """
 
     means: Tensor
@@ -47,6 +73,20 @@ class Gaussians:
     def covariances(self) -> Tensor:
         """(n, 3, 3) A^2, R diag(scales^2) R^T + floor^2 I. Renderers see these and nothing else."""
         return covariances(self.scales, self.quaternions, self.floor_angstrom)
+
+    def voxelize(
+        self, box_size: int, voxel_size: float, *, cutoff: float | None = MAP_CUTOFF, backend: str | None = None
+    ) -> Tensor:
+        """(D, D, D) = z, y, x map of the mixture, sampled at voxel centres; see `rendering.voxelize`."""
+        return voxelize(
+            self.means,
+            self.covariances(),
+            self.weights,
+            box_size=box_size,
+            voxel_size=voxel_size,
+            cutoff=cutoff,
+            backend=backend,
+        )
 
     def save(self, path: str | Path, *, box_size: int, pixel_size: float) -> None:
         """Write `gaussians.npz`: named arrays in natural units, with the box they were fitted in."""

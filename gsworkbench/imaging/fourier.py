@@ -6,9 +6,7 @@ rotated image would wrap. Half planes kx >= 0 are as torch.fft.rfft2 lays them o
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 
@@ -37,17 +35,6 @@ def map_shells(box_size: int) -> Tensor:
     k = torch.fft.fftfreq(box_size, 1 / box_size)
     kx = torch.arange(box_size // 2 + 1)
     return torch.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + kx**2).round().long()
-
-
-def shift_phases(shifts_angstrom: ArrayLike, box_size: int, pixel_size: float) -> Tensor:
-    """(n, D, D // 2 + 1) complex64 factors that shift images (n) by +shifts_angstrom (n, 2) x, y in A.
-
-    An observed image times its factor is centred; a model image times the conjugate lies where it was observed.
-    """
-    ky, kx = half_plane_frequencies(box_size)
-    x, y = torch.from_numpy(np.asarray(shifts_angstrom, np.float64) / (pixel_size * box_size)).unbind(-1)
-    turns = x[:, None, None] * kx + y[:, None, None] * ky
-    return torch.polar(torch.ones((), dtype=torch.float64), -2 * np.pi * turns).to(torch.complex64)
 
 
 def centred_rfft2(images: Tensor) -> Tensor:

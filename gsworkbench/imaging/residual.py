@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from gsworkbench.errors import InputError
 from gsworkbench.imaging.ctf import ctf_grid
-from gsworkbench.imaging.fourier import disc, friedel_weights, half_plane_frequencies, shift_phases
+from gsworkbench.imaging.fourier import disc, friedel_weights, half_plane_frequencies
+from gsworkbench.imaging.transfer import transfer
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.system.device import to_device
+from gsworkbench.system.progress import progress
 
 _SURE = 5.0  # standard errors by which the images' lowest frequencies must correlate, or anticorrelate, with a blob
 
@@ -77,12 +78,12 @@ def data_term(
         return DataTerm(stack, spectrum, None, None)
     filtered = torch.empty(len(stack), stack.box_size, stack.box_size)
     energy = torch.empty(len(stack))
-    with tqdm(total=len(stack), desc="read images", unit="img", leave=False) as bar:
+    with progress("read images", len(stack), unit="img", leave=False) as meter:
         for indices, images in stack.chunks(2**24):
             rows = torch.from_numpy(indices)
             made = filter_images(stack[indices], images, spectrum)
             filtered[rows], energy[rows] = (tensor.cpu() for tensor in made)
-            bar.update(len(indices))
+            meter.advance(len(indices))
     return DataTerm(stack, spectrum, filtered, energy)
 
 
@@ -101,8 +102,10 @@ def filter_images(stack: ParticleStack, images: NDArray[np.float32], spectrum: T
     transform = torch.fft.rfft2(to_device(torch.from_numpy(images), device))
     weight = spectrum * friedel_weights(stack.box_size, device=device)
     power = (transform.abs().square() * weight).sum((-2, -1)) / stack.box_size**4
-    transform *= to_device(shift_phases(stack.shifts_angstrom, stack.box_size, stack.pixel_size), device)
-    transform *= spectrum * ctf_grid(stack.ctf, stack.box_size, stack.pixel_size, device=device)
+    ky, kx = half_plane_frequencies(stack.box_size, device=device)
+    ctf, phases = transfer(stack, kx, ky)
+    transform *= phases
+    transform *= spectrum * ctf
     return torch.fft.irfft2(transform, s=images.shape[-2:]), power
 
 
@@ -117,9 +120,9 @@ def squared_error(projections: Tensor, kernel: Tensor, filtered: Tensor, energy:
 
 def form_images(projections: Tensor, stack: ParticleStack) -> Tensor:
     """(n, D, D) noise-free images of projections (n, D, D): times the CTF, moved to where they were observed."""
-    transform = torch.fft.rfft2(projections) * ctf_grid(stack.ctf, stack.box_size, stack.pixel_size)
-    transform = transform * disc(stack.box_size)
-    transform = transform * shift_phases(stack.shifts_angstrom, stack.box_size, stack.pixel_size).conj()
+    ky, kx = half_plane_frequencies(stack.box_size)
+    ctf, phases = transfer(stack, kx, ky)
+    transform = torch.fft.rfft2(projections) * ctf * disc(stack.box_size) * phases.conj()
     return torch.fft.irfft2(transform, s=projections.shape[-2:])
 
 

@@ -389,8 +389,8 @@ def _half_map_fsc(stack: ParticleStack) -> float:
     halves: list[NDArray[np.float32]] = [
         classical_map(accumulate(stack[part], box_size=box_size, label="quick map")) for part in parts
     ]
-    mask, name = spherical_mask(box_size, pixel_size)
-    curve = fourier_shell_correlation(*halves, voxel_size=pixel_size, mask=mask, mask_name=name)
+    sphere = spherical_mask(box_size, pixel_size)
+    curve = fourier_shell_correlation(*halves, voxel_size=pixel_size, mask=sphere)
     return float(np.nan_to_num(curve.values[1 : box_size // 4 + 1]).mean())
 
 

@@ -30,9 +30,12 @@ from gsworkbench.io.byte_order import ITEM_BYTES, byte_order
 from gsworkbench.io.files import atomic_path, require_plain_file
 
 ITEMS = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}  # of the modes we read
-Volume = NDArray[np.float32]  # (D, D, D), z slowest
 
 PIECE_BYTES = 2**16
+
+# A map, (D, D, D) = z, y, x: of any precision, and in float32, as files and methods have them.
+Map = NDArray[np.floating]
+Volume = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,34 @@ class MapPlace:
 
 
 def read_map(path: str | Path, *, voxel_size: float | None = None) -> tuple[NDArray[np.float32], float]:
-    """Read a map as ((D, D, D) float32 in z, y, x order, voxel size in A), an array of the caller's own.
+    """Read a map from an MRC or CCP4 file, which may be compressed with gzip or bzip2.
 
-    The header's axis order (mapc, mapr, maps) is applied. Raises InputError for anything but a cube of even side, a
-    voxel size that is absent or differs between axes, and voxels that are NaN or infinite. A `voxel_size` in A that is
-    given takes the place of the header's, whatever the header says.
+    Parameters
+    ----------
+    path : str or Path
+        The file. Its axis order (mapc, mapr, maps) is applied.
+    voxel_size : float, optional
+        Angstrom. It replaces the voxel size of the header.
+
+    Returns
+    -------
+    volume : (D, D, D) float32 array
+        The voxels in z, y, x order. The array is a copy, independent of the file.
+    voxel_size : float
+        Angstrom.
+
+    Raises
+    ------
+    InputError
+        If the file is not a readable map, the map is not a cube with an even side, the header has no voxel size or
+        one that differs between the axes, or a voxel is NaN or infinite.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> volume, voxel_size = gs.read_map("ribosome/truth.mrc")
+    >>> volume.shape, voxel_size
+    ((32, 32, 32), 12.0)
     """
     header = read_header(path)
     if len(set(header.shape)) > 1 or header.shape[0] % 2:
@@ -190,10 +216,35 @@ def write_map(
     *,
     place: MapPlace | None = None,
 ) -> None:
-    """Write a map (z, y, x) as float32 with space group 1, axes x, y, z and right statistics, atomically.
+    """Write a map as an MRC file of float32 voxels, with space group 1 and axes x, y, z.
 
-    `label` follows the program's version in the header's only label; both are cut at 80 characters. `place` is that of
-    the map that this one was made from, and zero by default. The same map gives the same bytes.
+    The file appears under its name when it is complete. The same map gives the same bytes.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to write. An existing file is replaced.
+    volume : (D, D, D) array
+        The voxels in z, y, x order.
+    voxel_size : float
+        Angstrom.
+    label : str
+        Text of the header's label, which begins with the version of this program and is cut at 80 characters.
+    place : MapPlace, optional
+        Origin and start indices of the header, usually those of the map that this one was made from. Zero by default.
+
+    Raises
+    ------
+    ValueError
+        If a voxel is NaN or infinite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gsworkbench as gs
+    >>> gs.write_map("blob.mrc", np.ones((4, 4, 4)), 1.5)
+    >>> gs.read_map("blob.mrc")[1]
+    1.5
     """
     import mrcfile
 

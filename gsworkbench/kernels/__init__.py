@@ -1,4 +1,4 @@
-"""C++ with a plain C interface, compiled by system/compiler.py.
+"""C++ with a plain C interface, compiled by setup.py for a wheel, else by system/compiler.py at first use.
 
 strip.h explains the mathematics of the renderer and pack.h how images see Gaussians. project.cpp and voxelize.cpp hold
 the entry points of the renderer, optimiser.cpp those of the mixture's optimiser, insertion.cpp those that add particle

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from gsworkbench.lab.opened_run import Run
+from gsworkbench.lab.opened_run import RunFolder
 from gsworkbench.molecules import MOLECULES, Molecule, load_molecule
 
 MOST_ATOMS = 8000  # of a simulated molecule: enough to see where it lies
 _PHOSPHORUS, _CARBON = 15, 6
 
 
-def atoms_beside(run: Run, model: Path | None) -> Path | None:
+def atoms_beside(run: RunFolder, model: Path | None) -> Path | None:
     """`model`; or for a simulated set a temporary .pdb with some of its molecule's atoms; or None."""
     if model is not None:
         return model
@@ -44,7 +44,7 @@ def pdb_lines(molecule: Molecule, centre: float) -> list[str]:
     return [*lines, "END"]
 
 
-def _simulated_from(run: Run) -> str | None:
+def _simulated_from(run: RunFolder) -> str | None:
     """The embedded molecule that the particles of a run are of, by the record beside them."""
     sources = [Path(name) for name in run.record.get("inputs", {}) if name.endswith(".star")]
     places = [above / source for source in sources for above in (Path.cwd(), *run.folder.parents)]

@@ -12,7 +12,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.lab import pictures
 from gsworkbench.lab.explore import NEEDED, need, somebody_sits_here
 from gsworkbench.lab.number_tables import as_html, matching, table_of_runs
-from gsworkbench.lab.opened_run import Run, read_run
+from gsworkbench.lab.opened_run import RunFolder, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,32 @@ MOST = 6  # scenes at once; browsers give a page some sixteen
 
 
 def browse(folder: str | Path, *, interactive: bool | None = None) -> Any:
-    """Show all runs below a folder: a table of widgets, or, where nobody can move them, the table and a comparison."""
+    """Show all runs below a folder in a notebook: a table to filter, and runs side by side.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder with the runs.
+    interactive : bool, optional
+        Widgets (True), or the table and a comparison of the first two runs as static pictures (False). By default
+        widgets in JupyterLab and voila, pictures elsewhere.
+
+    Returns
+    -------
+    widget or None
+        The widget to display. None after static pictures, which are displayed at once.
+
+    Raises
+    ------
+    InputError
+        If there is no finished run, or a package that the widgets need is not installed.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.browse(".", interactive=False)
+    <IPython.core.display.HTML object>
+    """
     table = table_of_runs(folder)
     if table.empty:
         raise InputError("there is no finished run", file=folder, remedy="make one: gsworkbench reconstruct")
@@ -43,7 +68,7 @@ def runs_with_maps(table: pd.DataFrame) -> dict[str, Path]:
     return {row.run: Path(row.folder) for row in table.itertuples() if row.folder}
 
 
-def show_comparison(runs: Sequence[Run]) -> None:
+def show_comparison(runs: Sequence[RunFolder]) -> None:
     """Static pictures of runs side by side: sections and FSC curves."""
     from IPython.display import display
 
@@ -52,7 +77,7 @@ def show_comparison(runs: Sequence[Run]) -> None:
         display(pictures.curves_figure(curves))
 
 
-def curves_of(runs: Sequence[Run]) -> dict[str, FscCurve]:
+def curves_of(runs: Sequence[RunFolder]) -> dict[str, FscCurve]:
     """The COMPARED curves of runs, by label."""
     found = [pictures.labelled(run.name, run.curves, wanted=COMPARED) for run in runs]
     return {label: curve for curves in found for label, curve in curves.items()}
@@ -114,7 +139,7 @@ class Browser:
             self.views.children += (chart,)
 
 
-def _title(run: Run) -> Any:
+def _title(run: RunFolder) -> Any:
     import ipywidgets as widgets
 
     return widgets.HTML(f"<b>{html.escape(run.name)}</b>")

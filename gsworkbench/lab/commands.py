@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from gsworkbench.config import to_mapping
-from gsworkbench.lab.opened_run import Run
+from gsworkbench.lab.opened_run import RunFolder
 from gsworkbench.methods.one_pass import PREVIEW
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 
@@ -31,7 +31,7 @@ def changed(config: ReconstructionConfig) -> dict[str, Any]:
     return {k: v for k, v in to_mapping(config.settings).items() if v != default[k] and k != "n_gaussians"}
 
 
-def command_line(config: ReconstructionConfig, run: Run, out: str | Path, reading: Sequence[str] = ()) -> str:
+def command_line(config: ReconstructionConfig, run: RunFolder, out: str | Path, reading: Sequence[str] = ()) -> str:
     """The command that fits the particles of `run`, in its half sets, with these settings, into the folder `out`.
 
     reading : the options that `particles_of` returned.

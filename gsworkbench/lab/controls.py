@@ -8,6 +8,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from gsworkbench.assessment.mask_names import MASKS
 from gsworkbench.lab.commands import PRESET, preview_config
 from gsworkbench.methods.one_pass import OnePass
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
@@ -15,6 +16,7 @@ from gsworkbench.methods.registry import METHODS
 from gsworkbench.methods.stochastic import PRESETS
 
 NUMBERS = (50, 100, 200, 500, 1000, 2000, 3000, 5000, 10_000, 20_000)
+_MASKS = [name for name in MASKS if name != "own"]
 _WIDE = {"style": {"description_width": "130px"}, "layout": {"width": "410px"}}
 
 
@@ -43,9 +45,7 @@ class Controls:
         self.shape = widgets.Dropdown(options=["anisotropic", "isotropic"], description="shape", **_WIDE)
         self.gamma = widgets.FloatSlider(value=0.1, min=0.05, max=1.0, step=0.05, description="gamma", **_WIDE)
         self.boost = widgets.FloatSlider(value=2.0, max=4.0, step=0.5, description="boost", **_WIDE)
-        self.mask = widgets.Dropdown(
-            options=["auto", "sphere", "none"], value=_mask(start), description="mask", **_WIDE
-        )
+        self.mask = widgets.Dropdown(options=_MASKS, value=_mask(start), description="mask", **_WIDE)
         self.substitute = widgets.FloatSlider(
             value=0.0, max=100.0, step=1.0, description="random beyond, Å", readout_format=".0f", **_WIDE
         )
@@ -126,7 +126,7 @@ def offered_methods() -> dict[str, str]:
 
 
 def _mask(config: ReconstructionConfig) -> str:
-    return config.mask if config.mask in ("auto", "sphere", "none") else "auto"
+    return config.mask if config.mask in _MASKS else "auto"
 
 
 def _rounded(rate: float) -> float:

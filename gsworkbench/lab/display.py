@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gsworkbench.lab.opened_run import Run
+from gsworkbench.io.mrc import Volume
+from gsworkbench.lab.opened_run import RunFolder
 
-Volume = NDArray[np.float32]
 DALTON_PER_CUBIC_ANGSTROM = 0.81  # protein, 1.35 g / ml
 KINDS = ("full", "half 1", "half 2", "difference", "truth", "background")
 
@@ -19,7 +18,7 @@ def shown_map(maps: dict[str, Volume], kind: str) -> Volume:
     return maps[kind]
 
 
-def kinds_of(run: Run) -> list[str]:
+def kinds_of(run: RunFolder) -> list[str]:
     """What can be shown of a run, in the order of KINDS."""
     halves = {"half 1", "half 2"} <= set(run.maps)
     return [kind for kind in KINDS if kind in run.maps or (kind == "difference" and halves)]

@@ -13,49 +13,65 @@ from pathlib import Path
 from typing import Any
 
 from gsworkbench.errors import InputError
-from gsworkbench.lab import pictures
-from gsworkbench.lab.opened_run import Run, find_runs, read_run
+from gsworkbench.lab.atoms import atoms_beside
+from gsworkbench.lab.opened_run import RunFolder, find_runs, read_run
+from gsworkbench.lab.tabs import View, tabs_of
 
 NEEDED = ("ipywidgets", "anywidget", "k3d", "nglview")
 
 
 def explore(folder: str | Path, *, model: str | Path | None = None, interactive: bool | None = None) -> Any:
-    """Show a run, or the first of those below a folder.
+    """Show a finished run in a notebook: widgets that change its settings, or static pictures.
 
-    model : atoms (.cif, .pdb) in the frame of the map's file, to lay over it. interactive : widgets or pictures; by
-    default widgets where somebody can move them.
+    Parameters
+    ----------
+    folder : str or Path
+        The folder of a run, or one with runs below it, of which the first is shown.
+    model : str or Path, optional
+        Atoms (.cif, .pdb) in the frame of the map's file, to draw over the map.
+    interactive : bool, optional
+        Widgets (True) or static pictures (False). By default widgets in JupyterLab and voila, pictures elsewhere.
+
+    Returns
+    -------
+    widget or None
+        The widget to display. None after static pictures, which are displayed at once.
+
+    Raises
+    ------
+    InputError
+        If there is no finished run, or a package that the widgets need is not installed.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.explore("my_map", interactive=False)  # doctest: +ELLIPSIS
+    Figure(...)
     """
     found = find_runs(folder)
     if not found:
         raise InputError(
             "there is no finished reconstruction", file=folder, remedy="give the --out folder of a reconstruct"
         )
-    run = read_run(found[0])
+    run, model = read_run(found[0]), None if model is None else Path(model)
     if not (somebody_sits_here() if interactive is None else interactive):
-        return show_pictures(run)
+        return show_pictures(run, model)
     need(*NEEDED)
     from gsworkbench.lab.page import Page
 
-    page = Page(run, model=None if model is None else Path(model))
+    page = Page(run, model=model)
     asyncio.get_running_loop().create_task(page.follow())
     page.box.page = page  # lives as long as what is displayed
     return page.box
 
 
-def show_pictures(run: Run) -> None:
-    """What the page shows at first, as static pictures."""
+def show_pictures(run: RunFolder, model: Path | None = None) -> None:
+    """Display the picture of every tab of the page."""
     from IPython.display import display
 
-    names = [name for name in ("full", "half 1", "truth") if name in run.maps]
-    display(pictures.sections_figure({name: run.maps[name] for name in names}))
-    if run.curves:
-        display(
-            pictures.curves_figure(
-                pictures.labelled(run.name, run.curves, wanted=("fsc_unmasked", "fsc_unmasked_truth"))
-            )
-        )
-    if run.gaussians is not None:
-        display(pictures.gaussians_figure(run.gaussians, len(run.maps["full"]) * run.voxel_size))
+    for tab in tabs_of(View(run, atoms_beside(run, model))):
+        if (figure := tab.picture()) is not None:
+            display(figure)
 
 
 def somebody_sits_here() -> bool:

@@ -21,7 +21,7 @@ from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.io.files import sha256
 from gsworkbench.io.mrc import Volume
 from gsworkbench.lab.commands import identity
-from gsworkbench.lab.opened_run import Run, particles_of
+from gsworkbench.lab.opened_run import RunFolder, dataset_of, particles_of
 from gsworkbench.methods.backprojection import Backprojection
 from gsworkbench.methods.one_pass import OnePass
 from gsworkbench.methods.part import ALL, HALVES, Part
@@ -62,10 +62,10 @@ class Outcome:
         return next(m.value for m in self.measurements if m.metric == metric)
 
 
-class Bench:
+class LiveFits:
     """The particles of one run, ready to be fitted again and again."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunFolder) -> None:
         self.run = run
         self.stack, self.reading = particles_of(run)
         self.sums = saved_sums(run, self.stack)
@@ -130,7 +130,7 @@ def solutions_of(task: Task) -> Iterator[tuple[Part, Solution]]:
     return solutions(task)
 
 
-def saved_sums(run: Run, stack: ParticleStack) -> PartSums:
+def saved_sums(run: RunFolder, stack: ParticleStack) -> PartSums:
     """Sums over both half sets and all particles, from the run's folder, or from one pass that leaves them there."""
     task = _task(run, stack, ReconstructionConfig())
     source = sha256(run.folder / "run_data.star")
@@ -145,7 +145,7 @@ def saved_sums(run: Run, stack: ParticleStack) -> PartSums:
     return sums_of_parts(task, hold_out=True)
 
 
-def record_outcome(run: Run, outcome: Outcome) -> Path:
+def record_outcome(run: RunFolder, outcome: Outcome) -> Path:
     """Add the numbers of a live fit to the table of explored runs, in place of earlier ones of the same settings."""
     path = explored_table(run.folder)
     old = [] if not path.is_file() else [Result(**row) for row in _plain_rows(path)]
@@ -154,7 +154,7 @@ def record_outcome(run: Run, outcome: Outcome) -> Path:
     return path
 
 
-def rows_of(run: Run, outcome: Outcome) -> list[Result]:
+def rows_of(run: RunFolder, outcome: Outcome) -> list[Result]:
     """The numbers of a live fit as rows of the results table."""
     who: dict[str, Any] = {
         "run": f"{run.name}/{outcome.name}",
@@ -174,13 +174,7 @@ def explored_table(folder: Path) -> Path:
     return above / TABLE
 
 
-def dataset_of(run: Run) -> str:
-    """The name of the folder that the particles of a run came from."""
-    source = next((Path(name) for name in run.record.get("inputs", {}) if Path(name).suffix in (".star", ".cs")), None)
-    return run.name if source is None else source.parent.name
-
-
-def _task(run: Run, stack: ParticleStack, config: ReconstructionConfig) -> Task:
+def _task(run: RunFolder, stack: ParticleStack, config: ReconstructionConfig) -> Task:
     record = RunRecord(command=[], config=to_mapping(config), machine=machine(), threads=_threads())
     return make_task(stack, config, record, run.folder / FOLDER / "checkpoints")
 

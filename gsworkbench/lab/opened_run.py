@@ -16,12 +16,10 @@ from gsworkbench.assessment.fsc import FscCurve, Resolution, read_fsc_csv, resol
 from gsworkbench.assessment.map_names import MAP, find_half_maps
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians
-from gsworkbench.io.mrc import read_map
+from gsworkbench.io.mrc import Volume, read_map
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig, read_config
 from gsworkbench.particles.read import read_particles
 from gsworkbench.particles.stack import ParticleStack
-
-Volume = NDArray[np.float32]
 
 # What is shown -> its file in the folder. The truth lies elsewhere, and the difference is made.
 MAPS = {"full": MAP, "background": "background.mrc"}
@@ -29,7 +27,7 @@ _READING = ("--sign", "--pixel-size", "--datadir")  # options of the run that it
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """One run, as `reconstruct` left it in `folder`.
 
     maps : what is shown -> (D, D, D) map, image units / A: full, half 1, half 2, and truth and background where there
@@ -63,7 +61,7 @@ class Run:
         return _truth_path(self.folder, self.record)
 
 
-def read_run(folder: str | Path) -> Run:
+def read_run(folder: str | Path) -> RunFolder:
     """Read the folder of a run; one that is not complete raises InputError."""
     folder = Path(folder).resolve()
     try:
@@ -83,7 +81,7 @@ def read_run(folder: str | Path) -> Run:
         paths["truth"] = truth
     read = {name: read_map(path) for name, path in paths.items() if path.is_file()}
     gaussians, mask, curves = (folder / name for name in ("gaussians.npz", "mask.mrc", "fsc.csv"))
-    return Run(
+    return RunFolder(
         folder=folder,
         maps={name: volume for name, (volume, _) in read.items()},
         mask=read_map(mask)[0] if mask.is_file() else None,
@@ -94,12 +92,18 @@ def read_run(folder: str | Path) -> Run:
     )
 
 
+def dataset_of(run: RunFolder) -> str:
+    """The name of the folder that the particles of a run came from."""
+    source = next((Path(name) for name in run.record.get("inputs", {}) if Path(name).suffix in (".star", ".cs")), None)
+    return run.name if source is None else source.parent.name
+
+
 def find_runs(folder: str | Path) -> list[Path]:
     """The folders of finished reconstructions at or below `folder`, sorted."""
     return sorted(path.parent for path in Path(folder).resolve().rglob("run.json") if (path.parent / MAP).is_file())
 
 
-def particles_of(run: Run) -> tuple[ParticleStack, tuple[str, ...]]:
+def particles_of(run: RunFolder) -> tuple[ParticleStack, tuple[str, ...]]:
     """The particles of a run in its half sets, and the command-line options that run_data.star must be read with.
 
     Image paths that were relative to the folder the run was started in are looked for from every folder above the run.

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from gsworkbench.assessment.fsc import FscCurve
 from gsworkbench.assessment.plots import COLOURS, draw_curve, draw_frame, draw_legend
 from gsworkbench.gaussians.mixture import Gaussians
+from gsworkbench.io.mrc import Map
 from gsworkbench.lab.opened_run import Sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Volume = NDArray[np.floating]
 _SUBSTITUTION = {"fsc_substituted": "half maps, random phases", "fsc_true": "half maps, FSC true (Chen et al. 2013)"}
 
 
@@ -32,7 +32,7 @@ def grey_png(panel: NDArray[np.floating], *, low: float | None = None, high: flo
     return file.getvalue()
 
 
-def sections(volume: Volume, index: int | None = None) -> NDArray[np.floating]:
+def sections(volume: Map, index: int | None = None) -> NDArray[np.floating]:
     """The sections of a map (D, D, D) across z, y and x at one index (default the centre), side by side, (D, 3 D)."""
     i = len(volume) // 2 if index is None else index
     return np.concatenate([volume[i], volume[:, i], volume[:, :, i]], axis=1)
@@ -45,7 +45,7 @@ def side_by_side(sample: Sample) -> NDArray[np.float32]:
     return np.vstack(rows[::-1])  # row 0 is at the bottom
 
 
-def sections_figure(volumes: Mapping[str, Volume]) -> Figure:
+def sections_figure(volumes: Mapping[str, Map]) -> Figure:
     """Central sections of maps across z, y and x, a row for each."""
     from matplotlib.figure import Figure
 
@@ -53,6 +53,21 @@ def sections_figure(volumes: Mapping[str, Volume]) -> Figure:
     for axes, (name, volume) in zip(np.atleast_1d(figure.subplots(len(volumes), 1)), volumes.items(), strict=True):
         axes.imshow(sections(volume), cmap="gray", origin="lower", vmax=np.percentile(volume, 99.95))
         axes.set_title(f"{name}: sections across z, y and x", fontsize="small", parse_math=False)
+        axes.set_axis_off()
+    return figure
+
+
+def projections_figure(name: str, volume: Map, atoms: NDArray[np.floating] | None = None) -> Figure:
+    """A map summed along z, y and x, side by side; atoms (n, 3), x y z in voxels from the first, are dots on it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 2.3), layout="constrained")
+    panels = [(0, (0, 1), "z"), (1, (0, 2), "y"), (2, (1, 2), "x")]  # array axis that is summed, axes across and up
+    for axes, (axis, (across, up), word) in zip(figure.subplots(1, 3), panels, strict=True):
+        axes.imshow(volume.sum(axis), cmap="gray", origin="lower")
+        if atoms is not None:
+            axes.plot(atoms[:, across], atoms[:, up], ",", color=COLOURS[1], alpha=0.4)
+        axes.set_title(f"{name}, along {word}", fontsize="small", parse_math=False)
         axes.set_axis_off()
     return figure
 
@@ -85,21 +100,6 @@ def gaussians_figure(gaussians: Gaussians, edge: float) -> Figure:
         axes.set_xlabel(f"{names[0]}, Å")
         axes.set_ylabel(f"{names[1]}, Å")
     figure.colorbar(dots, ax=figure.axes, label="standard deviation, Å")
-    return figure
-
-
-def views_figure(rotations: NDArray[np.floating]) -> Figure:
-    """Where particles are seen from: the density of view directions over the sphere, in an equal-area map."""
-    from matplotlib.figure import Figure
-
-    direction = rotations[:, 2]  # the map's direction that points along the beam
-    longitude = np.degrees(np.arctan2(direction[:, 1], direction[:, 0]))
-    figure = Figure(figsize=(5, 3), layout="constrained")
-    axes = figure.add_subplot()
-    *_, image = axes.hist2d(longitude, direction[:, 2], bins=(36, 18), range=((-180, 180), (-1, 1)), cmap="viridis")
-    axes.set_xlabel("longitude, degrees")
-    axes.set_ylabel("cosine of the angle to z")
-    figure.colorbar(image, ax=axes, label="particles")
     return figure
 
 

@@ -1,22 +1,19 @@
 """The process that makes live fits: takes settings from a pipe and sends messages back.
 
-Imports the core only once it runs, because tqdm decides when it is imported whether there are progress bars at all, and
-the bars of the core are the progress that is reported.
+A fit is cancelled from inside: whenever it reports progress, the process looks whether the fit is still wanted.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import re
-import sys
-from collections.abc import Callable
+import time
+import warnings
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gsworkbench.errors import InputError
+from gsworkbench.system.progress import reporting
 
 if TYPE_CHECKING:
     from gsworkbench.lab.fits import Outcome, Volume
@@ -63,23 +60,13 @@ class Stopped:
     reason: str
 
 
+REPORT_SECONDS = 0.1  # between two reports of one stage
+
 Message = Ready | Progress | MapMade | Done | Stopped
 
 
 class Cancelled(Exception):
     """Raised inside a fit that is no longer wanted."""
-
-
-class _Bars(io.TextIOBase):
-    """A stderr that turns the progress bars of the core into reports, and stops a fit where a bar moves."""
-
-    def __init__(self, report: Callable[[str, float], None]) -> None:
-        self.report = report
-
-    def write(self, text: str) -> int:
-        if found := re.search(r"([^\r\n]*?): +(\d+)%\|", text):
-            self.report(found[1], int(found[2]) / 100)
-        return len(text)
 
 
 class _Service:
@@ -89,16 +76,22 @@ class _Service:
         self.connection, self.folder = connection, folder
         self.waiting: list[tuple[int, ReconstructionConfig | None]] = []
         self.job = 0
+        self.told = ("", 0.0)  # the last stage that was reported, and when
 
     def run(self) -> None:
-        from gsworkbench.lab.fits import Bench, record_outcome
+        """Read the particles, then fit what comes."""
+        with warnings.catch_warnings(), reporting(self.report):
+            warnings.simplefilter("ignore")  # they are in the record of a fit, and would appear below the page's cell
+            self._run()
+
+    def _run(self) -> None:
+        from gsworkbench.lab.fits import LiveFits, record_outcome
         from gsworkbench.lab.opened_run import read_run
 
         run = read_run(self.folder)
-        sys.stderr = _Bars(self.report)
-        bench = Bench(run)
-        bench.warm_up()
-        self.connection.send(Ready(bench.reading))
+        fits = LiveFits(run)
+        fits.warm_up()
+        self.connection.send(Ready(fits.reading))
         while True:
             self.job, config = self.waiting.pop() if self.waiting else self.connection.recv()
             self.waiting.clear()
@@ -106,7 +99,7 @@ class _Service:
                 self.connection.send(Stopped(self.job, "cancelled"))
                 continue
             try:
-                outcome = bench.fit(config, lambda name, made: self.show(name, made.volume))
+                outcome = fits.fit(config, lambda name, made: self.show(name, made.volume))
                 table = record_outcome(run, outcome)
                 self.connection.send(Done(self.job, outcome, table))
             except Cancelled:
@@ -114,9 +107,13 @@ class _Service:
             except InputError as error:
                 self.connection.send(Stopped(self.job, str(error)))
 
-    def report(self, words: str, fraction: float | None = None) -> None:
+    def report(self, stage: str, done: int, of: int | None) -> None:
+        """Send how far the fit is, now and then, or leave it if it is no longer wanted."""
         self.check()
-        self.connection.send(Progress(self.job, words, fraction))
+        now = time.monotonic()
+        if stage != self.told[0] or done == of or now - self.told[1] > REPORT_SECONDS:
+            self.told = (stage, now)
+            self.connection.send(Progress(self.job, stage, done / of if of else None))
 
     def show(self, name: str, volume: Volume) -> None:
         self.check()
@@ -132,7 +129,6 @@ class _Service:
 
 def serve(connection: Connection, folder: Path, threads: int | None) -> None:
     """Fit what is sent as (job, config) until the pipe is closed; (job, None) cancels."""
-    os.environ.pop("TQDM_DISABLE", None)
     if threads is not None:
         import torch
 

@@ -1,7 +1,7 @@
 """The surface of a map at a level, made in the browser and shown in a k3d scene (surface.js).
 
-k3d's own marching cubes needs half a second for a new level at 128^3 (docs/workbench.md). Here k3d holds a mesh that is
-empty, and a widget without a view of its own fills it in the browser, where no kernel is asked.
+k3d's own marching cubes needs half a second for a new level at 128^3 (docs/measured/lab.md). Here k3d holds a mesh
+that is empty, and a widget without a view of its own fills it in the browser, where no kernel is asked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 import traitlets
 from numpy.typing import NDArray
 
-Volume = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
+
 Bytes = NDArray[np.uint8]
 ONE_BLUE = np.array([[0x6C, 0x9B, 0xD2]], np.uint8)
 
@@ -35,12 +36,12 @@ class Surface(anywidget.AnyWidget):
     palette = traitlets.Bytes().tag(sync=True)  # r, g, b of up to 256 entries
     mesh_id = traitlets.Int().tag(sync=True)
 
-    def __init__(self, volume: Volume, voxel_size: float, level: float) -> None:
+    def __init__(self, volume: Map, voxel_size: float, level: float) -> None:
         self.mesh = _box(len(volume) * voxel_size / 2)
         super().__init__(level=level, voxel_size=voxel_size, mesh_id=self.mesh.id)
         self.show(volume)
 
-    def show(self, volume: Volume, paint: Bytes | None = None, palette: Bytes = ONE_BLUE) -> None:
+    def show(self, volume: Map, paint: Bytes | None = None, palette: Bytes = ONE_BLUE) -> None:
         """Show another map of the same box; `paint` (D, D, D) names for each voxel an entry of `palette` (n, 3)."""
         with self.hold_sync():
             self.shape = list(volume.shape)

@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.gaussians.mixture import Gaussians
-from gsworkbench.io.mrc import write_map
+from gsworkbench.io.mrc import Map, write_map
 from gsworkbench.lab.palette import as_integers, entries, legend, limits, palette
 from gsworkbench.lab.pictures import mean_scales
 from gsworkbench.lab.surface import Surface
 
-Volume = NDArray[np.floating]
-Resolution = tuple[Volume, float] | None
+Resolution = tuple[Map, float] | None
 MOST_ELLIPSOIDS = 4000  # more than this are shown by their heaviest
 COLOUR_BY = ("weight", "scale", "local resolution")
 _UNITS = {"weight": "", "scale": ", Å", "local resolution": ", Å"}
@@ -37,13 +36,13 @@ class DensityView:
     The map is sent in units of its standard deviation, so that the browser moves the surface without asking the kernel.
     """
 
-    def __init__(self, volume: Volume, voxel_size: float, slider: widgets.FloatSlider, *, height: int = 420) -> None:
+    def __init__(self, volume: Map, voxel_size: float, slider: widgets.FloatSlider, *, height: int = 420) -> None:
         self.plot = _plot(len(volume) * voxel_size, height)
         self.surface = Surface(in_sigma(volume), voxel_size, slider.value)
         self.plot += self.surface.mesh
         self.link = widgets.jslink((slider, "value"), (self.surface, "level"))
 
-    def show(self, volume: Volume, resolution: Volume | None = None) -> str:
+    def show(self, volume: Map, resolution: Map | None = None) -> str:
         """Show another map of the same box, coloured by local resolution (A, 0 where unknown) if given; its legend."""
         if resolution is None:
             self.surface.show(in_sigma(volume))
@@ -94,7 +93,7 @@ def values_of(gaussians: Gaussians, what: str, resolution: Resolution = None) ->
     return values
 
 
-def known(resolution: Volume) -> Volume:
+def known(resolution: Map) -> Map:
     """A map of local resolution with NaN where it says 0: unknown."""
     return np.where(resolution > 0, resolution, np.float32(np.nan))
 
@@ -118,7 +117,7 @@ def _plot(edge: float, height: int) -> Any:
     return plot
 
 
-def in_sigma(volume: Volume) -> NDArray[np.float32]:
+def in_sigma(volume: Map) -> NDArray[np.float32]:
     """A map over its standard deviation."""
     return (volume / max(float(volume.std()), 1e-30)).astype(np.float32)
 
@@ -163,7 +162,7 @@ def set_model_level(view: Any, level: float) -> None:
     view.update_representation(component=0, repr_index=0, isolevelType="value", isolevel=float(level), opacity=0.6)
 
 
-def written_for_nglview(volume: Volume, voxel_size: float) -> Path:
+def written_for_nglview(volume: Map, voxel_size: float) -> Path:
     """A temporary .mrc of a map, which nglview reads whole when it is given to it."""
     path = Path(tempfile.mkdtemp()) / "map.mrc"
     write_map(path, volume, voxel_size)

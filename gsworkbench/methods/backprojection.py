@@ -13,11 +13,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backprojection:
-    """The classical map (normal_equations/classical_map.py), and what is done to it afterwards.
+    """Settings of the classical map (methods/backprojection.py): how it is filtered.
 
-    wiener: divided by K + noise / signal, the signal of each shell measured on the data. none: least squares. fsc: that
-    times the figure of merit sqrt(2 F / (1 + F)) of each shell. local: that low-passed, voxel by voxel, at the local
-    resolution. F and local resolution come from two halves of the very particles that the map is made of.
+    "wiener" divides by K + noise / signal, where the signal of each shell is measured on the data. "none" is least
+    squares. "fsc" is that times the figure of merit sqrt(2 F / (1 + F)) of each shell (Rosenthal and Henderson 2003).
+    "local" is that low-passed, voxel by voxel, at the local resolution. F and the local resolution come from two halves
+    of the particles that the map is made of.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.Backprojection(filter="fsc").filter
+    'fsc'
     """
 
     filter: Literal["wiener", "none", "fsc", "local"] = "wiener"

@@ -87,6 +87,6 @@ def weighted_by_fsc(pair: Pair) -> Volume:
 
 def weighted_locally(pair: Pair) -> Volume:
     """The map low-passed, voxel by voxel, at the local resolution of its halves; zero outside the box's sphere."""
-    mask, name = spherical_mask(len(pair.volume), pair.voxel_size)
-    found = local_resolution(*pair.halves, voxel_size=pair.voxel_size, mask=mask, mask_name=name)
+    sphere = spherical_mask(len(pair.volume), pair.voxel_size)
+    found = local_resolution(*pair.halves, voxel_size=pair.voxel_size, mask=sphere)
     return locally_filtered(pair.volume, found.resolution, voxel_size=pair.voxel_size)

@@ -13,9 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NeuralField:
-    """A neural field of the map's transform (methods/neural_field_fit.py). The defaults are sized for a laptop.
+    """Settings of a neural field of the map's transform (methods/neural_field.py), sized for a laptop.
 
     As published (Zhong et al. 2021): width 1024, 20 epochs, learning rate 1e-4, constant, all components.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.NeuralField(width=128).n_layers
+    3
     """
 
     width: int = 256

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from gsworkbench.gaussians.parameters import cosine
-from gsworkbench.imaging.ctf import contrast_transfer
-from gsworkbench.imaging.fourier import centred_irfftn, centred_rfft2, disc, half_plane_frequencies, shift_phases
+from gsworkbench.imaging.fourier import centred_irfftn, centred_rfft2, disc, half_plane_frequencies
+from gsworkbench.imaging.transfer import transfer
 from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.system.progress import track
 
 if TYPE_CHECKING:
     from gsworkbench.methods.neural_field import NeuralField
@@ -80,7 +80,7 @@ def fit_neural_field(
         total = 0.0
         order = rng.permutation(len(stack))
         batches = np.array_split(order, math.ceil(len(order) / config.batch_size))
-        for batch in tqdm(batches, desc=f"{label}: epoch {epoch + 1}/{config.n_epochs}", unit="batch", mininterval=0.5):
+        for batch in track(batches, f"{label}: epoch {epoch + 1}/{config.n_epochs}", unit="batch"):
             if config.schedule == "cosine":
                 optimizer.param_groups[0]["lr"] = config.learning_rate * cosine(done / steps)
             k, ctf, data = components(stack[batch], config, rng)
@@ -105,9 +105,8 @@ def components(part: ParticleStack, config: NeuralField, rng: np.random.Generato
     inside[0, 0] = False  # the background of the images decides it
     ky, kx = (k[inside] for k in half_plane_frequencies(box_size))
     images = torch.from_numpy(part.images())
-    data = (centred_rfft2(images) * shift_phases(part.shifts_angstrom, box_size, part.pixel_size))[:, inside]
-    edge = box_size * part.pixel_size
-    ctf = contrast_transfer(part.ctf, kx / edge, ky / edge, dtype=torch.float32)
+    ctf, phases = transfer(part, kx, ky)
+    data = centred_rfft2(images)[:, inside] * phases
     plane = torch.stack([kx, ky, torch.zeros_like(kx)], -1) / box_size
     k = (plane.float() @ torch.from_numpy(part.require_poses()).float()).contiguous()  # rows: (A^T k)^T = k^T A
     if config.domain == "hartley":

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnePass:
-    """The fit that reads the particles once (methods/one_pass_fit.py). Lengths are in box edges unless said."""
+    """Settings of the fit that reads the particles once (methods/one_pass_fit.py), the default method.
+
+    Lengths are fractions of the box side unless said otherwise.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.OnePass(n_gaussians="auto").weights
+    'non-negative'
+    """
 
     # None: 3,000 for a box of 64, in proportion to the voxels, at most 30,000. auto: as held-out particles ask for.
     n_gaussians: int | Literal["auto"] | None = None

@@ -21,7 +21,6 @@ background explains the data as well, the Gaussians need not. Where the mixture 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,13 +28,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.gaussians.optimiser import Mixture, descent
 from gsworkbench.gaussians.parameters import Meaning, Rates, cosine, from_parameters, in_angstrom, to_parameters
-from gsworkbench.methods.map_of_mixture import map_of
 from gsworkbench.methods.starts import TOTAL_WEIGHT, at_random, from_data
 from gsworkbench.normal_equations.diagonal import (
     DiagonalEquations,
@@ -54,6 +51,7 @@ from gsworkbench.normal_equations.diagonal import (
 )
 from gsworkbench.normal_equations.equations import NormalEquations
 from gsworkbench.rendering import voxelize
+from gsworkbench.system.progress import track
 
 if TYPE_CHECKING:
     from gsworkbench.methods.one_pass import OnePass
@@ -67,7 +65,6 @@ _MUCH = 0.03  # of the signal: what mixtures may miss without a word
 
 Curve = tuple[tuple[int, float, float], ...]
 Ladder = tuple[tuple[int, float, float], ...]
-Watch = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
@@ -201,16 +198,11 @@ def preview(
     *,
     n_gaussians: int = 2000,
     context: FitContext = DEFAULT_CONTEXT,
-    watch: Watch | None = None,
 ) -> OnePassFit:
-    """A quick fit of a mixture alone, for a map to look at while settings are being chosen (one_pass.PREVIEW).
-
-    watch : called as watch(steps done, steps in all) after every step; if it returns True, the fit stops there and
-    what has been reached is returned.
-    """
+    """A quick fit of a mixture alone, for a map to look at while settings are being chosen (one_pass.PREVIEW)."""
     equations = softened(diagonal(sums))
     chosen = replace(config, n_gaussians=n_gaussians, background=False)
-    gaussians, _ = _descend(equations, None, chosen, context, watch=watch)
+    gaussians, _ = _descend(equations, None, chosen, context)
     return OnePassFit(gaussians, None, sample(gaussians, equations, context.backend).numpy(), None, None, equations)
 
 
@@ -288,7 +280,7 @@ def _final(config: OnePass) -> OnePass:
 
 def sample(gaussians: Gaussians, equations: DiagonalEquations, backend: str | None = None) -> Tensor:
     """(D, D, D) float32 map of a mixture in A on the grid of equations."""
-    return map_of(gaussians, box_size=equations.box_size, voxel_size=equations.pixel_size, backend=backend)
+    return gaussians.voxelize(equations.box_size, equations.pixel_size, backend=backend)
 
 
 def _descend(
@@ -298,11 +290,10 @@ def _descend(
     context: FitContext,
     *,
     start: Gaussians | None = None,
-    watch: Watch | None = None,
 ) -> tuple[Gaussians, Curve]:
     """Adam on all particles at once, from a mixture in A or as configured. The equations are softened by the caller.
 
-    Return the mixture in A and (step, error, error under `test`) along the way. `watch` may stop it early.
+    Return the mixture in A and (step, error, error under `test`) along the way.
     """
     box_size = equations.box_size
     edge = box_size * equations.pixel_size
@@ -318,7 +309,7 @@ def _descend(
     aims = {True: objective(equations, config.boost), False: objective(equations)}
     tested = None if test is None else objective(test.to(context.device))
     curve = []
-    for step in tqdm(range(steps), desc=context.label, unit="step", mininterval=0.5):
+    for step in track(range(steps), context.label, unit="step"):
         mixture = optimizer.mixture()
         volume = _sampled(mixture, config, box_size, context.backend)
         boosted = step < config.n_boosted_steps
@@ -327,8 +318,6 @@ def _descend(
             curve.append((step, error, error_and_gradient(tested, volume.detach() * unit)[0]))
         gradients = torch.autograd.grad(volume, mixture, gradient * unit)
         optimizer.step(gradients, config.learning_rate * cosine(step / steps, last=_LAST_RATE))
-        if watch is not None and watch(step + 1, steps) is True:
-            break
     # voxelize in box edges gives weight / edge^3 of what it gives in A.
     result = from_parameters(optimizer.parameters, meaning)
     model = in_angstrom(result, edge=edge, weight_unit=unit * edge**3)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from gsworkbench.imaging.fourier import disc, half_plane_frequencies
 from gsworkbench.normal_equations.classical_map import classical_map
@@ -23,6 +22,7 @@ from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.normal_equations.insertion import PADDING, positions, samples, taper
 from gsworkbench.particles.half_sets import deal
 from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.system.progress import progress
 
 Float64 = NDArray[np.float64]
 
@@ -125,7 +125,7 @@ def _compared(part: ParticleStack, volume: NDArray[np.float32]) -> tuple[Float64
     noise = 1.0 if part.normalisation is None else part.normalisation.noise
     # One component of the transform of D^2 pixels, of noise of variance noise^2 in the images' own pixels.
     variance = box_size**4 / part.box_size**2 * noise**2
-    with tqdm(total=len(part), desc="scales", unit="img", mininterval=0.5, leave=False) as bar:
+    with progress("scales", len(part), unit="img", leave=False) as meter:
         for rows, images in part.chunks(_CHUNK_BYTES):
             some = part[rows]
             data, squares, _ = samples(images, some, box_size)
@@ -135,7 +135,7 @@ def _compared(part: ParticleStack, volume: NDArray[np.float32]) -> tuple[Float64
             # `samples` holds each Friedel pair once, or half of it twice: the sums over all components are twice these.
             product[rows] = 2 * (predicted.conj() * data).real.view(shape).sum(1).numpy() / variance
             power[rows] = 2 * (predicted.abs().square() * squares).view(shape).sum(1).numpy() / variance
-            bar.update(len(rows))
+            meter.advance(len(rows))
     return product, power
 
 

@@ -19,16 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
-from tqdm.auto import tqdm
 
 from gsworkbench.errors import NotRun
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.gaussians.parameters import volumes
 from gsworkbench.imaging.residual import data_term, squared_error, total_weight
-from gsworkbench.methods.map_of_mixture import map_of
 from gsworkbench.methods.starts import nearest_distances
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering.tiles import composite
+from gsworkbench.system.progress import track
 
 if TYPE_CHECKING:
     from gsworkbench.methods.splatting_3dgs import Splatting3dgs
@@ -65,7 +64,7 @@ def fit_splatting_3dgs(
     groups = [{"params": [p], "lr": rates[name], "name": name} for name, p in parameters.items()]
     optimizer = torch.optim.Adam(groups, eps=1e-15)
     order, losses = np.random.default_rng(seed), []
-    for step in tqdm(range(config.n_steps), desc=label, unit="img", mininterval=0.5):
+    for step in track(range(config.n_steps), label, unit="img"):
         optimizer.param_groups[0]["lr"] = config.rate_means * _LAST_RATE ** (step / config.n_steps)
         indices = order.integers(len(stack), size=1)
         kernel, filtered, energy = term.batch(indices)
@@ -77,7 +76,7 @@ def fit_splatting_3dgs(
         losses.append(float(loss) * image_scale**2)
     tenths = tuple(float(np.mean(part)) for part in np.array_split(losses, 10) if len(part))
     gaussians = as_density(parameters, edge, weight)
-    volume = map_of(gaussians, box_size=box_size, voxel_size=stack.pixel_size)
+    volume = gaussians.voxelize(box_size, stack.pixel_size)
     return Splatting3dgsFit(volume.numpy(), gaussians, tenths, renderer)
 
 

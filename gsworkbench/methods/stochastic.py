@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stochastic:
-    """The papers' trainer: Adam on mini-batches of images. Lengths are in box edges unless said otherwise."""
+    """Settings of the papers' trainer: Adam on mini-batches of images (methods/stochastic.py).
+
+    Lengths are fractions of the box side unless said otherwise. Published recipes are the rows of `PRESETS`.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> import gsworkbench as gs
+    >>> gs.Stochastic(n_gaussians=1000).batch_size
+    1
+    >>> dataclasses.replace(gs.PRESETS["tuned"], n_gaussians=1000).batch_size
+    16
+    """
 
     n_gaussians: int = 30_000  # CryoSplat's headline
     n_epochs: int = 5
@@ -94,7 +106,6 @@ DEFAULT = PRESETS["tuned"]
 
 def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
     """Fit Gaussians to the images of each part and sample their map."""
-    from gsworkbench.methods.map_of_mixture import map_of
     from gsworkbench.methods.stochastic_fit import fit
     from gsworkbench.methods.task import Solution
 
@@ -112,6 +123,6 @@ def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
                 label=part.label,
             )
             g = result.gaussians
-            volume = map_of(g, box_size=stack.box_size, voxel_size=stack.pixel_size, backend=config.backend)
+            volume = g.voxelize(stack.box_size, stack.pixel_size, backend=config.backend)
         report = {"losses": list(result.losses), "image_scale": result.image_scale, "n_gaussians": len(g)}
         yield part, Solution(volume.numpy(), g, report=report)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from gsworkbench.config import to_mapping
 from gsworkbench.errors import InputError
@@ -42,6 +41,7 @@ from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.rendering.finite import require_finite
 from gsworkbench.system import distributed
 from gsworkbench.system.device import to_device
+from gsworkbench.system.progress import progress
 
 if TYPE_CHECKING:
     from gsworkbench.methods.stochastic import Stochastic
@@ -159,7 +159,7 @@ def _epoch(
         order = order[: config.n_steps * config.batch_size - epoch * n]
     device, seen = term.spectrum.device, 0
     total = torch.zeros((), dtype=torch.float64, device=device)  # read now and then: each look waits for the device
-    with tqdm(total=len(order), desc=description, unit="img", mininterval=0.5) as bar:
+    with progress(description, len(order), unit="img") as meter:
         for step in range(math.ceil(len(order) / config.batch_size)):
             indices = order[seen : seen + config.batch_size]
             rate = _learning_rate(config, n, epoch, seen / n)
@@ -169,9 +169,9 @@ def _epoch(
             optimizer.step(gradients, rate)
             seen += len(indices)
             total += loss.double() * len(indices)
-            bar.update(len(indices))
+            meter.advance(len(indices))
             if step % 50 == 49:
-                bar.set_postfix_str(f"loss {float(total) / seen * image_scale**2:.5g}", refresh=False)
+                meter.remark(f"loss {float(total) / seen * image_scale**2:.5g}")
     if not math.isfinite(total):
         require_finite(**optimizer.parameters)
     return float(total) / seen * image_scale**2

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from gsworkbench.errors import InputError
-from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.imaging.residual import require_white_protein
 from gsworkbench.io.mrc import Volume
 from gsworkbench.methods.part import ALL, HALVES, Part
@@ -36,6 +35,7 @@ from gsworkbench.system.device import find_device
 from gsworkbench.system.provenance import RunRecord
 
 if TYPE_CHECKING:
+    from gsworkbench.gaussians.mixture import Gaussians
     from gsworkbench.methods.registry import Solve
 
 PartSums = dict[Part, tuple[NormalEquations, NormalEquations | None]]

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Voxels:
-    """The map of free voxels that solves the same equations (methods/voxels_fit.py)."""
+    """Settings of the map of free voxels that solves the normal equations (methods/voxels.py).
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.Voxels().n_steps
+    20
+    """
 
     n_steps: int = 20  # of conjugate gradients, at most: held-out particles say when to stop
 

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from gsworkbench.normal_equations.diagonal import (
     DIVISION_SOFTENING,
@@ -34,6 +33,7 @@ from gsworkbench.normal_equations.diagonal import (
     to_transform,
 )
 from gsworkbench.normal_equations.equations import NormalEquations
+from gsworkbench.system.progress import track
 
 if TYPE_CHECKING:
     from gsworkbench.methods.voxels import Voxels
@@ -114,7 +114,7 @@ def _watched(
     aims = [(objective(equations), train), (objective(diagonal(test)), test)]
     steps = islice(conjugate_gradients(equations, support(equations.box_size)), config.n_steps)
     curve = []
-    for step, volume in enumerate(tqdm(steps, desc=label, total=config.n_steps, unit="step", mininterval=0.5), 1):
+    for step, volume in enumerate(track(steps, label, config.n_steps, unit="step"), 1):
         seen, unseen = (error_and_gradient(aim, volume)[0] / (e.n_particles * e.box_size**2) for aim, e in aims)
         curve.append((step, seen, unseen))
     return tuple(curve)

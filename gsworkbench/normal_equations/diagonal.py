@@ -150,7 +150,7 @@ def proven_share(test: DiagonalEquations, transform: Tensor, background: Tensor)
     The root of the factor that lowers their error most, sum Re B* (b - K V) / sum K |B|^2 over a shell and its
     neighbours: what the residual of a fit holds besides noise. Where a mixture suffices, that is little, whatever S
     says: S counts errors of the mixture that its own residual knows nothing of. The root, because the factor itself
-    makes maps no better, and half maps overstate more (docs/one_pass.md).
+    makes maps no better, and half maps overstate more (docs/explain/one_pass.md).
     """
     residual = test.data - test.kernel * transform
     product = shell_sum(test, (background.conj() * residual).real)

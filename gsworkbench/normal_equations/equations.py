@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from gsworkbench.errors import InputError
 from gsworkbench.io.files import atomic_path, sha256
@@ -42,6 +41,7 @@ from gsworkbench.normal_equations.insertion import PADDING, Direct, Float64, Gri
 from gsworkbench.particles.image_sample import sample
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.system import distributed
+from gsworkbench.system.progress import progress
 
 VERSION = 3
 ENGINES = ("gridding", "finufft")
@@ -57,8 +57,13 @@ _LEVEL_IMAGES = 100  # of the first file, whose median says how large pixels are
 
 @dataclass(frozen=True)
 class NormalEquations:
-    """Sums over n particles, from which b, K and the energy follow.
+    """Sums over n particles that hold everything about them that a fit of a map needs.
 
+    The squared error of a map V against all particles is <V, K * V> - 2 <b, V> + energy; `b()`, `kernel()` and `energy`
+    give the three terms. Sums of disjoint particles can be added with `+`. `save` and `load` keep them in a file.
+
+    Attributes
+    ----------
     grid_sums : (3, m) float64: real and imaginary part of the sum of CTF times centred transform, and the sum of CTF^2,
         at m nodes (`_nodes`) of the half grid (2 D, 2 D, D + 1) of the padded box, origin at node 0. A Friedel pair
         stands at x >= 0 only, once.
@@ -74,6 +79,14 @@ class NormalEquations:
     phases : what was done to the images' phases, in words (ParticleStack.random_phases).
     sources : SHA-256 of the metadata files and noise spectra that went in.
     images : a sample of the images that went in (particles/image_sample.py).
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> particles = gs.read_particles("ribosome/particles.star")
+    >>> both = gs.accumulate(particles[:20]) + gs.accumulate(particles[20:])
+    >>> both.n_particles, tuple(both.b().shape)
+    (40, (32, 32, 32))
     """
 
     grid_sums: Float64
@@ -274,24 +287,53 @@ def accumulate(
     resume: bool = False,
     label: str = "accumulate",
 ) -> NormalEquations:
-    """Sum up all particles of a stack, reading each image once, a chunk at a time.
+    """Add up the normal equations of all particles of a stack, reading each image once.
 
-    Memory is that of the padded grids and of one chunk. By gridding, the same particles give the same bits whatever
-    the chunks, their order and the number of threads, and whether or not the run was interrupted.
+    The memory needed is that of the padded grids and of one chunk of images. With gridding, the same particles give the
+    same bits whatever the chunks, their order, the number of threads and interruptions.
 
     Parameters
     ----------
-    box_size : pixels of the map, even; of the images' transforms, what fits is used. Default: that of the images.
-    engine : "gridding", or "finufft": exact to 1e-9 and many times slower.
-    noise_spectrum : (D / 2 + 1,) or (n, D / 2 + 1) power of the noise per pixel in each shell, for all or each of the
-        particles (noise.measured_noise); data and CTF^2 are divided by it, which makes the error the likelihood's.
-        Default: white noise.
-    threads : default: torch's.
-    checkpoint : file to write what is summed up so far to, every `checkpoint_seconds`. It stays when all is done.
-    resume : go on from `checkpoint` if it is there.
+    stack : ParticleStack
+        Particles with poses.
+    box_size : int, optional
+        Even number of voxels along each side of the map. By default that of the images.
+    engine : {"gridding", "finufft"}
+        "finufft" is exact to 1e-9 and many times slower.
+    noise_spectrum : (D / 2 + 1,) or (n, D / 2 + 1) array, optional
+        Noise power per pixel in each shell, for all particles or for each. Data and squared CTF are divided by it, so
+        that the error is that of the likelihood. By default the noise is white.
+    threads : int, optional
+        By default those of torch.
+    chunk_bytes : int
+        Bytes of images read at a time.
+    checkpoint : Path, optional
+        A file to which the sums so far are written every `checkpoint_seconds`. It stays at the end.
+    checkpoint_seconds : float
+        Seconds between checkpoints.
+    resume : bool
+        Continue from `checkpoint` if it exists.
+    label : str
+        Name in the progress bar.
 
-    Processes of torchrun read a share of the particles each and all return the sums over all of them,
-    the same bits for any number of processes; the checkpoint is of the first one's share.
+    Returns
+    -------
+    NormalEquations
+        Under torchrun each process reads a share of the particles, and all return the sums over all particles, the
+        same bits for any number of processes. The checkpoint is that of the first process's share.
+
+    Raises
+    ------
+    InputError
+        If the particles have no poses, an image cannot be read, the engine is unknown, or the checkpoint is that of
+        other particles.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> equations = gs.accumulate(gs.read_particles("ribosome/particles.star"))
+    >>> equations.n_particles, tuple(equations.kernel(circular=True).shape)
+    (40, (32, 32, 17))
     """
     if engine not in ENGINES:
         raise InputError(f"there is no engine {engine!r}", remedy=f"use one of {', '.join(ENGINES)}")
@@ -313,10 +355,10 @@ def accumulate(
         return done + pass_.result() if len(done.particles) else pass_.result()
 
     saved = time.monotonic()
-    with tqdm(total=len(todo), desc=label, unit="img", mininterval=0.5) as bar:
+    with progress(label, len(todo), unit="img") as meter:
         for indices, images in pass_.stack.chunks(chunk_bytes):
             pass_.add(indices, images)
-            bar.update(len(indices))
+            meter.advance(len(indices))
             if checkpoint is not None and distributed.is_first() and time.monotonic() - saved > checkpoint_seconds:
                 total().save(checkpoint)
                 saved = time.monotonic()

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gsworkbench.imaging.ctf import contrast_transfer, phase_coefficients
-from gsworkbench.imaging.fourier import centred_rfft2, crop_half_plane, disc, half_plane_frequencies, shift_phases
+from gsworkbench.imaging.ctf import phase_coefficients
+from gsworkbench.imaging.fourier import centred_rfft2, crop_half_plane, disc, half_plane_frequencies
+from gsworkbench.imaging.transfer import transfer
 from gsworkbench.kernels import KERNELS
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.system.compiler import BuildError, library
@@ -197,9 +198,8 @@ def samples(
     once = once[inside]
     factor = once if weights is None else once * torch.from_numpy(weights).double()[:, shells[inside]]
     transform = crop_half_plane(centred_rfft2(torch.from_numpy(images).double()), box_size)[:, inside]
-    edge = part.box_size * part.pixel_size
-    transform *= shift_phases(part.shifts_angstrom, box_size, edge / box_size)[:, inside]
-    ctf = contrast_transfer(part.ctf, kx[inside] / edge, ky[inside] / edge)
+    ctf, phases = transfer(part, kx[inside], ky[inside], dtype=torch.float64)
+    transform *= phases
     energies = 2 * (transform.abs().square() * factor).sum(1)
     return (transform * ctf * factor).flatten(), (ctf.square() * factor).flatten(), energies
 

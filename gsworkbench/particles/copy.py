@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from gsworkbench.errors import InputError
 from gsworkbench.io.mrc import new_image_stack
 from gsworkbench.particles.formats.relion import write_star
 from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.system.progress import progress
 
 IMAGES, PARTICLES = "particles.mrcs", "particles.star"
 
@@ -30,13 +30,13 @@ def write_particles(stack: ParticleStack, folder: Path, *, half_precision: bool 
     dtype = np.float16 if half_precision else np.float32
     with (
         new_image_stack(folder / IMAGES, n, stack.box_size, stack.pixel_size, dtype=dtype) as images,
-        tqdm(total=n, desc="copy", unit="img", leave=False) as bar,
+        progress("copy", n, unit="img", leave=False) as meter,
     ):
         for indices, chunk in stack.chunks(2**26):
             if half_precision:
                 _check_range(chunk, stack)
             images[indices] = chunk
-            bar.update(len(indices))
+            meter.advance(len(indices))
     specimens = stack.specimens()
     repeated = len(np.unique(specimens)) < n  # rows of one image become images of their own, and stay one specimen
     written = dataclasses.replace(

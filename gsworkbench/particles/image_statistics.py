@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from gsworkbench.errors import InputError, first_few
 from gsworkbench.particles.normalisation import Normalisation, remove_hot_pixels, subtract_background
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.system import distributed
+from gsworkbench.system.progress import progress
 
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -88,12 +88,12 @@ def measure_images(stack: ParticleStack, plan: Plan | None = None, *, label: str
     n = len(stack)
     table = torch.zeros(n, 8, dtype=torch.float64)
     own = distributed.share(np.arange(n))
-    with tqdm(total=len(own), desc=label, unit="img", mininterval=0.5, leave=False) as bar:
+    with progress(label, len(own), unit="img", leave=False) as meter:
         part = stack[own]
         for rows, images in part.chunks(CHUNK_BYTES, raw=True):
             with np.errstate(all="ignore"):  # of values that cannot be squared; see `_as_statistics`
                 table[torch.from_numpy(own[rows])] = torch.from_numpy(_row(images, plan))
-            bar.update(len(rows))
+            meter.advance(len(rows))
     distributed.add_up([table])
     return _as_statistics(table.numpy(), plan)
 

@@ -66,26 +66,58 @@ def read_particles(
     class_number: int | None = None,
     strict_paths: bool = False,
 ) -> ParticleStack:
-    """Read particles from RELION, cryoSPARC or cryoDRGN files; images stay on disk.
+    """Read particles from RELION, cryoSPARC or cryoDRGN files. Images stay on disk until they are needed.
 
     Parameters
     ----------
-    path : a .star, a .cs, or for cryoDRGN's pickles an image stack (.mrcs, .mrc) or a .txt that lists stacks.
-    stack : an image stack that stands in for every path the metadata give; image numbers stay.
-    datadir : a folder to look for images in, after the metadata file's own and the current one.
-    poses, ctf : cryoDRGN's pickles, row by row as in `path`; they replace the poses or CTF of a .star or .cs.
-    indices : cryoDRGN's ind.pkl, the rows to keep, in its order.
-    passthrough : cryoSPARC's passthrough .cs files, which give the fields that `path` lacks.
-    data_sign : +1 or -1, the factor that makes protein white; default blob/sign of a .cs, else +1.
-    pixel_size : A, in place of what the files say, which is then not compared.
-    image_scale : what became of the images after the metadata were written: "downsampled" (the same field of view in
-        fewer pixels), "cropped" (the same pixels, cut or padded), None for neither.
-    no_ctf : take the images to have no contrast transfer: a CTF of 1 at every frequency. What files say is not read.
-    class_number : keep the particles of this class alone, as the file numbers it (RELION from 1, cryoSPARC from 0).
-    strict_paths : refuse images that lie, links followed, outside the metadata file's folder and `datadir`. Without,
-        absolute paths and '..' are followed, as they are usual in RELION's projects.
+    path : str or Path
+        A RELION .star file, a cryoSPARC .cs file, or for cryoDRGN's pickles an image stack (.mrcs, .mrc) or a .txt file
+        that lists stacks.
+    stack : str or Path, optional
+        An image stack that replaces every image path in the metadata. Image numbers stay the same.
+    datadir : str or Path, optional
+        A folder to look for images in, after the folder of `path` and the current folder.
+    poses, ctf : str or Path, optional
+        cryoDRGN's pickles, with one row for each row of `path`. They replace the poses or the CTF of a .star or .cs
+        file.
+    indices : str or Path, optional
+        cryoDRGN's ind.pkl: the rows to keep, in its order.
+    passthrough : sequence of paths
+        cryoSPARC's passthrough .cs files, which hold fields that `path` lacks.
+    data_sign : 1 or -1, optional
+        The factor that makes protein white. By default that of blob/sign in a .cs file, else +1.
+    pixel_size : float, optional
+        Angstrom. It replaces what the files say.
+    image_scale : "downsampled" or "cropped", optional
+        What was done to the images after the metadata were written. "downsampled": the same field of view in fewer
+        pixels. "cropped": the same pixel size, with pixels cut off or padded.
+    no_ctf : bool
+        The images have no contrast transfer: the CTF is 1 at every frequency, whatever the files say.
+    class_number : int, optional
+        Keep only the particles of this class, numbered as in the file (RELION from 1, cryoSPARC from 0).
+    strict_paths : bool
+        Refuse images outside the folder of `path` and `datadir`. By default absolute paths and ".." are followed,
+        because RELION projects use them.
 
-    Raises InputError naming file, row and remedy for files that are absent, damaged, contradictory or incomplete.
+    Returns
+    -------
+    ParticleStack
+        Poses are rotations from the map frame to the microscope frame; shifts are in angstrom, and shifting an image by
+        +shift centres it (see CONVENTIONS.md).
+
+    Raises
+    ------
+    InputError
+        If a file is absent, damaged, incomplete or contradicts another. The message names file, row and remedy.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> particles = gs.read_particles("ribosome/particles.star")
+    >>> len(particles), particles.box_size, particles.pixel_size
+    (40, 32, 12.0)
+    >>> particles[:3].images().shape
+    (3, 32, 32)
     """
     path = Path(path)
     if data_sign not in (None, 1, -1):

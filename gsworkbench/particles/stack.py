@@ -33,7 +33,39 @@ def required_poses(rotations: Float64 | None, source: Path | None) -> Float64:
 
 @dataclass(frozen=True)
 class CtfParameters:
-    """Contrast transfer function of each particle, every field of shape (n,), float64 (see imaging/ctf.py)."""
+    """The contrast transfer function of each of n particles.
+
+    Parameters
+    ----------
+    defocus_u, defocus_v : (n,) float64
+        Angstrom, positive is underfocus.
+    defocus_angle : (n,) float64
+        Degrees, from the x axis to the direction of `defocus_u`.
+    voltage_kv : (n,) float64
+        Kilovolt.
+    spherical_aberration_mm : (n,) float64
+        Millimetre.
+    amplitude_contrast : (n,) float64
+        Fraction, 0 to 1.
+    phase_shift : (n,) float64
+        Degrees, of a phase plate.
+    b_factor : (n,) float64
+        Square angstrom.
+    scale : (n,) float64
+        Factor of the whole function.
+
+    Notes
+    -----
+    The formula is that of RELION and of Rohou and Grigorieff 2015 (J. Struct. Biol. 192, 216); imaging/ctf.py
+    evaluates it.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> ctf = gs.read_particles("ribosome/particles.star").ctf
+    >>> ctf[:2].voltage_kv
+    array([300., 300.])
+    """
 
     defocus_u: Float64  # A, positive is underfocus
     defocus_v: Float64  # A
@@ -67,7 +99,10 @@ class Picks:
 
 @dataclass(frozen=True)
 class ParticleStack:
-    """n particles, keyed by (stack file, index in it).
+    """Where the images of n particles lie, and what is known about each of them.
+
+    `read_particles` and `simulate` make one. `particles[rows]` is the stack of some rows, `particles.images()` reads
+    images, `particles.with_half_sets()` assigns every particle to half set 1 or 2.
 
     Attributes
     ----------
@@ -94,6 +129,15 @@ class ParticleStack:
     notes : sentences that the reader wants the user to see.
     random_phases : how `images` replaces phases beyond a resolution, None to leave them as they are.
     also_read : files beside `source` that poses, CTF, rows or fields came from.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> particles = gs.read_particles("ribosome/particles.star")
+    >>> particles.rotations.shape, particles.shifts_angstrom.shape
+    ((40, 3, 3), (40, 2))
+    >>> len(particles[particles.half_set == 1])
+    20
     """
 
     files: tuple[Path, ...]

@@ -1,7 +1,7 @@
 """How much memory a command will take: said before it begins, compared with what there is.
 
-Numbers are fits to measured peaks of whole processes (benchmarks/scale.py memory; docs/scale.md has both). They are
-bounds for one structure at the default settings on a CPU, Python and its libraries included.
+Numbers are fits to measured peaks of whole processes (benchmarks/scale.py memory, docs/measured/scale.md). They
+are bounds for one structure at the default settings on a CPU, Python and its libraries included.
 """
 
 from __future__ import annotations

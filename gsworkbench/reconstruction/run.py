@@ -10,14 +10,23 @@ import contextlib
 import csv
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.assessment.assess import FILES, MASKS, SUBSTITUTED, assess, assess_substituted, write_assessment
+from gsworkbench.assessment.assess import (
+    FILES,
+    SUBSTITUTED,
+    assess,
+    assess_substituted,
+    user_mask,
+    write_assessment,
+)
 from gsworkbench.assessment.fsc import FscCurve, Resolution
 from gsworkbench.assessment.map_names import MAP, REGULARISED, UNFILTERED
+from gsworkbench.assessment.mask_names import MASKS
+from gsworkbench.assessment.masks import Mask
 from gsworkbench.assessment.of_files import SAME_SIZE, unknown_size
 from gsworkbench.config import to_mapping
 from gsworkbench.errors import InputError
@@ -68,6 +77,123 @@ class Reconstruction:
 
 
 def reconstruct(
+    particles: ParticleStack,
+    out: str | Path,
+    settings: Any = None,
+    *,
+    truth: str | Path | None = None,
+    mask: str | Path = "auto",
+    half_maps: bool = True,
+    normalise: bool = True,
+    particle_scales: bool = True,
+    keep_outliers: bool = False,
+    noise_spectrum: str | Path = "white",
+    noise_substitute_beyond: float | None = None,
+    seed: int = 0,
+    backend: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Reconstruction:
+    """Reconstruct the map of all particles and of each half set, compare them, and write everything to a folder.
+
+    The files appear together, at the end, in place of those of an earlier run in the same folder.
+
+    Parameters
+    ----------
+    particles : ParticleStack
+        Particles with poses and CTF, as `read_particles` returns them.
+    out : str or Path
+        The folder to write to. It is made if it does not exist.
+    settings : settings of a method, or ReconstructionConfig, optional
+        The type says which method is used: `OnePass()` (the default), `Stochastic()` or a row of `PRESETS`,
+        `Voxels()`, `Backprojection()`, `NeuralField()`. A ReconstructionConfig, as the workflow makes it, holds the
+        method together with all the options below, which then must not be given.
+    truth : str or Path, optional
+        A map on the same grid to compare with, such as the truth.mrc of a simulation.
+    mask : str or Path
+        The mask of the masked FSC: "auto" (from the map), "sphere", "none", or the path of a mask.
+    half_maps : bool
+        Also reconstruct each half set by itself. Without half maps there is no FSC between them.
+    normalise : bool
+        Take background and hot pixels off each image, and weight each image by its own noise.
+    particle_scales : bool
+        Give each particle a contrast scale of its own where the data show that contrast differs.
+    keep_outliers : bool
+        Keep images whose power is absurd. By default they are left out.
+    noise_spectrum : str or Path
+        "white", "measured" (from the corners of the images), or the path of a .npy file with the noise power in
+        each shell.
+    noise_substitute_beyond : float, optional
+        Angstrom. Reconstruct the half maps once more from images whose phases are random beyond this resolution
+        (Chen et al. 2013, Ultramicroscopy 135, 24).
+    seed : int
+        Decides the half sets, where the file has none, and all random numbers of the fit.
+    backend : str, optional
+        A name of `available_backends()`. By default the fastest one that works.
+    device : {"auto", "cpu", "cuda"}
+        Where the fit runs. "auto" takes a GPU that works.
+    resume : bool
+        Continue an interrupted run from its checkpoints.
+    checkpoint_seconds : float
+        Seconds between checkpoints.
+
+    Returns
+    -------
+    Reconstruction
+        `volume` and `half_maps` are (D, D, D) float32 in z, y, x order, in image units per angstrom. `curves` are FSC
+        curves, `resolutions` what is read off them, `record` is what run.json holds.
+
+    Raises
+    ------
+    InputError
+        If the particles have no poses, an option is not valid, or the method cannot run here.
+    BlockingIOError
+        If another process is writing to the folder.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> small = gs.Simulation(n_particles=40, box_size=32, pixel_size=12.0)
+    >>> particles = gs.simulate(small, "ribosome")
+    >>> made = gs.reconstruct(particles, "my_map", gs.Backprojection(), truth="ribosome/truth.mrc", mask="none")
+    >>> made.volume.shape
+    (32, 32, 32)
+    >>> [curve.name for curve in made.curves]
+    ['fsc_unmasked', 'fsc_unmasked_truth']
+    """
+    config = _configured(
+        settings,
+        mask=str(mask),
+        half_maps=half_maps,
+        normalise=normalise,
+        particle_scales=particle_scales,
+        keep_outliers=keep_outliers,
+        noise_spectrum=str(noise_spectrum),
+        noise_substitute_beyond=noise_substitute_beyond,
+        seed=seed,
+        backend=backend,
+        device=device,
+    )
+    return _reconstruct(particles, out, config, truth=truth, resume=resume, checkpoint_seconds=checkpoint_seconds)
+
+
+def _configured(settings: Any, **options: Any) -> ReconstructionConfig:
+    """The whole configuration, from the settings of one method and the options that all methods share."""
+    if isinstance(settings, ReconstructionConfig):
+        usual = ReconstructionConfig()
+        if given := [name for name, value in options.items() if value != getattr(usual, name)]:
+            raise InputError(f"a ReconstructionConfig holds {', '.join(given)} itself", remedy="set them there")
+        return settings
+    if settings is None:
+        return ReconstructionConfig(**options)
+    for method in METHODS.values():
+        if type(settings) is method.settings:
+            return ReconstructionConfig(method=method.name, settings=settings, **options)
+    raise InputError(f"{settings!r} is not the settings of a method", remedy="give for example gsworkbench.OnePass()")
+
+
+def _reconstruct(
     stack: ParticleStack,
     output_dir: str | Path,
     config: ReconstructionConfig,
@@ -76,17 +202,14 @@ def reconstruct(
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Reconstruction:
-    """Reconstruct the map of all particles and, if asked for, of each half set; compare them; write everything.
-
-    `truth` is a map to compare with. With `resume`, a run that was interrupted continues from its checkpoints, written
-    every `checkpoint_seconds` or at the ends of epochs. The files appear together, at the end, in place of those of an
-    earlier run in `output_dir`. A folder that another process is writing to raises BlockingIOError.
-    """
+    """`reconstruct` with everything in one configuration."""
     output_dir = Path(output_dir)
     truth = None if truth is None else Path(truth)
     _check(config, stack, output_dir)
     true_map = _matching_map(truth, stack) if truth else None
-    user_mask = None if config.mask in MASKS else _matching_map(Path(config.mask), stack, only_box=True)
+    mask: str | Mask = config.mask
+    if config.mask not in MASKS:
+        mask = user_mask(_matching_map(Path(config.mask), stack, only_box=True), config.mask)
     with own_folder(output_dir, CHECKPOINTS):
         made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds)
         record, volume, halves = made.record, made.solutions[ALL].volume, made.halves
@@ -96,11 +219,10 @@ def reconstruct(
                 halves,
                 true_map,
                 voxel_size=stack.pixel_size,
-                mask=config.mask,
-                user_mask=user_mask,
+                mask=mask,
                 seed=config.seed,
             )
-            figures = assessment.figures()
+            figures = assessment.as_dict()
             if made.substituted and halves is not None:
                 figures["noise_substitution"] = _substitution_figures(made, halves)
         record.results |= figures
@@ -266,7 +388,7 @@ def _substitution_figures(made: _Maps, halves: tuple[Volume, Volume]) -> dict[st
     noise = next(c for c in found.curves if c.name == "fsc_substituted")
     shell = round(noise.box_size * noise.voxel_size / beyond) + 2
     mean = float(np.nan_to_num(noise.values[shell : noise.box_size // 2]).mean())
-    return {"beyond_angstrom": beyond, "mean_fsc_of_random_phases": mean, **found.figures()}
+    return {"beyond_angstrom": beyond, "mean_fsc_of_random_phases": mean, **found.as_dict()}
 
 
 def _remove_sums(checkpoints: Path) -> None:

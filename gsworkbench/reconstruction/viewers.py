@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.io.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from gsworkbench.gaussians.mixture import Gaussians
 
 LEVEL = 4.0  # standard deviations of the map
 COLOURS = ("cornflower blue", "goldenrod", "medium sea green", "orchid", "light gray")

@@ -17,19 +17,34 @@ make the host wait for the device, and what is not finite makes images NaN inste
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 from torch import Tensor
 
-from gsworkbench.rendering import cpu, gpu, reference, windowed
+from gsworkbench.rendering import autograd, reference
+from gsworkbench.rendering.autograd import Grid
+from gsworkbench.rendering.backends import cpu, gpu, windowed
 from gsworkbench.rendering.finite import require_finite
 
-# Fastest first. A backend is a module with project(), voxelize(), unavailable_because() and supports(tensor).
+# Fastest first. All but the reference compute only (autograd.Backend); torch differentiates the reference itself.
 _BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "gpu": gpu, "windowed": windowed, "reference": reference}
 
 
 def available_backends() -> dict[str, str | None]:
-    """Return every backend by name, fastest first: None if it works here, else the reason why it does not."""
+    """Return which renderers there are and which of them work here.
+
+    Returns
+    -------
+    dict
+        Name of each backend, fastest first: None if it works here, else a sentence that says why it does not.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.available_backends()["reference"] is None
+    True
+    """
     return {name: backend.unavailable_because() for name, backend in _BACKENDS.items()}
 
 
@@ -44,23 +59,49 @@ def project(
     cutoff: float | None = 4.5,
     backend: str | None = None,
 ) -> Tensor:
-    """Project Gaussians along z in one orientation or many. Differentiable in all four tensors.
+    """Project Gaussians along z, in one orientation or in many. Differentiable in all four tensors.
 
     Parameters
     ----------
-    means : (n, 3) A, xyz from the box centre.
-    covariances : (n, 3, 3) A^2, symmetric, final (any floor included).
-    weights : (n,) integrals.
-    rotations : (..., 3, 3) map frame to microscope frame.
-    box_size : pixels along each side; pixel box_size // 2 is the origin.
-    pixel_size : A.
-    cutoff : half width of a footprint in standard deviations; None reaches every pixel.
-    backend : a name of `available_backends()`; None takes the first that works and knows the device and dtype.
+    means : (n, 3) tensor
+        Angstrom, in x, y, z order, from the box centre.
+    covariances : (n, 3, 3) tensor
+        Square angstrom, symmetric, with any floor included.
+    weights : (n,) tensor
+        Integrals of the Gaussians.
+    rotations : (..., 3, 3) tensor
+        From the map frame to the microscope frame; they multiply column vectors from the left.
+    box_size : int
+        Pixels along each side. Pixel box_size // 2 is the origin.
+    pixel_size : float
+        Angstrom.
+    cutoff : float, optional
+        Half width of a footprint in standard deviations. None reaches every pixel.
+    backend : str, optional
+        A name of `available_backends()`. By default the first that works and supports the device and dtype.
 
     Returns
     -------
-    (..., box_size, box_size), rows are y, columns x, in weight / A^2: sum(image) pixel_size^2 = sum(weights) for
-    Gaussians inside the box, wider than about a pixel.
+    (..., box_size, box_size) tensor
+        Rows are y, columns x, in weight per square angstrom: sum(image) pixel_size^2 = sum(weights) for Gaussians that
+        lie inside the box and are wider than about a pixel.
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or devices do not agree, a value is not finite (on the CPU), or there is no such backend.
+    RuntimeError
+        If the backend does not work here.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import gsworkbench as gs
+    >>> image = gs.project(
+    ...     torch.zeros(1, 3), 9 * torch.eye(3)[None], torch.ones(1), torch.eye(3), box_size=32, pixel_size=2.0
+    ... )
+    >>> image.shape, round(float(image.sum() * 2.0**2), 3)
+    (torch.Size([32, 32]), 1.0)
     """
     if rotations.shape[-2:] != (3, 3):
         raise ValueError(f"rotations must be (..., 3, 3), not {tuple(rotations.shape)}")
@@ -69,9 +110,7 @@ def project(
     renderer = _backend(backend, means)
     if means.device.type == "cpu" and renderer is not cpu:  # whose kernels look while they lay Gaussians out
         require_finite(means=means, covariances=covariances, weights=weights, rotations=flat)
-    images = renderer.project(
-        means, covariances, weights, flat, box_size=box_size, pixel_size=pixel_size, cutoff=cutoff
-    )
+    images = _splat(renderer, (means, covariances, weights, flat), Grid(box_size, pixel_size, cutoff))
     return images.reshape(*rotations.shape[:-2], box_size, box_size)
 
 
@@ -85,18 +124,53 @@ def voxelize(
     cutoff: float | None = 4.5,
     backend: str | None = None,
 ) -> Tensor:
-    """Sample the mixture on a grid. Differentiable in all three tensors; arguments as for `project`.
+    """Sample a mixture of Gaussians on a grid of voxels. Differentiable in all three tensors.
+
+    Parameters
+    ----------
+    means : (n, 3) tensor
+        Angstrom, in x, y, z order, from the box centre.
+    covariances : (n, 3, 3) tensor
+        Square angstrom, symmetric, with any floor included.
+    weights : (n,) tensor
+        Integrals of the Gaussians.
+    box_size : int
+        Voxels along each side. Voxel box_size // 2 is the origin.
+    voxel_size : float
+        Angstrom.
+    cutoff : float, optional
+        Half width of a footprint in standard deviations. None reaches every voxel.
+    backend : str, optional
+        A name of `available_backends()`, as for `project`.
 
     Returns
     -------
-    (box_size, box_size, box_size) = (z, y, x), in weight / A^3: sum(volume) voxel_size^3 = sum(weights).
+    (box_size, box_size, box_size) tensor
+        In z, y, x order, in weight per cubic angstrom: sum(volume) voxel_size^3 = sum(weights).
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or devices do not agree, a value is not finite (on the CPU), or there is no such backend.
+    RuntimeError
+        If the backend does not work here.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import gsworkbench as gs
+    >>> volume = gs.voxelize(torch.zeros(1, 3), 9 * torch.eye(3)[None], torch.ones(1), box_size=32, voxel_size=2.0)
+    >>> volume.shape, round(float(volume.sum() * 2.0**3), 3)
+    (torch.Size([32, 32, 32]), 1.0)
     """
     _check_agreement(means=means, covariances=covariances, weights=weights)
     if means.device.type == "cpu":
         require_finite(means=means, covariances=covariances, weights=weights)
-    return _backend(backend, means).voxelize(
-        means, covariances, weights, box_size=box_size, voxel_size=voxel_size, cutoff=cutoff
-    )
+    return _splat(_backend(backend, means), (means, covariances, weights), Grid(box_size, voxel_size, cutoff))
+
+
+def _splat(renderer: ModuleType, inputs: Sequence[Tensor], grid: Grid) -> Tensor:
+    return reference.splat(inputs, grid) if renderer is reference else autograd.splat(renderer, inputs, grid)
 
 
 def _backend(name: str | None, tensor: Tensor) -> ModuleType:

@@ -6,10 +6,12 @@ Every Gaussian is evaluated at every pixel and multiplied by the indicator of it
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from gsworkbench.rendering.autograd import Grid
 from gsworkbench.rendering.footprints import image_footprints, volume_footprints
 
 
@@ -27,37 +29,17 @@ def image_moments(means: Tensor, covariances: Tensor, rotations: Tensor) -> tupl
     return (a @ means[None, :, :, None])[..., 0], a @ covariances[None] @ a.mT
 
 
-def project(
-    means: Tensor,
-    covariances: Tensor,
-    weights: Tensor,
-    rotations: Tensor,
-    *,
-    box_size: int,
-    pixel_size: float,
-    cutoff: float | None,
-) -> Tensor:
-    """(b, box_size, box_size); `rotations` are (b, 3, 3)."""
-    bounds = image_footprints(means, covariances, rotations, box_size, pixel_size, cutoff)
-    centres, variances = image_moments(means, covariances, rotations)
-    images = [
-        _sample(c, v, weights, b, box_size, pixel_size) for c, v, b in zip(centres, variances, bounds, strict=True)
-    ]
-    return torch.stack(images) if images else means.new_zeros(0, box_size, box_size)
-
-
-def voxelize(
-    means: Tensor,
-    covariances: Tensor,
-    weights: Tensor,
-    *,
-    box_size: int,
-    voxel_size: float,
-    cutoff: float | None,
-) -> Tensor:
-    """(box_size, box_size, box_size) = z, y, x."""
-    bounds = volume_footprints(means, covariances, box_size, voxel_size, cutoff)
-    return _sample(means, covariances, weights, bounds, box_size, voxel_size)
+def splat(inputs: Sequence[Tensor], grid: Grid) -> Tensor:
+    """Images (b, D, D) of means, covariances, weights and rotations; without rotations, a volume (D, D, D)."""
+    means, covariances, weights, *rotations = inputs
+    size, spacing = grid.box_size, grid.spacing
+    if not rotations:
+        bounds = volume_footprints(means, covariances, size, spacing, grid.cutoff)
+        return _sample(means, covariances, weights, bounds, size, spacing)
+    bounds = image_footprints(means, covariances, rotations[0], size, spacing, grid.cutoff)
+    centres, variances = image_moments(means, covariances, rotations[0])
+    images = [_sample(c, v, weights, b, size, spacing) for c, v, b in zip(centres, variances, bounds, strict=True)]
+    return torch.stack(images) if images else means.new_zeros(0, size, size)
 
 
 def _sample(

@@ -18,7 +18,7 @@ from gsworkbench.io.files import sha256
 from gsworkbench.particles.formats.cryodrgn import read_ctf, read_poses
 from gsworkbench.particles.stack import CtfParameters, Float64
 
-DEPOSITED = "deposited"  # as SimulationConfig.poses: these poses, shifts and CTF, row by row
+DEPOSITED = "deposited"  # as Simulation.poses: these poses, shifts and CTF, row by row
 PACKAGE = "recovar"
 REMEDY = "pip install --no-deps recovar==1.0.5"
 

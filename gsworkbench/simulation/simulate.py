@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from gsworkbench.config import to_mapping
 from gsworkbench.errors import InputError
@@ -34,7 +33,8 @@ from gsworkbench.particles.read import read_metadata
 from gsworkbench.particles.stack import CtfParameters, ParticleStack
 from gsworkbench.simulation.deposited_poses import DEPOSITED, deposited_files, read_deposited
 from gsworkbench.simulation.imperfections import preferred_views, random_phases, turned
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
+from gsworkbench.system.progress import progress, track
 from gsworkbench.system.provenance import RunRecord
 
 Float64 = NDArray[np.float64]
@@ -79,15 +79,43 @@ IMAGES, PARTICLES = "particles.mrcs", "particles.star"  # the last one's presenc
 POSES, DEFOCUS, SHIFTS, HALF_SETS, NOISE, STATES, VIEWS, POSE_ERRORS, SHIFT_ERRORS, PHASES = range(10)
 
 
-def simulate(config: SimulationConfig, output_dir: str | Path, *, max_bytes: int = 2**29) -> ParticleStack:
-    """Write images, truths, run.json and particles.star, together and in place of an earlier call's; return the stack.
+def simulate(config: Simulation, output_dir: str | Path, *, max_bytes: int = 2**29) -> ParticleStack:
+    """Simulate particle images of a molecule, with known poses, CTF and truth.
 
-    The noise has standard deviation 1. Signal and truth map carry one factor that makes the SNR the one asked for
-    (`SNR_DEFINITION`); snr = 0 writes pure noise, snr = infinity noise-free images, both with the factor 1. Random
-    numbers depend on the seed and on the place of the particle only, so the files are the same whatever `max_bytes`,
-    the memory for a chunk of images. The non-uniform FFT takes 128 D^3 bytes on top (2 GB at D = 256).
+    The folder then holds particles.star, particles.mrcs, truth.mrc (and one truth for each further state) and run.json.
+    They appear together and replace those of an earlier call.
 
-    Settings that describe no data set, files that cannot be used, and a molecule larger than the box raise InputError.
+    The noise has standard deviation 1. Signal and truth map are multiplied by one factor that gives the requested SNR,
+    the variance of the CTF-filtered, shifted, noise-free images over that of the noise. SNR 0 writes pure noise, an
+    infinite SNR noise-free images, both with the factor 1. Random numbers depend only on the seed and on the number of
+    the particle.
+
+    Parameters
+    ----------
+    config : Simulation
+        What to simulate.
+    output_dir : str or Path
+        The folder to write to.
+    max_bytes : int
+        Memory for one chunk of images; the files do not depend on it. The non-uniform FFT needs another 128 D^3 bytes
+        (2 GB for a box of 256).
+
+    Returns
+    -------
+    ParticleStack
+        The particles as `read_particles` would read them.
+
+    Raises
+    ------
+    InputError
+        If the settings do not describe a data set, a file cannot be used, or the molecule does not fit the box.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> particles = gs.simulate(gs.Simulation(n_particles=10, box_size=32, pixel_size=12.0, snr=0.5), "simulated")
+    >>> particles.images().shape
+    (10, 32, 32)
     """
     _check(config)
     output_dir = Path(output_dir)
@@ -170,7 +198,7 @@ def potential(molecule: Molecule, *, box_size: int, pixel_size: float, b_factor:
     return np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(transform)).real) / pixel_size**3
 
 
-def _further_states(molecule: Molecule, config: SimulationConfig) -> list[Molecule]:
+def _further_states(molecule: Molecule, config: Simulation) -> list[Molecule]:
     """The molecule without the absent chains of each state, in the same place; none where no particle is in one."""
     return [_without(molecule, absent) for absent in config.absent_chains if config.absent_fraction]
 
@@ -276,7 +304,7 @@ def _images(slices: Complex128, box_size: int) -> Float64:
 # --- what is drawn -----------------------------------------------------------------------------------------------
 
 
-def draw_particles(config: SimulationConfig, file: Path) -> ParticleStack:
+def draw_particles(config: Simulation, file: Path) -> ParticleStack:
     """Draw poses, CTF, shifts and half sets of all particles; their images are to lie in `file`."""
     n = config.n_particles
     rotations, shifts, ctf = _deposited_rows(config) if config.poses == DEPOSITED else _drawn_rows(config)
@@ -297,7 +325,7 @@ def draw_particles(config: SimulationConfig, file: Path) -> ParticleStack:
     )
 
 
-def _drawn_rows(config: SimulationConfig) -> tuple[Float64, Float64, CtfParameters]:
+def _drawn_rows(config: Simulation) -> tuple[Float64, Float64, CtfParameters]:
     """Rotations, shifts in A and CTF, each from its own distribution."""
     n = config.n_particles
     shifts = _generator(config.seed, SHIFTS).normal(0, config.shift_sd * config.box_size * config.pixel_size, (n, 2))
@@ -305,7 +333,7 @@ def _drawn_rows(config: SimulationConfig) -> tuple[Float64, Float64, CtfParamete
     return _draw_rotations(config, n), shifts, ctf
 
 
-def _deposited_rows(config: SimulationConfig) -> tuple[Float64, Float64, CtfParameters]:
+def _deposited_rows(config: Simulation) -> tuple[Float64, Float64, CtfParameters]:
     """Rotations, shifts in A and CTF of particles of a real set: each once while there are enough."""
     rows = read_deposited(config.optics)
     n, rng = config.n_particles, _generator(config.seed, POSES)
@@ -313,7 +341,7 @@ def _deposited_rows(config: SimulationConfig) -> tuple[Float64, Float64, CtfPara
     return chosen.rotations, chosen.shifts_angstrom, chosen.ctf
 
 
-def _draw_states(config: SimulationConfig) -> NDArray[np.int64]:
+def _draw_states(config: Simulation) -> NDArray[np.int64]:
     """(n,) the state of each particle: 0, or with probability absent_fraction one of the others, equally often."""
     place = _generator(config.seed, STATES).random(config.n_particles)
     limits = config.absent_fraction * np.linspace(0, 1, len(config.absent_chains) + 1)[1:]
@@ -364,7 +392,7 @@ def draw_noise(seed: int, index: int, box_size: int, amplitudes: Float64 | None)
     return white if amplitudes is None else np.fft.irfft2(np.fft.rfft2(white) * amplitudes, s=white.shape)
 
 
-def _draw_rotations(config: SimulationConfig, n: int) -> Float64:
+def _draw_rotations(config: Simulation, n: int) -> Float64:
     rng = _generator(config.seed, POSES)
     if config.poses == "uniform":
         return preferred_views(random_rotations(n, rng), config.preferred_views, _generator(config.seed, VIEWS))
@@ -372,7 +400,7 @@ def _draw_rotations(config: SimulationConfig, n: int) -> Float64:
     return rotations[rng.integers(len(rotations), size=n)]
 
 
-def _with_errors(particles: ParticleStack, config: SimulationConfig) -> ParticleStack:
+def _with_errors(particles: ParticleStack, config: Simulation) -> ParticleStack:
     """Particles as particles.star states them: poses and shifts off the truth by the config's errors."""
     rotations, shifts = particles.require_poses(), particles.shifts_angstrom
     if config.pose_error_degrees:
@@ -410,7 +438,7 @@ def _write_signal(
     """Write noise-free images of the state each particle is in; return their variance over pixels and particles."""
     step = max(1, max_bytes // (64 * particles.box_size**2))  # a pixel takes up to 64 bytes on its way
     sums = np.empty((2, len(particles)))
-    with tqdm(total=len(particles), desc="projecting", unit=" images") as progress:
+    with progress("projecting", len(particles), unit=" images") as meter:
         for start in range(0, len(particles), step):
             rows = slice(start, start + step)
             signal = form_images(states[0], particles[rows])
@@ -419,18 +447,18 @@ def _write_signal(
                     signal[there] = form_images(states[number], particles[rows][there])
             sums[:, rows] = signal.sum((1, 2)), (signal**2).sum((1, 2))
             images[rows] = signal
-            progress.update(len(signal))
+            meter.advance(len(signal))
     mean, mean_square = sums.sum(1) / images.size
     return float(mean_square - mean**2)
 
 
 def _add_noise(images: NDArray[np.float32], scale: float, amplitudes: Float64 | None, seed: int) -> None:
     """Multiply images by `scale` and add noise of standard deviation 1, in place."""
-    for index in tqdm(range(len(images)), desc="adding noise", unit=" images"):
+    for index in track(range(len(images)), "adding noise", unit=" images"):
         images[index] = scale * images[index] + draw_noise(seed, index, images.shape[-1], amplitudes)
 
 
-def _randomise_phases(images: NDArray[np.float32], config: SimulationConfig) -> None:
+def _randomise_phases(images: NDArray[np.float32], config: Simulation) -> None:
     """Take the phases of images beyond the frequency of the config from noise, in place."""
     from_index = config.box_size * config.pixel_size / config.random_phases_beyond
     for index in range(len(images)):
@@ -442,7 +470,7 @@ def _signal_scale(snr: float, variance: float) -> float:
     return math.sqrt(snr / variance) if 0 < snr < math.inf else 1.0
 
 
-def _check(config: SimulationConfig) -> None:
+def _check(config: Simulation) -> None:
     """Raise InputError for settings that describe no data set."""
     wrong = {
         "box_size must be even and at least 8": config.box_size < 8 or config.box_size % 2 != 0,
@@ -467,7 +495,7 @@ def _check(config: SimulationConfig) -> None:
             raise InputError(f"{sentence}, not {getattr(config, name)!r}")
 
 
-def _input_files(config: SimulationConfig) -> list[Path]:
+def _input_files(config: Simulation) -> list[Path]:
     """The files that the config names: a molecule, poses, a noise spectrum."""
     names = [config.molecule] * (config.molecule not in MOLECULES)
     names += [config.poses] * (config.poses not in ("uniform", DEPOSITED)) + [config.noise] * (config.noise != "white")
@@ -475,7 +503,7 @@ def _input_files(config: SimulationConfig) -> list[Path]:
     return [*(path for path in map(Path, names) if path.is_file()), *deposited]
 
 
-def _plain(config: SimulationConfig) -> dict[str, object]:
+def _plain(config: Simulation) -> dict[str, object]:
     """The config for run.json, which knows no infinity."""
     plain = to_mapping(config)
     return {name: "infinity" if value == math.inf else value for name, value in plain.items()}

@@ -6,8 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class SimulationConfig:
-    """A simulated set of particles with known truth (see simulation/simulate.py)."""
+class Simulation:
+    """What `simulate` makes: particles of a molecule with known poses, CTF and truth.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> gs.Simulation(n_particles=100, snr=0.05).box_size
+    64
+    """
 
     molecule: str = "ribosome"  # a name of molecules.MOLECULES
     n_particles: int = 5000

@@ -1,7 +1,11 @@
-"""C++ sources with a plain C interface, built at first use for the processor at hand and kept in the user's cache.
+"""Loads the compiled C++: from the wheel if it carries what is needed, else compiled at first use.
 
-A library is named by a hash of sources, options and platform: a checkout that moves on, an editable install, or a
-home shared by unlike machines never meets a stale one, and the package stays free of binaries and of ties to torch.
+What is compiled here is kept in the user's cache. The name of a library holds a digest of sources, options and platform
+(kernels/build.py): an edited source, an editable install, or a home shared by unlike machines never meets a stale one.
+
+The libraries need an OpenMP runtime, libgomp.so.1, and link it dynamically. torch, which is imported first, has loaded
+the one it ships under that very name, so the loader takes that one: there is one runtime with one pool of threads, and
+none has to be installed. A second, static copy would start threads of its own beside torch's.
 """
 
 from __future__ import annotations
@@ -9,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import shlex
@@ -22,15 +25,7 @@ import torch
 
 from gsworkbench.io.files import atomic_path, remove_strays_of
 from gsworkbench.io.locks import held
-
-# No -ffast-math: it deletes roundings that are meant and, at link time, flushes denormals in the whole process.
-OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fno-signed-zeros",
-           "-fPIC", "-shared", "-fopenmp", "-Wno-psabi")  # fmt: skip
-# By what torch calls the capability of the processor (ATEN_CPU_CAPABILITY lowers it); others get the baseline.
-INSTRUCTIONS = {
-    "AVX512": ("-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma"),
-    "AVX2": ("-mavx2", "-mfma"),
-}
+from gsworkbench.kernels.build import BUILT, capabilities, file_name, options
 
 
 class BuildError(Exception):
@@ -38,23 +33,23 @@ class BuildError(Exception):
 
 
 def capability() -> str:
-    """Return "AVX512", "AVX2" or "baseline": the instructions that libraries are built for here."""
+    """Return "AVX512", "AVX2" or "baseline": the instructions of the libraries that are used here."""
     found = torch.backends.cpu.get_cpu_capability()
-    return found if found in INSTRUCTIONS and platform.machine() in ("x86_64", "AMD64") else "baseline"
+    return found if found in capabilities() else "baseline"
 
 
 @functools.cache
 def library(*sources: Path) -> ctypes.CDLL:
-    """Load the library of some C++ files of one folder; build it (some seconds) if no one has yet."""
-    options = (*OPTIONS, *INSTRUCTIONS.get(capability(), ()))
-    digest = hashlib.sha256(repr((options, platform.machine(), platform.libc_ver(), os.environ.get("CXX"))).encode())
-    for file in (*sources, *sorted(sources[0].parent.glob("*.h"))):
-        digest.update(file.name.encode() + file.read_bytes())
-    path = cache_folder() / f"{sources[0].stem}-{capability()}-{digest.hexdigest()[:16]}.so"
+    """Load the library of some C++ files of one folder; compile it (some seconds) if no one has yet."""
+    carried = BUILT / file_name(sources, capability())
+    if carried.exists():
+        with contextlib.suppress(OSError):  # a wheel for another system; compile it here
+            return ctypes.CDLL(str(carried))
+    path = cache_folder() / file_name(sources, capability(), platform.libc_ver(), os.environ.get("CXX"))
     if not path.exists():
         with _only_one(path):
             if not path.exists():
-                _build(sources, path, options)
+                _build(sources, path, options(capability()))
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:

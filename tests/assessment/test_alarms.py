@@ -10,7 +10,7 @@ from gsworkbench.assessment import alarms
 from gsworkbench.assessment.definitions import judge
 from gsworkbench.assessment.fsc import FscCurve, fourier_shell_correlation, resolution, shell_indices
 from gsworkbench.assessment.honesty import overstatement
-from gsworkbench.assessment.masks import spherical_mask
+from gsworkbench.assessment.masks import Mask, spherical_mask
 
 BOX, VOXEL = 32, 3.0
 
@@ -26,7 +26,7 @@ def filtered(volume, gain):
 
 @pytest.fixture(scope="module")
 def truth():
-    mask = spherical_mask(BOX, VOXEL, radius=15, edge=12)[0]
+    mask = spherical_mask(BOX, VOXEL, radius=15, edge=12).values
     return filtered(noise(0) * mask, lambda s: 40 * np.exp(-((s / 6) ** 2)))
 
 
@@ -91,7 +91,7 @@ def test_a_curve_that_rises_again_rings_and_noise_does_not():
 def test_independent_noise_rings_nothing():
     quiet = 0
     for seed in range(0, 40, 2):
-        found = judge(noise(seed), noise(seed + 1), voxel_size=VOXEL, masked=False)
+        found = judge(noise(seed), noise(seed + 1), voxel_size=VOXEL, mask="none")
         quiet += alarms.rises_again(found.curves[0], found.errors["fsc_unmasked"]) is None
     assert quiet >= 19
 
@@ -119,7 +119,7 @@ def test_maps_masked_beyond_their_cutoff_ring(truth):
     masked = [volume * mask for volume in cut]
     assert "filtered and then masked" in alarms.agree_where_empty(*masked, fsc(*masked))
     assert alarms.agree_where_empty(*cut, fsc(*cut)) is None
-    soft = spherical_mask(BOX, VOXEL, radius=24, edge=15)[0]
+    soft = spherical_mask(BOX, VOXEL, radius=24, edge=15).values
     unfiltered = [(truth + 2 * noise(i)) * soft for i in (1, 2)]
     assert alarms.agree_where_empty(*unfiltered, fsc(*unfiltered)) is None  # empty corners, but the curve falls
 
@@ -136,8 +136,8 @@ def test_a_tight_mask_on_random_phases_rings():
 @pytest.mark.parametrize("start", [9, 12, 13, 14, 15])
 def test_a_good_mask_rings_nothing_though_phases_are_random_from_near_nyquist_only(start):
     """The mask carries agreement some shells beyond the start; near Nyquist there is nothing farther to read."""
-    mask = spherical_mask(BOX, VOXEL, radius=18, edge=12)[0]
-    signal = filtered(noise(7) * mask, lambda s: np.where(s < start, 30.0, 1.0))
+    mask = spherical_mask(BOX, VOXEL, radius=18, edge=12)
+    signal = filtered(noise(7) * mask.values, lambda s: np.where(s < start, 30.0, 1.0))
     found = judge(*(signal + noise(i) for i in (1, 2)), "RELION", voxel_size=VOXEL, mask=mask)
     read = {r.curve: r for r in found.resolutions}
     if found.randomised_from is None:
@@ -198,7 +198,7 @@ def test_held_out_errors_that_do_not_bear_out_the_half_maps_ring():
 
 def test_overstatement_compares_like_with_like(halves):
     with pytest.raises(ValueError, match="differ"):
-        overstatement(fsc(*halves), fsc(*halves, mask=np.ones((BOX,) * 3), mask_name="all"))
+        overstatement(fsc(*halves), fsc(*halves, mask=Mask(np.ones((BOX,) * 3), "all")))
 
 
 def test_gather_keeps_sentences_once():

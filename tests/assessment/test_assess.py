@@ -32,7 +32,7 @@ def filtered(volume, gain):
 
 
 def signal():
-    inside = spherical_mask(BOX, VOXEL, radius=15, edge=12)[0]
+    inside = spherical_mask(BOX, VOXEL, radius=15, edge=12).values
     return filtered(noise(0) * inside, lambda s: 40 * np.exp(-((s / 6) ** 2)))
 
 
@@ -61,7 +61,7 @@ def said(capsys):
 
 
 def test_several_masks_give_a_curve_each_in_every_output(maps, halves, tmp_path, capsys):
-    own = maps("my mask.mrc", spherical_mask(BOX, VOXEL, radius=24, edge=9)[0])
+    own = maps("my mask.mrc", spherical_mask(BOX, VOXEL, radius=24, edge=9).values)
     wanted = [word for mask in ("auto", "sphere", "loose", "tight", own) for word in ("--mask", mask)]
     assert main(["fsc", *halves, *wanted, "--out", str(tmp_path / "out")]) == 0
     text = said(capsys)

@@ -5,6 +5,7 @@ import pytest
 
 from gsworkbench.assessment.directional import directional_fsc, half_sphere, sampling, sphericity
 from gsworkbench.assessment.fsc import fourier_shell_correlation
+from gsworkbench.assessment.masks import Mask
 from gsworkbench.geometry.rotations import euler_to_matrices
 
 BOX, VOXEL = 40, 2.0
@@ -97,7 +98,7 @@ def test_directions_that_never_cross_leave_no_sphericity():
 def test_a_filter_is_no_sphere(last):
     x, y, z = frequencies()
     kept = np.sqrt(x**2 + y**2 + z**2) <= last
-    mask = np.clip(3 - np.linalg.norm(np.indices((BOX,) * 3) - BOX // 2, axis=0) / 5, 0, 1)
+    mask = Mask(np.clip(3 - np.linalg.norm(np.indices((BOX,) * 3) - BOX // 2, axis=0) / 5, 0, 1))
     halves = [filtered(2 * noise(0) + noise(i), kept).astype(np.float32) for i in (1, 2)]
     for m in (None, mask):
         found = directional_fsc(*halves, voxel_size=VOXEL, mask=m)

@@ -18,12 +18,12 @@ BOX, VOXEL = 24, 2.5
 @pytest.fixture(scope="module")
 def judgement():
     rng = np.random.default_rng(0)
-    mask, words = spherical_mask(BOX, VOXEL, radius=15, edge=10)
+    mask = spherical_mask(BOX, VOXEL, radius=15, edge=10)
     k = np.fft.fftfreq(BOX, 1 / BOX)
     r2 = k[:, None, None] ** 2 + k[:, None] ** 2 + k**2
-    signal = np.fft.ifftn(np.fft.fftn(rng.standard_normal((BOX,) * 3) * mask) * np.exp(-r2 / 20)).real * 10
+    signal = np.fft.ifftn(np.fft.fftn(rng.standard_normal((BOX,) * 3) * mask.values) * np.exp(-r2 / 20)).real * 10
     halves = [signal + rng.standard_normal((BOX,) * 3) for _ in range(2)]
-    return judge(*halves, voxel_size=VOXEL, mask=mask, mask_name=words)
+    return judge(*halves, voxel_size=VOXEL, mask=mask)
 
 
 def test_the_xml_is_what_emdb_takes(judgement, tmp_path):
@@ -64,7 +64,7 @@ def test_starfile_reads_postprocess_star(judgement, tmp_path):
 
 def test_no_crossing_is_said_in_postprocess_star(tmp_path):
     volume = np.random.default_rng(1).standard_normal((BOX,) * 3)
-    same = judge(volume, volume, voxel_size=VOXEL, masked=False)
+    same = judge(volume, volume, voxel_size=VOXEL, mask="none")
     write_postprocess_star(tmp_path / "postprocess.star", same, ("a", "b"), "None")
     assert "no crossing below Nyquist (5.00 A)" in (tmp_path / "postprocess.star").read_text()
     blocks = starfile.read(tmp_path / "postprocess.star")

@@ -6,7 +6,7 @@ import pytest
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.definitions import judge
 from gsworkbench.assessment.fsc import FscCurve, fourier_shell_correlation, resolution, shell_indices, write_fsc_csv
-from gsworkbench.assessment.masks import automatic_mask, doubtful_mask, spherical_mask
+from gsworkbench.assessment.masks import Mask, automatic_mask, doubtful_mask, spherical_mask
 from gsworkbench.errors import InputError
 
 BOX = 24
@@ -92,15 +92,15 @@ def test_maps_that_do_not_match_are_refused():
     with pytest.raises(InputError, match="same box"):
         fsc(noise(0), noise(0, 20))
     with pytest.raises(InputError, match="mask has shape"):
-        fsc(noise(0), noise(1), mask=np.ones((4, 4, 4)))
+        fsc(noise(0), noise(1), mask=Mask(np.ones((4, 4, 4))))
 
 
 def test_csv_holds_every_curve_with_its_mask(tmp_path):
-    mask, name = spherical_mask(BOX, 2.0)
-    curves = [fsc(noise(0), noise(0) + noise(1)), fsc(noise(0), noise(1), mask=mask, mask_name=name)]
+    mask = spherical_mask(BOX, 2.0)
+    curves = [fsc(noise(0), noise(0) + noise(1)), fsc(noise(0), noise(1), mask=mask)]
     write_fsc_csv(tmp_path / "fsc.csv", curves)
     lines = (tmp_path / "fsc.csv").read_text().splitlines()
-    assert name in lines[0]
+    assert mask.description in lines[0]
     assert lines[1] == "shell,frequency_per_angstrom,resolution_angstrom,fsc_unmasked,fsc_masked"
     cells = lines[2 + 3].split(",")
     assert float(cells[2]) == pytest.approx(BOX * 2 / 3, abs=1e-3)
@@ -108,7 +108,8 @@ def test_csv_holds_every_curve_with_its_mask(tmp_path):
 
 
 def test_the_spherical_mask_is_a_sphere_with_a_cosine_edge():
-    mask, name = spherical_mask(32, 2.0, radius=16, edge=8)
+    made = spherical_mask(32, 2.0, radius=16, edge=8)
+    mask, name = made.values, made.description
     assert mask[16, 16, 16] == 1 and mask[0, 16, 16] == 0
     for axis in range(3):  # 20 A out along any axis is half way down
         index = [16, 16, 16]
@@ -122,14 +123,15 @@ def test_the_automatic_mask_holds_the_density_and_little_else():
     axis = (np.arange(48) - 24) * 3.0
     r = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
     ball = (r < 30).astype(float)
-    mask, name = automatic_mask(ball + 0.05 * noise(1, 48), 3.0)
+    made = automatic_mask(ball + 0.05 * noise(1, 48), 3.0)
+    mask, name = made.values, made.description
     assert (mask[r < 30] > 0.99).all()
     assert mask[r > 60].max() == 0
     assert "low-pass" in name and "level" in name
 
 
 def test_agreement_measures_slope_shift_and_hand():
-    truth = lowpassed(noise(4) * spherical_mask(BOX, 2.0, radius=12, edge=6)[0], 7)
+    truth = lowpassed(noise(4) * spherical_mask(BOX, 2.0, radius=12, edge=6).values, 7)
     k = np.fft.fftfreq(BOX)
     moved = np.fft.ifftn(np.fft.fftn(1.5 * truth) * np.exp(-2j * np.pi * (0.03 * k - 0.02 * k[:, None, None]))).real
     found = agreement(moved + 7, truth)
@@ -147,18 +149,19 @@ def ball(box, radius, voxel_size=1.0):
 
 @pytest.mark.parametrize("voxel_size", [1.0, 3.0, 6.0, 20.0])
 def test_the_automatic_mask_has_an_edge_of_five_voxels_at_least(voxel_size):
-    mask, words = automatic_mask(ball(48, 9) + 0.02 * noise(1, 48), voxel_size)
-    profile = mask[24, 24, 24:]
+    mask = automatic_mask(ball(48, 9) + 0.02 * noise(1, 48), voxel_size)
+    profile = mask.values[24, 24, 24:]
     assert (np.count_nonzero((profile > 0.01) & (profile < 0.99)) + 1) * voxel_size >= min(12, 5 * voxel_size)
     dilation, edge = max(6, 2 * voxel_size), max(12, 5 * voxel_size)
-    assert f"dilated {dilation:.3g} A, soft edge {edge:.3g} A" in words
+    assert f"dilated {dilation:.3g} A, soft edge {edge:.3g} A" in mask.description
     assert profile[11] > 0.99  # two voxels beyond the ball
 
 
 @pytest.mark.parametrize("offset", [-1000.0, 3.0, 1000.0])
 def test_a_constant_changes_no_mask(offset):
     volume = ball(32, 7) + 0.1 * noise(1, 32)
-    np.testing.assert_allclose(automatic_mask(volume + offset, 2.0)[0], automatic_mask(volume, 2.0)[0], atol=1e-6)
+    lifted, plain = (automatic_mask(v, 2.0).values for v in (volume + offset, volume))
+    np.testing.assert_allclose(lifted, plain, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -171,14 +174,14 @@ def test_a_constant_changes_no_mask(offset):
     ],
 )
 def test_masks_that_cannot_be_right_say_so(volume, words):
-    assert words in doubtful_mask(automatic_mask(volume, 2.0)[1])
+    assert words in doubtful_mask(automatic_mask(volume, 2.0))
 
 
 @pytest.mark.parametrize(("radius", "box"), [(3, 64), (6, 32), (9, 32)])
 def test_masks_of_small_and_large_particles_are_right(radius, box):
-    _, words = automatic_mask(ball(box, radius) + 0.02 * noise(1, box), 5.0)
-    assert words.startswith("automatic: low-pass") and doubtful_mask(words) is None
-    assert doubtful_mask("my mask.mrc") is None
+    mask = automatic_mask(ball(box, radius) + 0.02 * noise(1, box), 5.0)
+    assert mask.description.startswith("automatic: low-pass") and doubtful_mask(mask) is None
+    assert doubtful_mask(Mask(mask.values, "my mask.mrc")) is doubtful_mask(None) is None
 
 
 @pytest.mark.parametrize("offset", [-1000.0, -1.0, 7.0, 1000.0])
@@ -187,7 +190,8 @@ def test_a_constant_in_the_maps_changes_no_digit(definition, offset):
     signal = lowpassed(noise(4, 32) * ball(32, 9), 8)
     halves = [(signal / signal.std() + 0.5 * noise(i, 32)).astype(np.float32) for i in (1, 2)]
     lifted = [(halves[0] + offset).astype(np.float32), (halves[1] + np.float32(-0.4 * offset)).astype(np.float32)]
-    for mask in (None, spherical_mask(32, 2.0, radius=18, edge=10)[0], (ball(32, 9) > 0).astype(np.float32)):
+    hard = Mask((ball(32, 9) > 0).astype(np.float32))
+    for mask in ("own", spherical_mask(32, 2.0, radius=18, edge=10), hard):
         as_they_are, with_it = (judge(*pair, definition, voxel_size=2.0, mask=mask) for pair in (halves, lifted))
         for plain, other in zip(as_they_are.curves, with_it.curves, strict=True):
             first = 2 if definition == "cryoDRGN" else 1  # its shell 1 holds the constant and nothing else
@@ -197,7 +201,7 @@ def test_a_constant_in_the_maps_changes_no_digit(definition, offset):
 
 def test_a_mask_does_not_fill_shells_that_are_empty():
     halves = [lowpassed(noise(4, 32) * ball(32, 9) * 3 + noise(i, 32), 9) for i in (1, 2)]
-    found = judge(*halves, voxel_size=2.0, mask=spherical_mask(32, 2.0, radius=14, edge=6)[0])
+    found = judge(*halves, voxel_size=2.0, mask=spherical_mask(32, 2.0, radius=14, edge=6))
     for curve in found.curves:
         assert np.isnan(curve.values[10:16]).all(), curve.name
     assert all(r.shell is not None and r.shell <= 9 for r in found.resolutions)

@@ -69,7 +69,7 @@ def test_enlarged_maps_are_named_with_the_voxels_they_had():
 
 @pytest.mark.parametrize("edge", [0.01, 5.0])
 def test_masked_maps_are_named(edge):
-    mask = spherical_mask(32, 1.0, radius=9, edge=edge)[0]
+    mask = spherical_mask(32, 1.0, radius=9, edge=edge).values
     assert "were masked already" in masked_already(pair(3, 32)[0] * mask + 7)  # on any level
     assert masked_already(pair(3, 32)[0]) is None
 

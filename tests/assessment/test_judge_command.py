@@ -19,7 +19,7 @@ from gsworkbench.assessment.corrected import (
 )
 from gsworkbench.assessment.definitions import DEFINITIONS, judge
 from gsworkbench.assessment.fsc import FscCurve, Shells, fourier_shell_correlation, resolution, shell_indices
-from gsworkbench.assessment.masks import MaskRecipe, make_mask, spherical_mask
+from gsworkbench.assessment.masks import Mask, MaskRecipe, make_mask, spherical_mask
 from gsworkbench.assessment.sharpening import sharpen
 from gsworkbench.cli.main import main
 from gsworkbench.errors import InputError
@@ -40,13 +40,13 @@ def filtered(volume, gain):
 
 @pytest.fixture(scope="module")
 def mask():
-    return spherical_mask(BOX, VOXEL, radius=24, edge=9)[0]
+    return spherical_mask(BOX, VOXEL, radius=24, edge=9)
 
 
 @pytest.fixture(scope="module")
 def halves(mask):
     """Half maps whose FSC falls from 1 to 0, float32 as they come from a file."""
-    signal = filtered(noise(0) * mask, lambda s: 3 * np.exp(-((s / 7) ** 2)))
+    signal = filtered(noise(0) * mask.values, lambda s: 3 * np.exp(-((s / 7) ** 2)))
     return [(signal + 0.5 * noise(i)).astype(np.float32) for i in (1, 2)]
 
 
@@ -95,7 +95,7 @@ def relion(halves, mask, tmp_path_factory):
     if shutil.which("relion_postprocess") is None:
         pytest.skip("relion_postprocess is not on PATH")
     folder = tmp_path_factory.mktemp("relion")
-    for name, volume in zip(("half1", "half2", "mask"), (*halves, mask), strict=True):
+    for name, volume in zip(("half1", "half2", "mask"), (*halves, mask.values), strict=True):
         write_map(folder / f"{name}.mrc", volume, VOXEL)
     command = "relion_postprocess --i half1.mrc --i2 half2.mrc --mask mask.mrc --angpix 3 --auto_bfac --o pp"
     subprocess.run(command.split(), cwd=folder, capture_output=True, check=False)  # fails at its PDF without gs
@@ -241,8 +241,8 @@ def test_correction_removes_what_a_tight_mask_adds():
         signal = filtered(noise(3 * seed, box), lambda s: s <= 8)
         pair = [40 * signal + filtered(noise(3 * seed + i, box), lambda s: s > 8) for i in (1, 2)]
         random = [randomise_phases(v, 12, 2 * seed + i) for i, v in enumerate(pair)]
-        t = fourier_shell_correlation(*pair, voxel_size=VOXEL, mask=tight)
-        n = fourier_shell_correlation(*random, voxel_size=VOXEL, mask=tight)
+        t = fourier_shell_correlation(*pair, voxel_size=VOXEL, mask=Mask(tight))
+        n = fourier_shell_correlation(*random, voxel_size=VOXEL, mask=Mask(tight))
         masked.append(t.values[14:21])
         corrected.append(corrected_curve(t, n, 14).values[14:21])
     assert np.min(masked) > 0.2
@@ -255,7 +255,7 @@ def test_signal_to_noise_known_in_every_shell_gives_snr_over_one_plus_snr():
     for seed in range(0, 36, 3):
         signal = filtered(noise(seed), lambda s: np.sqrt(ratio[s]))
         pair = [signal + noise(seed + i) for i in (1, 2)]
-        values.append(judge(*pair, "RELION", voxel_size=VOXEL, masked=False).curves[0].values[3:16])
+        values.append(judge(*pair, "RELION", voxel_size=VOXEL, mask="none").curves[0].values[3:16])
     np.testing.assert_allclose(np.mean(values, axis=0), (ratio / (1 + ratio))[3:16], atol=0.06)
 
 
@@ -279,9 +279,7 @@ def test_standard_errors_are_the_scatter_over_seeds(mask, use_mask):
         z = []
         for seed in range(0, 90, 3):
             signal = np.sqrt(ratio) * noise(seed)
-            curve = fourier_shell_correlation(
-                *(signal + noise(seed + i) for i in (1, 2)), voxel_size=VOXEL, mask=m, mask_name="sphere"
-            )
+            curve = fourier_shell_correlation(*(signal + noise(seed + i) for i in (1, 2)), voxel_size=VOXEL, mask=m)
             z.append((curve.values - expected)[4:16] / standard_error(curve, samples)[4:16])
         assert abs(np.mean(z)) < 0.25
         assert 0.8 < np.std(z) < 1.25
@@ -289,7 +287,7 @@ def test_standard_errors_are_the_scatter_over_seeds(mask, use_mask):
 
 @pytest.mark.parametrize("radius", [None, 24.0])
 def test_bootstrapped_errors_are_the_scatter_over_seeds(radius):
-    m = None if radius is None else spherical_mask(BOX, VOXEL, radius=radius, edge=9)[0]
+    m = None if radius is None else spherical_mask(BOX, VOXEL, radius=radius, edge=9)
     samples = effective_samples(BOX, m)
     curves, errors = [], []
     for seed in range(0, 60, 3):
@@ -318,7 +316,9 @@ def test_effective_samples_without_a_mask_are_all_voxels():
     k = np.fft.fftfreq(BOX, 1 / BOX)
     r = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)).astype(int)
     np.testing.assert_array_equal(effective_samples(BOX), np.bincount(r.ravel())[: BOX // 2 + 1])
-    np.testing.assert_allclose(effective_samples(BOX, np.ones((BOX,) * 3))[3:], effective_samples(BOX)[3:], rtol=0.05)
+    np.testing.assert_allclose(
+        effective_samples(BOX, Mask(np.ones((BOX,) * 3)))[3:], effective_samples(BOX)[3:], rtol=0.05
+    )
 
 
 def test_half_bit_falls_towards_its_limit_and_reads_a_resolution(halves, mask):
@@ -354,10 +354,11 @@ def test_noise_substitution_takes_a_shared_bias_out():
 
 def test_masks_by_recipe(halves):
     mean = sum(halves) / 2
-    tight, words = make_mask(MaskRecipe("grown", dilation=6, edge=6), mean, VOXEL)
-    loose, _ = make_mask(MaskRecipe("grown", dilation=25, edge=15), mean, VOXEL)
+    made = make_mask(MaskRecipe("grown", dilation=6, edge=6), mean, VOXEL)
+    tight, words = made.values, made.description
+    loose = make_mask(MaskRecipe("grown", dilation=25, edge=15), mean, VOXEL).values
     assert (tight[mean >= mean.max() / 2] == 1).all()
     assert (loose >= tight).all() and loose.sum() > tight.sum()
     assert "dilated 6 A, soft edge 6 A" in words
-    sphere, _ = make_mask(MaskRecipe("sphere"), mean, VOXEL)
+    sphere = make_mask(MaskRecipe("sphere"), mean, VOXEL).values
     assert sphere[16, 16, 16 + 13] == 1 and sphere[16, 16, 0] == 0

@@ -5,7 +5,7 @@ import pytest
 
 from gsworkbench.assessment.fsc import shell_indices
 from gsworkbench.assessment.local import first_crossings, local_resolution
-from gsworkbench.assessment.masks import spherical_mask
+from gsworkbench.assessment.masks import Mask, spherical_mask
 from gsworkbench.errors import InputError
 
 BOX, VOXEL = 48, 2.0
@@ -34,7 +34,7 @@ def halves():
 def found(halves):
     mask = np.zeros((BOX,) * 3)
     mask[4:20, 8:40, 8:40] = mask[28:44, 8:40, 8:40] = 1
-    return local_resolution(*halves, voxel_size=VOXEL, mask=mask, mask_name="two slabs")
+    return local_resolution(*halves, voxel_size=VOXEL, mask=Mask(mask, "two slabs"))
 
 
 def test_two_known_resolutions_are_recovered(found):
@@ -69,13 +69,13 @@ def test_first_crossings_are_interpolated():
 
 def test_windows_of_no_use_are_refused(halves):
     with pytest.raises(InputError, match="window of 4 voxels"):
-        local_resolution(*halves, voxel_size=VOXEL, mask=np.ones((BOX,) * 3), window=8)
+        local_resolution(*halves, voxel_size=VOXEL, mask=Mask(np.ones((BOX,) * 3)), window=8)
     with pytest.raises(InputError, match="no point"):
-        local_resolution(*halves, voxel_size=VOXEL, mask=np.zeros((BOX,) * 3))
+        local_resolution(*halves, voxel_size=VOXEL, mask=Mask(np.zeros((BOX,) * 3)))
 
 
 def mask_of(box):
-    return spherical_mask(box, VOXEL, radius=0.3 * box * VOXEL, edge=4 * VOXEL)[0]
+    return spherical_mask(box, VOXEL, radius=0.3 * box * VOXEL, edge=4 * VOXEL)
 
 
 @pytest.mark.parametrize("angstrom", [10.0, 14.0])
@@ -97,7 +97,7 @@ def test_enlarged_maps_read_what_they_read_before(halves):
 
     settings = {"window": 40.0, "step": 8.0}
     before = local_resolution(*halves, voxel_size=VOXEL, mask=mask_of(BOX), **settings)
-    mask = spherical_mask(2 * BOX, VOXEL / 2, radius=0.3 * BOX * VOXEL, edge=4 * VOXEL)[0]
+    mask = spherical_mask(2 * BOX, VOXEL / 2, radius=0.3 * BOX * VOXEL, edge=4 * VOXEL)
     after = local_resolution(*map(enlarged, halves), voxel_size=VOXEL / 2, mask=mask, **settings)
     assert after.values.mean() == pytest.approx(before.values.mean(), rel=0.1)
     same = local_resolution(*[enlarged(halves[0])] * 2, voxel_size=VOXEL / 2, mask=mask, **settings)
@@ -105,9 +105,9 @@ def test_enlarged_maps_read_what_they_read_before(halves):
 
 
 def test_where_a_map_is_empty_nothing_is_resolved():
-    inside = mask_of(BOX) > 0.5
+    inside = mask_of(BOX).values > 0.5
     same = np.where(inside, noise(0), 0)
-    found = local_resolution(same, same, voxel_size=VOXEL, mask=np.ones((BOX,) * 3), step=12)
+    found = local_resolution(same, same, voxel_size=VOXEL, mask=Mask(np.ones((BOX,) * 3)), step=12)
     assert found.empty > 0.2 and "lie where a map is empty" in str(found)
     corner = np.linalg.norm(found.points - BOX // 2, axis=1) > 0.6 * BOX
     assert (found.values[corner] == found.window).all()

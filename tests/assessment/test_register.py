@@ -18,7 +18,7 @@ def noise(seed, box):
 
 def molecule(seed, box, finest=0.25):
     """A blob without symmetry, its signal down to about `finest` cycles per voxel, of standard deviation 1."""
-    inside = spherical_mask(box, 1.0, radius=0.2 * box, edge=0.15 * box)[0]
+    inside = spherical_mask(box, 1.0, radius=0.2 * box, edge=0.15 * box).values
     inside = inside * np.roll(inside, (box // 10, box // 14, -box // 12), (0, 1, 2))
     transform = np.fft.rfftn((noise(seed, box) + 0.7) * inside)
     volume = np.fft.irfftn(

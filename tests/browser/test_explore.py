@@ -31,7 +31,7 @@ answer = ipywidgets.Widget._handle_control_comm_msg
 
 def answer_and_go_on(message):
     answer(message)
-    box.page._say("said in between")
+    box.page.live.say("said in between")
 
 ipywidgets.Widget._handle_control_comm_msg = answer_and_go_on
 box

@@ -22,9 +22,9 @@ from gsworkbench.experiments.store import KEY, made
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.registry import METHODS
 from gsworkbench.simulation import deposited_poses as deposited
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
-DATA = SimulationConfig(n_particles=40, box_size=16, pixel_size=24.0, snr=1.0)
+DATA = Simulation(n_particles=40, box_size=16, pixel_size=24.0, snr=1.0)
 
 
 def run_of(name: str, method: str = "backprojection", **settings) -> Run:

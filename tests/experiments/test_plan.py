@@ -15,7 +15,7 @@ from gsworkbench.experiments.plan import EXPERIMENTS as FOLDER
 from gsworkbench.experiments.plan import RunConfig, read_registry, read_sections
 from gsworkbench.experiments.verdicts import RULES
 from gsworkbench.methods.stochastic import PRESETS
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 CONTENT = read_sections()
 REGISTRIES = {scale: read_registry(scale) for scale in CONTENT["scales"]}
@@ -96,7 +96,7 @@ def test_quality_at_laptop_scale_has_three_seeds():
 def test_a_run_is_its_preset_with_the_factors_in_it():
     run = REGISTRIES["laptop"].runs["ribosome-tuned-n2048-s0"]
     assert to_mapping(run.config.reconstruction.settings) == to_mapping(PRESETS["tuned"]) | {"n_gaussians": 2048}
-    assert run.config.dataset == SimulationConfig()  # 5,000 x 64^2 at 6 A/px, SNR 0.1
+    assert run.config.dataset == Simulation()  # 5,000 x 64^2 at 6 A/px, SNR 0.1
     noisy = REGISTRIES["laptop"].runs["sweep-snr0.01-one_pass-n1024-s1"].config
     assert noisy.dataset.snr == 0.01 and noisy.dataset.seed == noisy.reconstruction.seed == 1
     other = next(run for run in REGISTRIES["laptop"].experiments["fig13"].runs if run.seed == 2)

@@ -11,7 +11,7 @@ import pytest
 from gsworkbench.experiments.plan import ROOT
 from gsworkbench.normal_equations.equations import NormalEquations
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 KILLS = int(os.environ.get("GSWORKBENCH_KILLS", "3"))
 CORE = ("simulate", "accumulate", "one-pass fit", "stochastic fit")
@@ -21,7 +21,7 @@ CORE = ("simulate", "accumulate", "one-pass fit", "stochastic fit")
 def star(tmp_path_factory):
     """Enough particles for several chunks, each followed by a checkpoint."""
     folder = tmp_path_factory.mktemp("many")
-    simulate(SimulationConfig(n_particles=4000, box_size=32, pixel_size=12.0), folder)
+    simulate(Simulation(n_particles=4000, box_size=32, pixel_size=12.0), folder)
     return folder / "particles.star"
 
 

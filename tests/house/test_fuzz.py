@@ -1,6 +1,6 @@
 """The kept corpus replayed on every machine; new inputs made for some seconds where atheris is installed.
 
-GSWORKBENCH_FUZZ_SECONDS gives the seconds for each target instead of 5; docs/robustness.md has longer runs.
+GSWORKBENCH_FUZZ_SECONDS gives the seconds for each target instead of 5; docs/measured/robustness.md has longer runs.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ NUMPY = {"save", "savez", "savez_compressed"}
 # Where nobody else knows of the file, or what atomic_path gave is at hand under another name.
 ALLOWED = {
     # A download that goes on where it broke; it gets its name when it is whole.
-    ("io/download.py", "mark.write_text(_version(response), encoding='utf-8')"),
-    ("io/download.py", "open(part, mode)"),
-    ("io/download.py", "shutil.move(part, output)"),  # to pooch's temporary name
+    ("system/download.py", "mark.write_text(_version(response), encoding='utf-8')"),
+    ("system/download.py", "open(part, mode)"),
+    ("system/download.py", "shutil.move(part, output)"),  # to pooch's temporary name
     ("io/files.py", "os.replace(temporary, path)"),
     ("io/locks.py", "open(lock, 'a+', encoding='utf-8')"),
     ("lab/atoms.py", "path.write_text('\\n'.join(pdb_lines(load_molecule(name), centre)) + '\\n', encoding='utf-8')"),

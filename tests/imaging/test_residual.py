@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from gsworkbench.imaging.fourier import centred_rfft2, crop_half_plane, disc, shift_phases
+from gsworkbench.imaging.fourier import centred_rfft2, crop_half_plane, disc, half_plane_frequencies
 from gsworkbench.imaging.residual import data_term, form_images, squared_error, total_weight
+from gsworkbench.imaging.transfer import shift_phases
 
 
 def test_loss_and_gradient_equal_the_direct_squared_error(noisy_set):
@@ -37,7 +38,9 @@ def test_streaming_from_disk_equals_keeping_in_memory(noisy_set):
 def test_shifting_moves_content_by_plus_the_shift():
     image = torch.zeros(1, 16, 16)
     image[0, 8, 8] = 1
-    moved = torch.fft.irfft2(torch.fft.rfft2(image) * shift_phases([[3 * 2.0, -2 * 2.0]], 16, 2.0), s=(16, 16))
+    ky, kx = half_plane_frequencies(16)
+    phases = shift_phases([[3 * 2.0, -2 * 2.0]], 16 * 2.0, kx, ky)
+    moved = torch.fft.irfft2(torch.fft.rfft2(image) * phases, s=(16, 16))
     assert moved[0].argmax() == (8 - 2) * 16 + 8 + 3  # x to the right, y up the rows
 
 

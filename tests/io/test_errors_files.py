@@ -13,7 +13,7 @@ from gsworkbench.experiments.plan import RunConfig
 from gsworkbench.io.files import atomic_path, sha256, write_json, write_text
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.stochastic import PRESETS
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 
 def test_error_is_one_sentence_with_file_row_and_remedy():
@@ -60,7 +60,7 @@ class Needy:
 
 
 def test_settings_survive_plain_data():
-    config = RunConfig(SimulationConfig(snr=0.05), ReconstructionConfig("stochastic", PRESETS["cryosplat"], seed=7))
+    config = RunConfig(Simulation(snr=0.05), ReconstructionConfig("stochastic", PRESETS["cryosplat"], seed=7))
     assert from_mapping(RunConfig, json.loads(json.dumps(to_mapping(config)))) == config
 
 

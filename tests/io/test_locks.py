@@ -17,7 +17,7 @@ from gsworkbench.io.locks import held, own_file, own_folder
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.reconstruction.run import make_maps, reconstruct
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 HOLD = """
 import sys, time
@@ -48,7 +48,7 @@ def test_the_second_is_refused_with_the_name_of_the_first_and_a_dead_one_holds_n
     from gsworkbench.cli.main import main
 
     fit = ["backproject", str(noisy_set.star), "--out", str(tmp_path), "--mask", "none"]
-    simulated = SimulationConfig(n_particles=4, box_size=16, pixel_size=24.0)
+    simulated = Simulation(n_particles=4, box_size=16, pixel_size=24.0)
     with another_process(tmp_path) as process:
         assert main(fit) == 2
         said = capsys.readouterr().err

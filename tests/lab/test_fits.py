@@ -20,8 +20,8 @@ from gsworkbench.errors import InputError
 from gsworkbench.experiments.plan import read_registry, read_sections
 from gsworkbench.experiments.results import COLUMNS, read_results
 from gsworkbench.lab.commands import command_line, identity, preview_config, yaml_rows
-from gsworkbench.lab.fits import Bench, dataset_of, explored_table, record_outcome
-from gsworkbench.lab.opened_run import find_runs, particles_of, read_run, sample_particles
+from gsworkbench.lab.fits import LiveFits, explored_table, record_outcome
+from gsworkbench.lab.opened_run import dataset_of, find_runs, particles_of, read_run, sample_particles
 from gsworkbench.lab.service import Done, MapMade, Progress, Ready, Stopped
 from gsworkbench.lab.worker import Worker
 from gsworkbench.methods.part import ALL
@@ -39,13 +39,13 @@ def folder(noisy_set, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bench(folder):
-    return Bench(read_run(folder))
+def live_fits(folder):
+    return LiveFits(read_run(folder))
 
 
 @pytest.fixture(scope="module")
-def outcome(bench):
-    return bench.fit(preview_config(150, seed=3))
+def outcome(live_fits):
+    return live_fits.fit(preview_config(150, seed=3))
 
 
 def test_a_run_is_read_with_all_that_views_show(folder, noisy_set):
@@ -92,8 +92,8 @@ def test_images_named_from_where_the_run_was_started_are_found(folder, noisy_set
     assert reading == ("--datadir", str(tmp_path / "project")) and len(stack) == 600
 
 
-def test_the_printed_command_reproduces_the_numbers(bench, outcome, tmp_path):
-    command = shlex.split(command_line(outcome.config, bench.run, tmp_path / "again", bench.reading))
+def test_the_printed_command_reproduces_the_numbers(live_fits, outcome, tmp_path):
+    command = shlex.split(command_line(outcome.config, live_fits.run, tmp_path / "again", live_fits.reading))
     assert command[0] == "gsworkbench" and main(command[1:]) == 0
     again = read_run(tmp_path / "again")
     assert [c.name for c in again.curves] == [c.name for c in outcome.curves]
@@ -112,33 +112,33 @@ def test_the_printed_command_reproduces_the_numbers(bench, outcome, tmp_path):
     ],
     ids=lambda config: config.method,
 )
-def test_so_it_does_for_the_other_methods(bench, config, tmp_path):
-    outcome = bench.fit(config)
-    assert main(shlex.split(command_line(config, bench.run, tmp_path / "again"))[1:]) == 0
+def test_so_it_does_for_the_other_methods(live_fits, config, tmp_path):
+    outcome = live_fits.fit(config)
+    assert main(shlex.split(command_line(config, live_fits.run, tmp_path / "again"))[1:]) == 0
     again = read_run(tmp_path / "again")
     for ours, theirs in zip(outcome.curves, again.curves, strict=True):
         assert theirs.values == pytest.approx(ours.values, abs=1e-5, nan_ok=True)
 
 
-def test_noise_substitution_shows_what_half_maps_share_beyond_the_data(bench, tmp_path):
+def test_noise_substitution_shows_what_half_maps_share_beyond_the_data(live_fits, tmp_path):
     config = preview_config(100, noise_substitute_beyond=60.0)
-    outcome = bench.fit(config)
+    outcome = live_fits.fit(config)
     curves = {c.name: c for c in outcome.curves}
     beyond = round(32 * 12.0 / 60.0) + 2
     noise, measured = (curves[name].values[beyond:15].mean() for name in ("fsc_substituted", "fsc_unmasked"))
     assert noise < measured - 0.1
-    assert main(shlex.split(command_line(config, bench.run, tmp_path / "again"))[1:]) == 0
+    assert main(shlex.split(command_line(config, live_fits.run, tmp_path / "again"))[1:]) == 0
     found = read_run(tmp_path / "again").record["results"]["noise_substitution"]
     assert found["fsc_substituted"]["mean"] == pytest.approx(curves["fsc_substituted"].mean(), abs=1e-4)
 
 
-def test_settings_matter_and_numbers_are_named(bench, outcome):
+def test_settings_matter_and_numbers_are_named(live_fits, outcome):
     """Twenty Gaussians alone are worse; combined with the backprojection they are not."""
     config = preview_config(20, seed=3)
     alone = replace(config, settings=replace(config.settings, combine=False))
-    other = bench.fit(alone)
+    other = live_fits.fit(alone)
     assert other.number("fsc_truth_mean") < outcome.number("fsc_truth_mean") - 0.05
-    assert bench.fit(config).number("fsc_truth_mean") > outcome.number("fsc_truth_mean") - 0.01
+    assert live_fits.fit(config).number("fsc_truth_mean") > outcome.number("fsc_truth_mean") - 0.01
     assert identity(other.config) != identity(outcome.config)
     assert outcome.number("train_seconds") > 0
 
@@ -152,10 +152,10 @@ def test_the_yaml_rows_are_the_same_settings_in_the_workflow(outcome, tmp_path):
     assert run.config.reconstruction == outcome.config and not others
 
 
-def test_live_fits_land_in_a_table_like_the_workflows(bench, outcome, folder):
-    table = record_outcome(bench.run, outcome)
+def test_live_fits_land_in_a_table_like_the_workflows(live_fits, outcome, folder):
+    table = record_outcome(live_fits.run, outcome)
     assert table == explored_table(folder) == folder / "lab" / "explored.csv"
-    record_outcome(bench.run, outcome)  # the same settings again: the same rows
+    record_outcome(live_fits.run, outcome)  # the same settings again: the same rows
     rows = read_results(table)
     assert tuple(rows.columns) == COLUMNS
     assert rows.metric.is_unique and set(rows.experiment) == {"explored"} and set(rows.seed) == {3}
@@ -168,14 +168,14 @@ def test_live_fits_land_in_a_table_like_the_workflows(bench, outcome, folder):
         (folder.parent.parent / "results.csv").unlink()
 
 
-def test_sums_are_kept_and_made_again_for_other_particles(bench, folder, monkeypatch):
+def test_sums_are_kept_and_made_again_for_other_particles(live_fits, folder, monkeypatch):
     monkeypatch.setattr(
         "gsworkbench.lab.fits.sums_of_parts", lambda task, hold_out: pytest.fail("read the particles again")
     )
-    assert Bench(bench.run).sums[ALL][0].n_particles == bench.sums[ALL][0].n_particles
+    assert LiveFits(live_fits.run).sums[ALL][0].n_particles == live_fits.sums[ALL][0].n_particles
     (folder / "run_data.star").write_text((folder / "run_data.star").read_text() + "\n")
     with pytest.raises(pytest.fail.Exception, match="read the particles again"):
-        Bench(bench.run)
+        LiveFits(live_fits.run)
 
 
 def wait_for(worker, kind, seconds=60.0):
@@ -199,7 +199,7 @@ def worker(folder):
     worker.close()
 
 
-def test_a_worker_reports_shows_and_ends_with_the_same_numbers(worker, outcome, bench):
+def test_a_worker_reports_shows_and_ends_with_the_same_numbers(worker, outcome, live_fits):
     worker.submit(outcome.config)
     messages = wait_for(worker, Done)
     assert [m.name for m in messages if isinstance(m, MapMade)] == ["all", "half 1", "half 2"]

@@ -33,6 +33,7 @@ from gsworkbench.lab.browse import Browser  # noqa: E402
 from gsworkbench.lab.controls import Controls  # noqa: E402
 from gsworkbench.lab.page import Page  # noqa: E402
 from gsworkbench.lab.palette import GREY, as_integers, entries, limits, palette  # noqa: E402
+from gsworkbench.lab.tabs import MapTab, View, tabs_of  # noqa: E402
 from gsworkbench.lab.volumes import ellipsoid_mesh, heaviest, import_nglview, values_of  # noqa: E402
 
 
@@ -214,58 +215,63 @@ def page(run):
     return Page(run, live=False)
 
 
+@pytest.fixture(scope="module")
+def shown(page):
+    """The tab of the map."""
+    return page.tab(MapTab)
+
+
 def field_of(page):
     """The map that the browser has, in its standard deviations."""
-    return np.frombuffer(page.density.surface.field, np.float32).reshape(page.density.surface.shape)
+    surface = page.tab(MapTab).density.surface
+    return np.frombuffer(surface.field, np.float32).reshape(surface.shape)
 
 
-def test_local_resolution_colours_the_surface_once_there_is_some(page, run):
-    page.colour.value = "local resolution"
-    assert f"localres {run.folder}" in page.legend.value and not page.density.surface.paint
+def test_local_resolution_colours_the_surface_once_there_is_some(shown, run):
+    shown.colour.value = "local resolution"
+    assert f"localres {run.folder}" in shown.legend.value and not shown.density.surface.paint
     resolution = np.where(run.mask > 0, 30.0, 0.0).astype(np.float32)
     resolution[:16] /= 2
     write_map(run.folder / "locres.mrc", resolution, run.voxel_size)
-    page._show_maps()
-    paint = np.frombuffer(page.density.surface.paint, np.uint8).reshape(page.density.surface.shape)
-    assert np.array_equal(paint > 0, resolution > 0) and "local resolution, Å: 15" in page.legend.value
+    shown.show(shown.view)
+    paint = np.frombuffer(shown.density.surface.paint, np.uint8).reshape(shown.density.surface.shape)
+    assert np.array_equal(paint > 0, resolution > 0) and "local resolution, Å: 15" in shown.legend.value
     assert paint[resolution == 15].max() < paint[resolution == 30].min()
     (run.folder / "locres.mrc").unlink()
-    page.colour.value = "one colour"
-    assert not page.density.surface.paint and not page.legend.value
+    shown.colour.value = "one colour"
+    assert not shown.density.surface.paint and not shown.legend.value
 
 
-def test_the_level_moves_the_surface(page, run):
-    page.level.value = 2.0
-    assert page.density.link.source == (page.level, "value")  # in the browser, without the kernel
-    assert page.density.link.target == (page.density.surface, "level")
-    assert page.level_words.value.startswith("2.00 σ")
-    page.kind.value = "truth"
+def test_the_level_moves_the_surface(page, shown, run):
+    shown.level.value = 2.0
+    assert shown.density.link.source == (shown.level, "value")  # in the browser, without the kernel
+    assert shown.density.link.target == (shown.density.surface, "level")
+    assert shown.level_words.value.startswith("2.00 σ")
+    shown.kind.value = "truth"
     truth = run.maps["truth"]
     assert np.allclose(field_of(page), truth / truth.std(), rtol=1e-5)
-    assert f"= {2 * truth.std():.4g};" in page.level_words.value
-    page.kind.value = "full"
+    assert f"= {2 * truth.std():.4g};" in shown.level_words.value
+    shown.kind.value = "full"
 
 
-def test_a_click_on_the_curves_filters_the_display_alone(page, run):
-    page.chart.lowpass = 50.0
-    assert page.lowpass.value == 50.0
-    assert page.shown.std() < 0.99 * run.maps["full"].std()
-    assert np.allclose(field_of(page), page.shown / page.shown.std(), atol=1e-4)
-    assert np.array_equal(page.maps["full"], run.maps["full"])
-    page.chart.lowpass = 0.0
+def test_a_click_on_the_curves_filters_the_display_alone(page, shown, run):
+    page.live.chart.lowpass = 50.0
+    assert shown.lowpass.value == 50.0
+    assert page.view.shown.std() < 0.99 * run.maps["full"].std()
+    assert np.allclose(field_of(page), page.view.shown / page.view.shown.std(), atol=1e-4)
+    assert np.array_equal(page.view.maps["full"], run.maps["full"])
+    page.live.chart.lowpass = 0.0
 
 
 def test_every_state_shows_its_command(page, run):
-    page.controls.number.value = 200
-    assert page.command.text == command_line(page.controls.config, run, run.folder.parent / "explored")
-    assert "200" in shlex.split(page.command.text) and "n_gaussians:\n" in page.rows.text
+    page.live.controls.number.value = 200
+    assert page.live.command.text == command_line(page.live.controls.config, run, run.folder.parent / "explored")
+    assert "200" in shlex.split(page.live.command.text) and "n_gaussians:\n" in page.live.rows.text
 
 
 def test_pictures_of_what_is_shown_can_be_saved(page, run):
     folder = page.save_pictures()
-    assert {p.name for p in folder.iterdir()} == {
-        f"{n}.{s}" for n in ("sections", "fsc", "gaussians") for s in ("png", "svg")
-    }
+    assert {p.name for p in folder.iterdir()} == {f"{t.name}.{s}" for t in page.tabs for s in ("png", "svg")}
 
 
 def test_where_a_program_runs_a_notebook_pictures_stand_in(folder, monkeypatch):
@@ -273,7 +279,7 @@ def test_where_a_program_runs_a_notebook_pictures_stand_in(folder, monkeypatch):
     monkeypatch.setattr("IPython.display.display", shown.append)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     assert explore.explore(folder) is None
-    assert len(shown) == 3
+    assert len(shown) == len(tabs_of(View(read_run(folder), folder))) == 6
     monkeypatch.setenv("JPY_SESSION_NAME", "somewhere.ipynb")
     assert explore.somebody_sits_here()
     with pytest.raises(InputError, match="no finished reconstruction"):

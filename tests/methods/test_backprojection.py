@@ -12,7 +12,7 @@ from gsworkbench.io.mrc import read_map
 from gsworkbench.normal_equations.classical_map import backproject, classical_map, least_squares
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_components_between_all_slices_are_not_made_up(tmp_path):
     """
     found = []
     for snr, n in ((0.3, 200), (0.3, 800), (5.0, 800)):
-        config = SimulationConfig(n_particles=800, box_size=32, pixel_size=12.0, snr=snr, preferred_views=0.95, seed=4)
+        config = Simulation(n_particles=800, box_size=32, pixel_size=12.0, snr=snr, preferred_views=0.95, seed=4)
         stack = simulate(config, tmp_path / "set")
         truth, _ = read_map(tmp_path / "set" / "truth.mrc")
         found.append(fourier_shell_correlation(backproject(stack[:n]), truth, voxel_size=12.0).mean())

@@ -18,9 +18,9 @@ from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.particles.read import read_particles
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
-SET = SimulationConfig(n_particles=120, box_size=16, pixel_size=24.0, snr=1.0, seed=3)
+SET = Simulation(n_particles=120, box_size=16, pixel_size=24.0, snr=1.0, seed=3)
 METHODS = {
     name: quick(name, mask="none", seed=5, noise_substitute_beyond=120.0 if name == "one-pass" else None)
     for name in own_methods()

@@ -12,7 +12,7 @@ from gsworkbench.methods.registry import METHODS
 from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.reconstruction.run import reconstruct
 
-PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "explain" / "methods.md").read_text(encoding="utf-8")
 
 
 def test_every_method_and_preset_is_on_the_page():

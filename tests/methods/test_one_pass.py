@@ -26,7 +26,7 @@ from gsworkbench.normal_equations.diagonal import (
 )
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.simulation import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 SMALL = OnePass(n_gaussians=300, n_boosted_steps=15, n_steps=30, n_final_steps=20)
 
@@ -113,10 +113,9 @@ def test_the_same_seed_gives_the_same_bits(noisy):
 
 def test_the_map_is_the_mixture_plus_the_background(noisy):
     fitted = fit_one_pass(*noisy, SMALL)
-    from gsworkbench.rendering import voxelize
 
     g = fitted.gaussians
-    mixture = voxelize(g.means, g.covariances(), g.weights, box_size=32, voxel_size=12.0, cutoff=5.0).numpy()
+    mixture = g.voxelize(32, 12.0).numpy()
     assert np.abs(mixture + fitted.background - fitted.volume).max() < 1e-5 * np.abs(fitted.volume).max()
     plain = fit_one_pass(*noisy, dataclasses.replace(SMALL, background=False))
     assert plain.background is None and plain.held_out is None
@@ -176,7 +175,7 @@ def test_the_number_of_gaussians_is_chosen_by_held_out_particles(noisy, noisy_se
 @pytest.fixture(scope="module")
 def pure_noise(tmp_path_factory):
     folder = tmp_path_factory.mktemp("noise")
-    return simulate.simulate(SimulationConfig(n_particles=600, box_size=32, pixel_size=12.0, snr=0.0, seed=5), folder)
+    return simulate.simulate(Simulation(n_particles=600, box_size=32, pixel_size=12.0, snr=0.0, seed=5), folder)
 
 
 @pytest.mark.parametrize("n_gaussians", [300, "auto"])

@@ -17,7 +17,6 @@ from gsworkbench.methods.as_published import blurred_in_y, off_the_grid, project
 from gsworkbench.methods.starts import nearest_distances
 from gsworkbench.methods.stochastic import PRESETS, Stochastic
 from gsworkbench.methods.stochastic_fit import _gaussians, _learning_rate, _parameters, fit, loss_and_gradients, start
-from gsworkbench.rendering import voxelize
 
 N = 12
 
@@ -91,7 +90,7 @@ SMALL = {
 def test_every_recipe_makes_a_map_that_lies_as_the_truth_does(clean_set, preset):
     changes = {"n_gaussians": 200, "n_epochs": 3} | SMALL[preset]
     g = fit(clean_set.stack, dataclasses.replace(PRESETS[preset], **changes)).gaussians
-    volume = voxelize(g.means, g.covariances(), g.weights, box_size=32, voxel_size=12.0, cutoff=5).numpy()
+    volume = g.voxelize(32, 12.0).numpy()
     found = agreement(volume, clean_set.truth)
     assert found.correlation > 0.85 > found.mirrored_correlation
     assert np.abs(found.shift_voxels).max() < 0.2
@@ -152,7 +151,7 @@ def test_a_peak_is_the_height_of_the_map_whatever_the_width():
         with torch.no_grad():
             parameters["weights"].fill_(2.0)
             model = from_parameters(parameters, Meaning(peak=True))
-            volume = voxelize(model.means, model.covariances(), model.weights, box_size=32, voxel_size=1 / 32)
+            volume = model.voxelize(32, 1 / 32)
         heights.append(float(volume.max()))
     assert heights[0] == pytest.approx(math.log1p(math.exp(2.0)), rel=1e-5) == heights[1]
 
@@ -188,7 +187,7 @@ def test_half_a_pixel_off_the_grid_costs_high_frequencies(clean_set):
     high = []
     for offset in (0.0, 0.5):
         g = fit(clean_set.stack, dataclasses.replace(config, grid_offset=offset)).gaussians
-        volume = voxelize(g.means, g.covariances(), g.weights, box_size=32, voxel_size=12.0, cutoff=5).numpy()
+        volume = g.voxelize(32, 12.0).numpy()
         high.append(fourier_shell_correlation(volume, clean_set.truth, voxel_size=12.0).values[8:15].mean())
     assert high[1] < high[0] - 0.05
 

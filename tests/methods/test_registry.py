@@ -20,7 +20,7 @@ from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.registry import METHODS, Method, find_method
 from gsworkbench.reconstruction.memory_needed import reconstruct_bytes
 from gsworkbench.reconstruction.run_folder import half_map_names
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 
 @pytest.mark.parametrize("method", own_methods())
@@ -76,7 +76,7 @@ main({command.split()!r})
 
 
 def run_of(method: str) -> Run:
-    data = SimulationConfig(n_particles=40, box_size=16, pixel_size=24.0, snr=1.0)
+    data = Simulation(n_particles=40, box_size=16, pixel_size=24.0, snr=1.0)
     return Run(method, "blob-s0", method, None, None, 0, RunConfig(data, ReconstructionConfig(method)), {})
 
 

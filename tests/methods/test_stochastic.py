@@ -12,7 +12,6 @@ from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians, random_gaussians, split
 from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.methods.stochastic_fit import fit
-from gsworkbench.rendering import voxelize
 
 TINY = dataclasses.replace(PRESETS["tuned"], n_gaussians=64, n_epochs=2)
 
@@ -25,7 +24,7 @@ def same(a: Gaussians, b: Gaussians) -> bool:
 
 def sampled(gaussians, box=32, voxel=12.0):
     g = gaussians
-    return voxelize(g.means, g.covariances(), g.weights, box_size=box, voxel_size=voxel, cutoff=5).numpy()
+    return g.voxelize(box, voxel).numpy()
 
 
 def test_hand_centre_and_scale(clean_set):

@@ -30,7 +30,7 @@ from gsworkbench.particles.formats.relion import write_star
 from gsworkbench.particles.image_statistics import kept, make_plan, measure_images
 from gsworkbench.particles.read import read_particles
 from gsworkbench.simulation.simulate import draw_particles
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 WORKFLOW = ROOT / "gsworkbench" / "workbench" / "accumulate.smk"
 
@@ -60,10 +60,10 @@ if "gsworkbench accumulate" in line and (folder / "die.txt").read_text() in line
 @pytest.fixture(scope="module")
 def particles(tmp_path_factory) -> Path:
     """2,400 images of noise of 64^2 in random poses: a half set in two parts is read in three pieces each."""
-    return _particles(tmp_path_factory.mktemp("particles"), SimulationConfig(n_particles=2400))
+    return _particles(tmp_path_factory.mktemp("particles"), Simulation(n_particles=2400))
 
 
-def _particles(folder: Path, config: SimulationConfig) -> Path:
+def _particles(folder: Path, config: Simulation) -> Path:
     stack = draw_particles(config, folder / "particles.mrcs")
     with new_image_stack(folder / "particles.mrcs", len(stack), stack.box_size, stack.pixel_size) as images:
         images[:] = np.random.default_rng(0).standard_normal(images.shape)
@@ -86,7 +86,7 @@ def expected(particles, tmp_path_factory) -> dict[int, bytes]:
 
 def test_any_number_of_chunks_gives_the_same_file(tmp_path):
     """What the rules call, for 1, 2, 7 and 64 chunks of 300 particles of 16^2."""
-    star = _particles(tmp_path, SimulationConfig(n_particles=300, box_size=16, pixel_size=24.0))
+    star = _particles(tmp_path, Simulation(n_particles=300, box_size=16, pixel_size=24.0))
     files = {}
     for chunks in (1, 2, 7, 64):
         parts = [str(tmp_path / f"{part}of{chunks}.npz") for part in range(1, chunks + 1)]

@@ -7,7 +7,7 @@ import torch
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.rendering import project, voxelize
 from gsworkbench.simulation import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 BOX, PIXEL = 24, 16.0
 
@@ -15,7 +15,7 @@ BOX, PIXEL = 24, 16.0
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    return simulate.simulate(SimulationConfig(n_particles=24, box_size=BOX, pixel_size=PIXEL, snr=0.5), folder)
+    return simulate.simulate(Simulation(n_particles=24, box_size=BOX, pixel_size=PIXEL, snr=0.5), folder)
 
 
 def mixture(sigma):
@@ -94,7 +94,7 @@ def test_loss_and_gradient_are_direct_sums_over_central_slices(stack, sigma):
 
 def test_gridding_equals_finufft_to_a_thousandth(tmp_path):
     """Loss, and gradient of means and weights. Trilinear errors average out over particles: with 24, it is 4e-3."""
-    config = SimulationConfig(n_particles=1500, box_size=BOX, pixel_size=PIXEL, snr=0.1)
+    config = Simulation(n_particles=1500, box_size=BOX, pixel_size=PIXEL, snr=0.1)
     stack = simulate.simulate(config, tmp_path)
     means, covariances, weights = mixture(1.0)
     found = []

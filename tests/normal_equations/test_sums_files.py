@@ -11,7 +11,7 @@ from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.particles.image_statistics import measure_images, normalised
 from gsworkbench.particles.read import read_particles
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     base = {"n_particles": 60, "box_size": 16, "pixel_size": 24.0, "snr": 1.0, "seed": 0}
     sets = {"base": {}, "box": {"box_size": 18}, "pixel": {"pixel_size": 25.0}, "other": {"seed": 1}}
     for name, change in sets.items():
-        simulate(SimulationConfig(**(base | change)), folder / name)
+        simulate(Simulation(**(base | change)), folder / name)
     for name, source, *more in (
         ("base", "base"),
         ("half1", "base", "--half-set", "1"),

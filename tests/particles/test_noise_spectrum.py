@@ -16,7 +16,7 @@ from gsworkbench.particles.image_statistics import measure_images, normalised
 from gsworkbench.particles.noise_spectrum import chosen_noise, measured_noise
 from gsworkbench.reconstruction.run import reconstruct
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 POWER = 1 / (1 + (8 * np.arange(32) / 32) ** 2) + 0.3
 
@@ -31,9 +31,7 @@ def test_white_noise_has_its_variance_in_every_shell(noisy_set):
 
 def test_a_coloured_spectrum_is_found(tmp_path):
     np.save(tmp_path / "noise.npy", POWER)
-    config = SimulationConfig(
-        n_particles=800, box_size=32, pixel_size=12.0, snr=0.05, noise=str(tmp_path / "noise.npy")
-    )
+    config = Simulation(n_particles=800, box_size=32, pixel_size=12.0, snr=0.05, noise=str(tmp_path / "noise.npy"))
     stack = simulate(config, tmp_path / "set")
     k = np.fft.fftfreq(32, 1 / 32)
     everywhere = POWER[np.rint(np.hypot(k[:, None], k)).astype(int)]

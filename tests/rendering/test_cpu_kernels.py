@@ -11,7 +11,8 @@ import torch
 
 from gsworkbench.gaussians.mixture import covariances
 from gsworkbench.geometry.rotations import random_rotations
-from gsworkbench.rendering import available_backends, cpu, footprints, project, voxelize
+from gsworkbench.rendering import available_backends, footprints, project, voxelize
+from gsworkbench.rendering.backends import cpu
 from gsworkbench.system import compiler as native
 
 ROOT = Path(__file__).parents[2]
@@ -232,7 +233,7 @@ def test_memory_of_a_step(batch, megabytes):
     """30,000 Gaussians on 256 pixels: what a forward and a backward add at most to the process beside images."""
     program = f"""
 import resource, torch
-from gsworkbench.rendering import cpu, project
+from gsworkbench.rendering import project
 leaves = [torch.zeros(30000, 3), torch.eye(3).repeat(30000, 1, 1), torch.ones(30000)]
 leaves = [t.requires_grad_() for t in leaves]
 turns, gradient = torch.eye(3).repeat({batch}, 1, 1), torch.ones({batch}, 256, 256)
@@ -254,10 +255,10 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 PROGRAM = """
 import sys, torch
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/rendering")
 from test_cpu_kernels import mixture, values_and_gradients
 from gsworkbench.system import compiler as native
-from gsworkbench.rendering import cpu
+from gsworkbench.rendering.backends import cpu
 assert cpu.unavailable_because() is None, cpu.unavailable_because()
 dtypes = torch.float32, torch.float64
 cases = [values_and_gradients(mixture(77, 0.4, 3.0, 7.0, dtype), "cpu", box_size=21) for dtype in dtypes]

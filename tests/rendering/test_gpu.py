@@ -20,7 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gsworkbench.gaussians.mixture import random_gaussians
 from gsworkbench.gaussians.parameters import Meaning, from_parameters, to_parameters
 from gsworkbench.imaging.residual import squared_error
-from gsworkbench.rendering import footprints, gpu, project, require_finite, voxelize
+from gsworkbench.rendering import footprints, project, require_finite, voxelize
+from gsworkbench.rendering.autograd import Grid, splat
+from gsworkbench.rendering.backends import gpu
 
 ROOT = Path(__file__).parents[2]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -154,9 +156,9 @@ def test_what_is_not_finite_shows_and_is_named():
     """Without a look at the numbers, which would wait for the device: this process calls the backend directly."""
     means, cov, weights, turns = (t.to(DEVICE) for t in mixture(5, 0.5, 2.0, 3.0))
     means[3, 1] = torch.nan
-    image = gpu.project(means, cov, weights, turns, box_size=8, pixel_size=1.0, cutoff=3.5)
+    image = splat(gpu, (means, cov, weights, turns), Grid(8, 1.0, 3.5))
     assert image.isnan().any((1, 2)).all()
-    assert gpu.voxelize(means, cov, weights, box_size=8, voxel_size=1.0, cutoff=3.5).isnan().any()
+    assert splat(gpu, (means, cov, weights), Grid(8, 1.0, 3.5)).isnan().any()
     with pytest.raises(ValueError, match="Gaussian 3 is not finite: its means"):
         require_finite(means=means, covariances=cov)
 
@@ -263,9 +265,9 @@ def _all_launches(launches, dtype=torch.float32):
     """Those of project() with and without gradients of rotations, and of voxelize(), forward and backward."""
     means, cov, weights, turns = _scene(1000, 20, dtype)
     for views in (turns, turns.detach()):
-        images = gpu.project(means, cov, weights, views, box_size=64, pixel_size=1.3, cutoff=3.5)
+        images = splat(gpu, (means, cov, weights, views), Grid(64, 1.3, 3.5))
         images.backward(torch.empty_like(images))
-    volume = gpu.voxelize(means, cov, weights, box_size=64, voxel_size=1.3, cutoff=3.5)
+    volume = splat(gpu, (means, cov, weights), Grid(64, 1.3, 3.5))
     volume.backward(torch.empty_like(volume))
     return launches
 
@@ -317,11 +319,11 @@ def _resources(compiled):
 def test_what_is_launched_lowers_to_ptx_without_spills_or_unordered_sums(launches, architecture, dtype, monkeypatch):
     """Each launch, with its very arguments, compiled for a GPU that is not there.
 
-    Registers of a kernel, and thus how many of its warps a multiprocessor holds, are in docs/gpu.md.
+    Registers of a kernel, and thus how many of its warps a multiprocessor holds, are in docs/measured/gpu.md.
     """
     from triton.runtime import driver
 
-    from gsworkbench.rendering import gpu_kernels
+    from gsworkbench.rendering.backends import gpu_kernels
 
     for exact in (False, True):
         torch.use_deterministic_algorithms(exact)
@@ -391,7 +393,7 @@ def test_memory_of_a_projection_stays_below_its_formula(launches, n, box_size, b
 
     with LiveBytes(inputs) as live:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            images = gpu.project(*inputs, box_size=box_size, pixel_size=1.0, cutoff=3.5)
+            images = splat(gpu, inputs, Grid(box_size, 1.0, 3.5))
         gradients = torch.autograd.grad(images, inputs, torch.empty_like(images))
     assert len(gradients) == 4
     bound = gpu.memory_bound(n, box_size, batch)
@@ -409,14 +411,10 @@ def test_a_training_step_of_the_papers_size_takes_less_than_48_mib(launches):
     kernel = torch.empty(1, box_size, box_size // 2 + 1, device="meta")
     with LiveBytes([*parameters.values(), turns, image, kernel]) as live:
         mixture = from_parameters(parameters, Meaning(0.5 / box_size))
-        projections = gpu.project(
-            mixture.means,
-            mixture.covariances(),
-            mixture.weights,
-            turns,
-            box_size=box_size,
-            pixel_size=1 / 256,
-            cutoff=3.5,
+        projections = splat(
+            gpu,
+            (mixture.means, mixture.covariances(), mixture.weights, turns),
+            Grid(box_size, spacing=1 / 256, cutoff=3.5),
         )
         gradient = squared_error(projections, kernel, image, image[:, 0, 0])[1]
         projections.backward(gradient)

@@ -10,6 +10,7 @@ from gsworkbench import rendering
 from gsworkbench.gaussians.mixture import covariances
 from gsworkbench.geometry.rotations import random_rotations
 from gsworkbench.rendering import available_backends
+from gsworkbench.rendering.backends import gpu
 
 WORKING = [name for name, reason in available_backends().items() if reason is None]
 FAST = [name for name in WORKING if name != "reference"]
@@ -18,7 +19,7 @@ BOX, PIXEL = 20, 1.7
 
 def home(backend):
     """The device that a backend works on. The GPU's works on the CPU too, in Triton's interpreter."""
-    return "cuda" if backend == "gpu" and not rendering.gpu.supports(torch.zeros(1)) else "cpu"
+    return "cuda" if backend == "gpu" and not gpu.supports(torch.zeros(1)) else "cpu"
 
 
 def project(*tensors, backend=None, **keywords):

@@ -16,9 +16,9 @@ from gsworkbench.simulation import deposited_poses as deposited
 from gsworkbench.simulation import simulate as simulator
 from gsworkbench.simulation.deposited_poses import FILES, Deposited, read_deposited
 from gsworkbench.simulation.simulate import OPTICS, simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
-CONFIG = SimulationConfig(n_particles=12, box_size=16, pixel_size=24.0, poses="deposited", optics="empiar_10180")
+CONFIG = Simulation(n_particles=12, box_size=16, pixel_size=24.0, poses="deposited", optics="empiar_10180")
 SHIFTS = 0.1 * np.random.default_rng(1).standard_normal((30, 2)).clip(-3, 3)
 DEFOCUS = 1e4 + np.arange(30.0)
 

@@ -16,10 +16,10 @@ from gsworkbench.particles.read import read_particles
 from gsworkbench.simulation import simulate as simulator
 from gsworkbench.simulation.imperfections import preferred_views, random_phases, turned
 from gsworkbench.simulation.simulate import potential, simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 RNG = np.random.default_rng
-SETTINGS = SimulationConfig(n_particles=40, box_size=32, pixel_size=12.0, seed=4)
+SETTINGS = Simulation(n_particles=40, box_size=32, pixel_size=12.0, seed=4)
 
 
 def angles(first, second):

@@ -28,7 +28,7 @@ from gsworkbench.simulation.simulate import (
     simulate,
     transfer,
 )
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 
 FLAT = {"defocus_u": 0.0, "defocus_v": 0.0, "spherical_aberration_mm": 0.0, "amplitude_contrast": 1.0}  # CTF = 1
 
@@ -236,7 +236,7 @@ def test_unusable_noise_spectra_are_refused_by_name(tmp_path, power):
 
 
 def test_streams_are_independent_of_each_other_and_of_the_number_of_particles():
-    config = SimulationConfig(n_particles=50, box_size=16)
+    config = Simulation(n_particles=50, box_size=16)
     first, other = (
         simulator.draw_particles(c, None) for c in (config, dataclasses.replace(config, optics="empiar_10180"))
     )
@@ -266,7 +266,7 @@ def molecule_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(molecule_file):
-    return SimulationConfig(molecule=str(molecule_file), n_particles=400, box_size=24, pixel_size=3.0, snr=0.2, seed=7)
+    return Simulation(molecule=str(molecule_file), n_particles=400, box_size=24, pixel_size=3.0, snr=0.2, seed=7)
 
 
 @pytest.fixture(scope="module")

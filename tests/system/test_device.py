@@ -12,7 +12,7 @@ from gsworkbench.methods import stochastic_fit as training
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.stochastic import Stochastic
 from gsworkbench.methods.task import fit_device
-from gsworkbench.rendering import gpu
+from gsworkbench.rendering.backends import gpu
 from gsworkbench.system.device import find_device
 
 

@@ -11,7 +11,7 @@ import pytest
 from gsworkbench.cli.main import main
 from gsworkbench.io.mrc import read_map
 from gsworkbench.simulation.simulate import simulate
-from gsworkbench.simulation.simulation_config import SimulationConfig
+from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system import distributed
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ FIT = ["--method", "stochastic", "--n-gaussians", "64", "--set", "n_epochs=2", "
 @pytest.fixture(scope="module")
 def star(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
-    simulate(SimulationConfig(n_particles=101, box_size=24, pixel_size=16.0, snr=1.0), folder)
+    simulate(Simulation(n_particles=101, box_size=24, pixel_size=16.0, snr=1.0), folder)
     return folder / "particles.star"
 
 

@@ -1,0 +1,1 @@
+"""Backends: what computes samples and their gradients. None knows of autograd; see rendering/autograd.py."""
