@@ -18,7 +18,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from gsworkbench.cli.options import parser
+from gsworkbench.cli.main import parser
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 

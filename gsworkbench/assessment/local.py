@@ -121,7 +121,7 @@ def local_resolution(
     >>> import gsworkbench as gs
     >>> truth, voxel_size = gs.read_map("ribosome/truth.mrc")
     >>> noisy = truth + np.random.default_rng(0).normal(size=truth.shape) * truth.std()
-    >>> mask = truth > 2 * truth.std()
+    >>> mask = gs.Mask(truth > 2 * truth.std(), "dense voxels")
     >>> local = gs.local_resolution(noisy, truth, voxel_size=voxel_size, mask=mask)
     >>> local.resolution.shape, local.window
     ((32, 32, 32), 192.0)

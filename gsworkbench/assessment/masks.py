@@ -20,9 +20,22 @@ NO_PARTICLE = "automatic: nothing that could be a particle"
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A soft mask and what it is, which every curve made with it says.
+    """A mask and what it is. Every curve that is made with a mask carries its description.
 
-    values : (D, D, D) between 0 and 1. description : words.
+    Parameters
+    ----------
+    values : (D, D, D) array
+        From 0 outside to 1 inside, in z, y, x order on the grid of the maps; a soft edge avoids artefacts.
+    description : str
+        What the mask is, in words.
+
+    Examples
+    --------
+    >>> import gsworkbench as gs
+    >>> truth, voxel_size = gs.read_map("ribosome/truth.mrc")
+    >>> mask = gs.Mask((truth > 2 * truth.std()).astype("float32"), "dense voxels")
+    >>> mask.description
+    'dense voxels'
     """
 
     values: Map

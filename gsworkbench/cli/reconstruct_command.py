@@ -51,7 +51,7 @@ def _add_reconstruct(commands: Any) -> None:
         choices=list(METHODS["stochastic"].presets),
         default="tuned",
         help="recipe of --method stochastic; tuned: better and faster than any published (default); "
-        "the others are in docs/methods.md",
+        "the others are in docs/explain/methods.md",
     )
     command.add_argument(
         "--set",

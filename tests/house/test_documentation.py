@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from gsworkbench.cli.options import parser
+from gsworkbench.cli.main import parser
 
 import gsworkbench as gs
 from gsworkbench.cli.main import main
