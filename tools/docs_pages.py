@@ -18,11 +18,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from gsworkbench.cli.main import parser
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 import gsworkbench as gs
+from gsworkbench.cli.main import parser
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ("OnePass", "Stochastic", "Voxels", "Backprojection", "NeuralField", "Simulation")

@@ -139,14 +139,14 @@ METHODS: dict[str, Method] = {
         Method(
             "relion",
             "gsworkbench.methods.relion_program",
-            "this program, where it is installed, on the same particles and half sets",
+            "relion_reconstruct, where it is installed, on the same particles and half sets",
             other_program=True,
             unfiltered={},
         ),
         Method(
             "cryodrgn",
             "gsworkbench.methods.cryodrgn_program",
-            "this program likewise",
+            "the program cryoDRGN, likewise",
             other_program=True,
         ),
     )

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from gsworkbench.cli.main import parser
 
 import gsworkbench as gs
-from gsworkbench.cli.main import main
+from gsworkbench.cli.main import main, parser
 from gsworkbench.lab import serve
 
 ROOT = Path(__file__).parents[2]

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     # of assessment, the filters alone
     "methods": "gaussians normal_equations imaging rendering particles config io system assessment",
     "inspection": "methods normal_equations imaging particles assessment io",
-    "reconstruction": "inspection methods normal_equations gaussians particles assessment config io system",
+    "reconstruction": "inspection methods normal_equations particles assessment config io system",
     "experiments": "reconstruction methods gaussians simulation assessment particles config geometry io system",
     "lab": "experiments reconstruction methods normal_equations gaussians rendering simulation assessment molecules "
     "particles config geometry io system",
