@@ -219,7 +219,7 @@ def _resolve(content: dict[str, Any], scale: str) -> Registry:
 
 
 @dataclass(frozen=True)
-class _Row:
+class ExperimentRow:
     """An experiment as paper_figures/experiments has it; factors, figure and not_run may differ by scale."""
 
     source: str
@@ -250,7 +250,7 @@ def _experiment(
     blocks = content.get("factors", [])
     reason = _at_scale(content.get("not_run", ""), scale, f"{name}: not_run", default="")
     try:
-        row = from_mapping(_Row, {**plain, "factors": [], "not_run": reason})
+        row = from_mapping(ExperimentRow, {**plain, "factors": [], "not_run": reason})
         runs: dict[str, Run] = {}
         for block in [blocks] if isinstance(blocks, Mapping) else blocks:
             runs |= {run.name: run for run in _runs(_with_lists(block, lists), scale, datasets, methods)}
