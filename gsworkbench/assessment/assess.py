@@ -319,7 +319,7 @@ def run_folder(path: Path) -> RunFiles:
     halves, substituted = find_half_maps(path), (path / SUBSTITUTED[0], path / SUBSTITUTED[1])
     if halves is None:
         remedy = f"it should have {REGULARISED[0]} or {UNFILTERED[0]}, and those of half set 2"
-        raise InputError("this folder holds no two half maps", file=path, remedy=remedy)
+        raise InputError("this folder does not hold two half maps", file=path, remedy=remedy)
     held_out, beyond = path / "held_out.csv", None
     if not all(half.is_file() for half in substituted):
         return RunFiles(halves, None, None, held_out if held_out.is_file() else None)
@@ -336,7 +336,7 @@ def read_held_out(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise InputError("not a held_out.csv", file=path, remedy="give the one of a reconstruction") from error
     if not rows or not np.isfinite(rows).all():
-        raise InputError("there are no held-out errors in it", file=path)
+        raise InputError("the file has no held-out errors", file=path)
     fitted, held_out = np.array(rows).T
     return fitted, held_out
 

@@ -138,7 +138,7 @@ def noise_substitution(
     if not 2 < from_shell < measured.box_size // 2:
         edge = measured.box_size * voxel_size
         raise InputError(
-            f"phases random beyond {from_angstrom:g} A leave nothing to correct between {edge:g} A, the box, and "
+            f"phases random beyond {from_angstrom:g} A leave no shell to correct between {edge:g} A, the box, and "
             f"{measured.nyquist_angstrom:g} A, Nyquist"
         )
     return NoiseSubstitution(measured, noise, corrected_curve(measured, noise, from_shell), from_shell)

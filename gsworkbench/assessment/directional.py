@@ -134,9 +134,9 @@ def directional_fsc(
     ((50, 3), (50,))
     """
     if not 1 <= half_angle <= 90:
-        raise InputError(f"a half-angle of {half_angle:g} degrees makes no cone", remedy="give 1 to 90")
+        raise InputError(f"the half-angle must lie between 1 and 90 degrees, not {half_angle:g}")
     if not 0 < threshold < 1:
-        raise InputError(f"a threshold of {threshold:g} is never crossed", remedy="give one between 0 and 1")
+        raise InputError(f"the threshold of an FSC must lie between 0 and 1, not {threshold:g}")
     box_size = len(map_1)
     pair = [transform(inside_mask(m, mask)) for m in (map_1, map_2)]
     directions = half_sphere(n_directions)

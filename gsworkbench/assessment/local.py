@@ -127,16 +127,16 @@ def local_resolution(
     ((32, 32, 32), 192.0)
     """
     if not 0 < threshold < 1:
-        raise InputError(f"a threshold of {threshold:g} is never crossed", remedy="give one between 0 and 1")
+        raise InputError(f"the threshold of an FSC must lie between 0 and 1, not {threshold:g}")
     if step is not None and not step > 0:
         raise InputError(f"the step must be positive, not {step:g} A")
     width = 2 * round((max(40.0, 16 * voxel_size) if window is None else window) / voxel_size / 2)
     stride = max(1, round((width * voxel_size / 8 if step is None else step) / voxel_size))
     if not 8 <= width <= len(map_1):
-        raise InputError(f"a window of {width} voxels is of no use in a box of {len(map_1)}", remedy="give 8 or more")
+        raise InputError(f"a window of {width} voxels does not suit a box of {len(map_1)}", remedy="give 8 or more")
     points = _points(mask.values, stride)
     if not len(points):
-        raise InputError("the mask holds no point to look at")
+        raise InputError("no point of the sampling grid lies inside the mask")
     pair = [np.pad(np.asarray(m, np.float32), width // 2, mode="wrap") for m in (map_1, map_2)]
     batches = [points[i : i + _BATCH] for i in range(0, len(points), _BATCH)]
     with ThreadPoolExecutor(threads()) as pool:

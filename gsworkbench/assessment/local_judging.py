@@ -73,7 +73,7 @@ def localise(
     first, second, *others = read.maps.volumes
     chosen = read.mask
     if chosen is None:
-        raise InputError("local resolution needs a mask to look inside", remedy="give --mask auto, sphere or a file")
+        raise InputError("local resolution needs a mask", remedy="give --mask auto, sphere or a file")
     mean = (first + second) / 2
     pairs = {"locres": (first, second)} | ({"locres_truth": (mean, others[0])} if others else {})
     size = read.maps.voxel_size

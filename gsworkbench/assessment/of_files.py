@@ -42,7 +42,7 @@ def read_maps(
     contradict each other, raise InputError.
     """
     if voxel_size is not None and not 0 < voxel_size < _LARGEST:
-        raise InputError(f"a voxel size of {voxel_size:g} A cannot be", remedy="give --voxel-size in A per voxel")
+        raise InputError(f"a voxel size of {voxel_size:g} A is not possible", remedy="give --voxel-size in A per voxel")
     maps = (first, *others)
     size, notes = (voxel_size, _overruled(maps, voxel_size)) if voxel_size else _agreed_size(maps)
     volumes: list[Map] = []
@@ -57,7 +57,7 @@ def read_maps(
         volumes.append(volume)
     for path, volume in zip(maps, volumes, strict=False):  # a mask may be the same everywhere
         if not np.ptp(volume) > 0:
-            raise InputError("the map is the same everywhere: it holds nothing to compare", file=path)
+            raise InputError("all voxels of the map have the same value, so it cannot be compared", file=path)
     notes += [note for mask in masks if (note := _other_size(Path(mask), size))]
     notes += [note for path in (*others[:1], *map(Path, masks)) if (note := _other_place(first, path, size))]
     return MapsOnOneGrid(tuple(volumes), size, map_place(first), tuple(notes))

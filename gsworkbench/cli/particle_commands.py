@@ -161,7 +161,7 @@ def _copy(options: argparse.Namespace) -> None:
     stack, out = read_stack(options), options.out
     for name in (IMAGES, PARTICLES):
         if (out / name).exists():
-            raise InputError("there is such a file already", file=out / name, remedy="name another folder")
+            raise InputError("a file of this name exists already", file=out / name, remedy="name another folder")
     with outputs(out):
         write_particles(stack, out, half_precision=options.half_precision)
     print_notes(stack.notes)

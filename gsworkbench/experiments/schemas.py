@@ -91,7 +91,7 @@ def experiments_schema() -> dict[str, Any]:
         "verdict": {"type": "array", "items": schema_of(Rule)},
     }
     experiment["required"] = [name for name in experiment["required"] if name != "factors"]
-    settings = schema_of(Simulation)
+    by_scale = {"type": "object", "additionalProperties": schema_of(Simulation)}
     return {
         "$schema": DIALECT,
         "title": "experiments of gsworkbench",
@@ -100,7 +100,7 @@ def experiments_schema() -> dict[str, Any]:
         "properties": {
             "scales": {"type": "array", "items": {"type": "string"}},
             "decided_at": {"type": "array", "items": {"type": "string"}},
-            "datasets": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": settings}},
+            "datasets": {"type": "object", "additionalProperties": by_scale},
             "methods": {"type": "object", "additionalProperties": schema_of(Method)},
             "lists": {"type": "object"},
             "experiments": {"type": "object", "additionalProperties": experiment},

@@ -24,7 +24,7 @@ _waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("_waiting", de
 def require_plain_file(path: str | Path) -> None:
     """Raise InputError for a pipe, a device or a socket: reading one can wait or go on for ever. Absent files pass."""
     if (path := Path(path)).exists() and not path.is_file() and not path.is_dir():
-        raise InputError("not a plain file", file=path, remedy="copy what it gives to a file first")
+        raise InputError("not a plain file", file=path, remedy="copy its contents to a file first")
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parents[1] / "notebooks"
 FIRST = "01_reconstruct.ipynb"
 LOOPBACK = "127.0.0.1"
-UNUSED = ("@jupyter-notebook/lab-extension",)  # does not load in voila, and says so on the console
+UNUSED = ("@jupyter-notebook/lab-extension", "jupyterlab-jupytext")  # JupyterLab extensions that fail in voila
 _PATIENCE = 300.0  # seconds for a server to answer, on a machine busy with other things
 
 

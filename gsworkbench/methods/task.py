@@ -162,7 +162,7 @@ def _normalised(stack: ParticleStack, config: ReconstructionConfig, record: RunR
 def fit_device(config: ReconstructionConfig) -> torch.device:
     """Where fits run: as configured; auto is the CPU where a renderer is named. Maps are sampled on the CPU anyway."""
     if config.backend == "gpu" or (config.device == "cuda" and config.backend == "cpu"):
-        raise InputError(f"renderer {config.backend} cannot be named here", remedy="leave it out: the device decides")
+        raise InputError(f"renderer {config.backend} cannot be used on this device", remedy="leave out --backend")
     return find_device("cpu" if config.device == "auto" and config.backend else config.device)
 
 

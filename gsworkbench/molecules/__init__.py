@@ -108,7 +108,7 @@ def read_atoms(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]
     elements = np.array([atom.element.atomic_number for _, _, atom in atoms], np.uint8)
     if not elements.all():
         unknown = atoms[int(np.flatnonzero(elements == 0)[0])][1]
-        raise InputError(f"{unknown} is of no known element", file=path)
+        raise InputError(f"{unknown} is of unknown element", file=path)
     coordinates = np.array([atom.pos.tolist() for _, _, atom in atoms])
     lost = np.flatnonzero(~np.isfinite(coordinates).all(axis=1))
     if len(lost):

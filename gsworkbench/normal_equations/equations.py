@@ -168,11 +168,13 @@ class NormalEquations:
         for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "normalised", "phases", "version"):
             if getattr(self, name) != getattr(other, name):
                 raise InputError(
-                    f"these sums do not add up: {name} is {getattr(self, name)} here and {getattr(other, name)} there"
+                    f"these sums cannot be added: {name} is {getattr(self, name)} here and {getattr(other, name)} there"
                 )
         both = np.intersect1d(self.particles, other.particles)
         if len(both):
-            raise InputError(f"{len(both):,} particles are in both sums", remedy="add parts that share no particle")
+            raise InputError(
+                f"{len(both):,} particles are counted in both sums", remedy="add parts without common particles"
+            )
 
     def save(self, path: str | Path) -> None:
         """Write a .npz file, atomically; `load` reads it."""
@@ -436,7 +438,7 @@ def _empty(
     if box_size % 2 or not 0 < box_size <= min(stack.box_size, LARGEST_BOX):
         largest = min(stack.box_size, LARGEST_BOX)
         raise InputError(
-            f"a box of {box_size} px cannot be summed up", remedy=f"choose an even one of at most {largest}"
+            f"a box of {box_size} px cannot be accumulated", remedy=f"choose an even one of at most {largest}"
         )
     level = _level(stack)
     weighted = noise_spectrum is not None

@@ -129,7 +129,7 @@ def _fetch(url: str, name: str, card: Card, folder: Path, wait: float) -> Path:
     """Download one file and note its sum, unless the card or an earlier download states it."""
     path = _inside(folder, name)
     noted = _noted(folder)
-    from gsworkbench.io.download import download  # its libraries take long to import
+    from gsworkbench.system.download import download  # its libraries take long to import
 
     download(url, path, card.sha256.get(name, noted.get(name)), wait=wait)
     if name not in noted:
@@ -150,4 +150,4 @@ def _noted(folder: Path) -> dict[str, str]:
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as error:
-        raise InputError("not a list of sums", file=file, remedy="delete it to have the sums noted anew") from error
+        raise InputError("not a list of checksums", file=file, remedy="delete it to write it anew") from error

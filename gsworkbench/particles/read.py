@@ -222,6 +222,8 @@ def read_metadata(
     rows = poses_alone(poses)
     if len(rows) != len(found):
         raise InputError(
-            f"{len(found)} particles here but {len(rows)} in {poses}", file=path, remedy="one of the files is stale"
+            f"{len(found)} particles here but {len(rows)} in {poses}",
+            file=path,
+            remedy="one file is of other particles",
         )
     return replace(found, rotations=rows.rotations)

@@ -41,7 +41,7 @@ def download(url: str, path: Path, sha256: str | None = None, *, wait: float = 1
         if isinstance(error, InputError):
             raise
         problem = f"what {url} sends has not the SHA-256 {sha256}"
-        raise InputError(problem, file=path, remedy="nothing was kept; ask the archive, or correct the sum") from error
+        raise InputError(problem, file=path, remedy="nothing was kept; correct the checksum") from error
     return path
 
 
@@ -58,14 +58,14 @@ def downloader(part: Path, *, wait: float = 1.0) -> Callable[[str, str, Any], No
                 problem = "the connection ended early"
             except urllib.error.HTTPError as error:
                 if error.code < 500:
-                    raise InputError(f"{url} cannot be had ({error.code} {error.reason})", file=part) from error
+                    raise InputError(f"{url} cannot be downloaded ({error.code} {error.reason})", file=part) from error
                 problem = f"{error.code} {error.reason}"
             except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError) as error:
                 problem = str(getattr(error, "reason", error)) or type(error).__name__
             failures = 0 if _size(part) > before else failures + 1
             if failures == ATTEMPTS:
                 problem = f"{url} broke off {ATTEMPTS} times after {_size(part):,} bytes ({problem})"
-                raise InputError(problem, file=part, remedy="the same command goes on from there")
+                raise InputError(problem, file=part, remedy="repeat the command to continue from there")
             time.sleep(wait * 2**failures)
         shutil.move(part, output)
         _mark(part).unlink(missing_ok=True)

@@ -52,8 +52,9 @@ def test_the_map_is_zero_outside_the_mask_and_says_how_it_was_made(found):
 
 
 def test_noise_has_the_window_and_identical_maps_nyquist():
-    mask = np.zeros((BOX,) * 3)
-    mask[20:28, 20:28, 20:28] = 1
+    inside = np.zeros((BOX,) * 3)
+    inside[20:28, 20:28, 20:28] = 1
+    mask = Mask(inside, "a cube")
     same = local_resolution(noise(0), noise(0), voxel_size=VOXEL, mask=mask)
     assert same.at_nyquist == 1 and (same.values == 2 * VOXEL).all()
     independent = local_resolution(noise(0), noise(1), voxel_size=VOXEL, mask=mask)

@@ -313,7 +313,7 @@ def test_accumulate_in_parts_and_combine(noisy_set, tmp_path, capsys):
         (["accumulate", "STAR", "--out", "x.npz", "--part", "two"], "--part two is not a part"),
         (["accumulate", "STAR", "--out", "x.npz", "--noise-spectrum", "STAR"], "not a noise spectrum"),
         (["combine", "STAR", "--out", "x.npz"], "particles.star: not a file of sums, or a damaged one"),
-        (["combine", "SUMS", "SUMS", "--out", "x.npz"], "sums.npz: 600 particles are in both sums"),
+        (["combine", "SUMS", "SUMS", "--out", "x.npz"], "sums.npz: 600 particles are counted in both sums"),
     ],
 )
 def test_sums_that_cannot_be(noisy_set, tmp_path, capsys, monkeypatch, arguments, sentence):

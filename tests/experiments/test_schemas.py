@@ -38,7 +38,8 @@ def test_a_setting_that_does_not_exist_does_not_pass():
     schema = reconstruction_schema()
     good = json.loads(json.dumps(to_mapping(ReconstructionConfig())))
     jsonschema.validate(good, schema)
-    for bad in ({**good, "box": 3}, {**good, "settings": {**good["settings"], "gamma": 1}}, {**good, "method": "magic"}):
+    others = {"box": 3}, {"settings": {**good["settings"], "gamma": 1}}, {"method": "magic"}
+    for bad in ({**good, **other} for other in others):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
 

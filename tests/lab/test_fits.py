@@ -227,7 +227,7 @@ def test_a_fit_can_be_cancelled_and_another_one_follows(worker):
 
 def test_what_cannot_be_done_is_said_and_a_killed_process_replaced(worker):
     worker.submit(ReconstructionConfig(backend="gpu"))
-    assert "renderer gpu cannot be named here" in wait_for(worker, Stopped)[-1].reason
+    assert "renderer gpu cannot be used on this device" in wait_for(worker, Stopped)[-1].reason
     worker.submit(preview_config(50))
     worker._process.kill()
     assert "ended" in wait_for(worker, Stopped)[-1].reason

@@ -27,6 +27,7 @@ from gsworkbench.normal_equations.diagonal import (
 from gsworkbench.normal_equations.equations import accumulate
 from gsworkbench.simulation import simulate
 from gsworkbench.simulation.simulation_config import Simulation
+from gsworkbench.system.progress import reporting
 
 SMALL = OnePass(n_gaussians=300, n_boosted_steps=15, n_steps=30, n_final_steps=20)
 
@@ -250,14 +251,19 @@ def test_a_random_start_takes_no_look_at_the_data_and_still_fits(clean_set, clea
     assert fsc.mean() > 0.9
 
 
-def test_a_preview_reports_and_can_be_stopped(clean_set, clean):
+def test_a_preview_reports_progress_and_can_be_stopped(clean_set, clean):
     seen = []
-    whole = preview(clean[0], PREVIEW, n_gaussians=1000, watch=lambda done, of: seen.append((done, of)))
-    assert seen == [(step, 45) for step in range(1, 46)]
+    with reporting(lambda stage, done, of: seen.append((stage, done, of))):
+        whole = preview(clean[0], PREVIEW, n_gaussians=1000)
+    assert [s for s in seen if s[2] == 45] == [("fit", step, 45) for step in range(46)]
     assert fourier_shell_correlation(whole.volume, clean_set.truth, voxel_size=12.0).mean() > 0.9
-    stopped = []
-    early = preview(clean[0], PREVIEW, n_gaussians=300, watch=lambda done, of: stopped.append(done) or done == 3)
-    assert stopped == [1, 2, 3] and early.volume.shape == (32, 32, 32)
+
+    def stop(stage, done, of):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), reporting(stop):
+        preview(clean[0], PREVIEW, n_gaussians=300)
 
 
 def test_held_out_particles_bear_out_signal_and_not_noise(noisy):

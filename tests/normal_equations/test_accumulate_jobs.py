@@ -32,7 +32,7 @@ from gsworkbench.particles.read import read_particles
 from gsworkbench.simulation.simulate import draw_particles
 from gsworkbench.simulation.simulation_config import Simulation
 
-WORKFLOW = ROOT / "gsworkbench" / "workbench" / "accumulate.smk"
+WORKFLOW = ROOT / "gsworkbench" / "experiments" / "accumulate.smk"
 
 # Of the jobs whose command line has the words of die.txt the first stops itself when its checkpoint is there.
 SABOTAGE = """\

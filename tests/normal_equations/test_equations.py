@@ -86,7 +86,7 @@ def test_parts_add_up_to_the_whole_to_the_bit(stack, sums):
     total = halves[0] + halves[1]
     assert bits(total) == bits(sums)
     assert total.half_set == 0 == sums.half_set
-    with pytest.raises(InputError, match="particles are in both sums"):
+    with pytest.raises(InputError, match="particles are counted in both sums"):
         total + halves[0]
 
 

@@ -57,9 +57,9 @@ def combine(folder, out, *names):
         ("engine", "engine is gridding here and finufft there"),
         ("weighted", "weighted is False here and True there"),
         ("phases", "phases is as they are here and phases random beyond 100 A, seed 0 there"),
-        ("base", "60 particles are in both sums"),
-        ("half1", "30 particles are in both sums"),
-        ("middle", "20 particles are in both sums"),
+        ("base", "60 particles are counted in both sums"),
+        ("half1", "30 particles are counted in both sums"),
+        ("middle", "20 particles are counted in both sums"),
     ],
 )
 def test_sums_that_do_not_go_together(folder, tmp_path, capsys, other, sentence):
@@ -72,7 +72,7 @@ def test_sums_that_do_not_go_together(folder, tmp_path, capsys, other, sentence)
 
 def test_overlapping_chunks_are_refused_and_disjoint_ones_are_not(folder, tmp_path, capsys):
     assert combine(folder, tmp_path / "x.npz", "first", "middle") == 2
-    assert "10 particles are in both sums" in capsys.readouterr().err
+    assert "10 particles are counted in both sums" in capsys.readouterr().err
     assert combine(folder, tmp_path / "x.npz", "first", "second", "other") == 0
     assert NormalEquations.load(tmp_path / "x.npz").n_particles == 120
     assert (

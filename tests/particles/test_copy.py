@@ -27,7 +27,7 @@ def test_a_copy_is_the_same_particles(noisy_set, tmp_path, more, item, error):
 
 def test_a_copy_goes_over_nothing(noisy_set, tmp_path, capsys):
     assert main(["copy", str(noisy_set.star), "--out", str(noisy_set.star.parent), "--half-precision"]) == 2
-    assert "there is such a file already" in capsys.readouterr().err
+    assert "a file of this name exists already" in capsys.readouterr().err
     (tmp_path / "particles.star").write_text("mine")
     assert main(["copy", str(noisy_set.star), "--out", str(tmp_path)]) == 2
     assert (tmp_path / "particles.star").read_text() == "mine" and not (tmp_path / "particles.mrcs").exists()

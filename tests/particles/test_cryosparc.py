@@ -171,7 +171,7 @@ def test_passthrough_that_lacks_a_particle_or_has_one_twice(folder):
     with pytest.raises(InputError, match=r"row 5: uid 104 is not in .*short.cs \(2 of 6 are not\)"):
         read_particles(main, passthrough=[write(folder, short, "short.cs")])
     twice = CTF | {"uid": np.full(N, 100, np.uint64)}
-    with pytest.raises(InputError, match=r"twice.cs: a uid stands in two rows"):
+    with pytest.raises(InputError, match=r"twice.cs: a uid occurs in two rows"):
         read_particles(main, passthrough=[write(folder, twice, "twice.cs")])
 
 

@@ -48,7 +48,7 @@ class TestPaths:
         (self.work / "job").mkdir()
         for folder in (self.work, self.data):
             write_images(folder / "job" / "x.mrcs")
-        with pytest.raises(InputError, match=r"job/x.mrcs is ambiguous, it leads to .*work/job.* and to .*data/job"):
+        with pytest.raises(InputError, match=r"job/x.mrcs is ambiguous: it leads to .*work/job.* and to .*data/job"):
             self.read(datadir=self.data)
 
     def test_two_names_with_one_last_part_are_ambiguous(self):

@@ -128,7 +128,7 @@ def _check_counts(
     counts |= {str(ctf): len(ctf_rows.ctf.defocus_u)} if ctf_rows else {}
     if any(count != n for count in counts.values()):
         listed = ", ".join(f"{count} in {file}" for file, count in counts.items())
-        raise InputError(f"{n} particles here but {listed}", file=source, remedy="one of the files is stale")
+        raise InputError(f"{n} particles here but {listed}", file=source, remedy="one file is of other particles")
 
 
 def _check_shifts(shifts: Float64, rows: NDArray[np.int64], edge: float, source: Path) -> None:

@@ -219,7 +219,7 @@ def _joined(path: Path, passthrough: Sequence[str | Path]) -> dict[str, NDArray[
 def _matching_rows(wanted: NDArray[Any], uids: NDArray[Any], path: Path, other: str | Path) -> NDArray[np.int64]:
     order = np.argsort(uids, kind="stable")
     if (np.diff(uids[order]) == 0).any():
-        raise InputError("a uid stands in two rows", file=other)
+        raise InputError("a uid occurs in two rows", file=other)
     place = np.minimum(np.searchsorted(uids[order], wanted), len(uids) - 1)
     absent = uids[order[place]] != wanted
     if absent.any():

@@ -54,7 +54,7 @@ def _find(name: str, metadata: Path, datadir: str | Path | None) -> Path | None:
     as_written = {path.resolve(): path for path in _candidates(name, metadata, datadir) if is_file(path)}
     if len(as_written) > 1:
         raise InputError(
-            f"{name} is ambiguous, it leads to {' and to '.join(map(str, as_written.values()))}",
+            f"{name} is ambiguous: it leads to {' and to '.join(map(str, as_written.values()))}",
             file=metadata,
             remedy="give --stack FILE or work from another folder",
         )
