@@ -17,6 +17,30 @@ from gsworkbench.simulation.simulation_config import Simulation
 torch.set_num_threads(1)
 
 
+# Files whose tests start programs, notebooks, servers or many fits. `pytest -m "not slow"` leaves them out.
+SLOW = {
+    "browser": ["explore"],
+    "cli": ["every_case"],
+    "experiments": ["make_runs", "tables_figures", "workflow"],
+    "house": ["crash", "documentation", "fuzz", "notebooks", "public_face"],
+    "inspection": ["findings"],
+    "io": ["disk", "properties"],
+    "lab": ["fits", "page", "web_surface"],
+    "methods": ["determinism", "methods_page", "presets", "registry", "splatting_3dgs"],
+    "normal_equations": ["accumulate_jobs"],
+    "particles": ["empiar", "real_particles"],
+    "rendering": ["cpu_kernels", "gpu"],
+    "system": ["distributed", "memory", "provenance", "wheel"],
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = {(folder, f"test_{name}") for folder, names in SLOW.items() for name in names}
+    for item in items:
+        if (item.path.parent.name, item.path.stem) in slow:
+            item.add_marker(pytest.mark.slow)
+
+
 class SimulatedSet:
     """A folder as `gsworkbench simulate` writes it."""
 
