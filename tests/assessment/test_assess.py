@@ -101,7 +101,7 @@ def test_a_folder_of_a_reconstruction_is_judged_whole(maps, halves, tmp_path, ca
     (run / "held_out.csv").write_text("step,error\n0,1\n")
     assert main(["fsc", str(run)]) == 2 and "not a held_out.csv" in said(capsys)
     (run / names[0]).unlink()
-    assert main(["fsc", str(run)]) == 2 and "holds no two half maps" in said(capsys)
+    assert main(["fsc", str(run)]) == 2 and "does not hold two half maps" in said(capsys)
 
 
 def test_local_resolution_is_checked_on_the_truth(maps, halves, tmp_path, capsys):
@@ -190,7 +190,7 @@ def _cut(path):
 
 BAD_MAPS = {
     "NaN": (lambda maps, half: damaged(half, _nan), "1 voxels are NaN or infinite"),
-    "empty": (lambda maps, half: maps("empty.mrc", np.zeros((BOX,) * 3)), "the map is the same everywhere"),
+    "empty": (lambda maps, half: maps("empty.mrc", np.zeros((BOX,) * 3)), "all voxels of the map have the same value"),
     "another box": (lambda maps, half: maps("box.mrc", noise(2)[:24, :24, :24]), "24 voxels of 3 A, is not that of"),
     "another voxel": (lambda maps, half: maps("voxel.mrc", noise(2), 3.3), "32 voxels of 3.3 A, is not that of"),
     "the same file": (lambda maps, half: half.replace("half2", "half1"), "both half maps are this file"),

@@ -6,6 +6,7 @@ import pytest
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.definitions import judge
 from gsworkbench.assessment.fsc import FscCurve, fourier_shell_correlation, resolution, shell_indices, write_fsc_csv
+from gsworkbench.assessment.judge_defaults import PROGRAMS
 from gsworkbench.assessment.masks import Mask, automatic_mask, doubtful_mask, spherical_mask
 from gsworkbench.errors import InputError
 
@@ -205,3 +206,7 @@ def test_a_mask_does_not_fill_shells_that_are_empty():
     for curve in found.curves:
         assert np.isnan(curve.values[10:16]).all(), curve.name
     assert all(r.shell is not None and r.shell <= 9 for r in found.resolutions)
+
+
+def test_the_command_line_names_the_definitions_that_there_are():
+    assert set(PROGRAMS) == set(DEFINITIONS)

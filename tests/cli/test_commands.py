@@ -154,7 +154,7 @@ def test_noise_substitution_says_what_is_made_up(biased_maps, tmp_path, capsys):
     assert "fsc_substituted" in said and "alarm: fits to random phases agree by 0.79" in said
     assert {p.name for p in (tmp_path / "out").iterdir()} == set(JUDGED) - {"mask.mrc"}
     assert main(command) == 2 and "go together" in capsys.readouterr().err
-    assert main([*command, "--beyond", "5"]) == 2 and "leave nothing to correct" in capsys.readouterr().err
+    assert main([*command, "--beyond", "5"]) == 2 and "leave no shell to correct" in capsys.readouterr().err
 
 
 def test_a_start_that_both_half_maps_keep_rings(biased_maps, capsys):
