@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gsworkbench.assessment.agreement import agreement
-from gsworkbench.assessment.definitions import judge
+from gsworkbench.assessment.definitions import DEFINITIONS, judge
 from gsworkbench.assessment.fsc import FscCurve, fourier_shell_correlation, resolution, shell_indices, write_fsc_csv
 from gsworkbench.assessment.judge_defaults import PROGRAMS
 from gsworkbench.assessment.masks import Mask, automatic_mask, doubtful_mask, spherical_mask
