@@ -16,7 +16,7 @@ from snakemake.exceptions import WorkflowError
 
 from gsworkbench.simulation.deposited_poses import DEPOSITED, is_installed
 from gsworkbench.particles.empiar import ARCHIVE, read_cards
-from gsworkbench.io.locks import own_folder
+from gsworkbench.io.locks import lock_folder
 from gsworkbench.experiments.digest import notebook_digest, source_digest
 from gsworkbench.experiments.plan import read_registry
 from gsworkbench.experiments.run_keys import code_of
@@ -33,8 +33,8 @@ atexit.register(ours.close)
 # In place of Snakemake's own lock, which outlives a process that was killed (env/profiles has nolock).
 onstart:
     try:
-        ours.enter_context(own_folder(Path(results), "notebooks"))
-        ours.enter_context(own_folder(Path(paper)))
+        ours.enter_context(lock_folder(Path(results), "notebooks"))
+        ours.enter_context(lock_folder(Path(paper)))
     except OSError as error:
         raise WorkflowError(f"{error.filename}: {error.strerror}.")
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gsworkbench.gaussians.mixture import Gaussians, covariances, random_gaussians
 from gsworkbench.gaussians.optimiser import FusedDescent, TorchDescent, descent
-from gsworkbench.gaussians.parameters import Meaning, Rates, to_parameters
+from gsworkbench.gaussians.parameters import Parameterisation, Rates, to_parameters
 from gsworkbench.geometry.rotations import random_rotations
 from gsworkbench.rendering import available_backends, footprints, project, voxelize
 from gsworkbench.rendering.autograd import Grid
@@ -260,7 +260,7 @@ def _step(n: int, box_size: int, batch: int) -> Callable[[], Any]:
     means, _, weights, rotations = scene(n, box_size, batch)
     g = torch.Generator().manual_seed(1)
     scales, quaternions = 0.7 + 0.8 * torch.rand(n, 3, generator=g), torch.randn(n, 4, generator=g)
-    optimizer = descent(to_parameters(Gaussians(means, scales, quaternions, weights)), Rates(), Meaning(0.5))
+    optimizer = descent(to_parameters(Gaussians(means, scales, quaternions, weights)), Rates(), Parameterisation(0.5))
     kernel = torch.rand(box_size, box_size // 2 + 1)
 
     def step() -> None:
@@ -282,7 +282,7 @@ def descent_table(repeats: int) -> None:
         gradients = torch.randn(n, 3), torch.randn(n, 3, 3), torch.randn(n)
         times = []
         for kind in (FusedDescent, TorchDescent):
-            one = kind(to_parameters(model), Rates(), Meaning(0.004))
+            one = kind(to_parameters(model), Rates(), Parameterisation(0.004))
 
             times.append(seconds(one.mixture, repeats))
             times.append(seconds(lambda one=one, given=gradients: (one.mixture(), one.step(given, 1e-5)), repeats))

@@ -34,7 +34,7 @@ class Finding:
     notes: tuple[str, ...]
     alarms: tuple[str, ...]
 
-    def lines(self) -> list[str]:
+    def report(self) -> list[str]:
         """Return what to print."""
         found = [f"{label}{result}" for label, result in zip(self.labels, self.results, strict=True)]
         return found + [f"note: {note}" for note in self.notes] + [f"alarm: {alarm}" for alarm in self.alarms]

@@ -61,7 +61,7 @@ def _accumulate(options: argparse.Namespace) -> None:
     from gsworkbench.imaging.residual import require_white_protein
     from gsworkbench.inspection.findings import particle_alarms
     from gsworkbench.io.files import remove
-    from gsworkbench.io.locks import own_file
+    from gsworkbench.io.locks import lock_file
     from gsworkbench.normal_equations.equations import accumulate
     from gsworkbench.particles.noise_spectrum import chosen_noise
     from gsworkbench.particles.views import refuse_one_view
@@ -84,7 +84,7 @@ def _accumulate(options: argparse.Namespace) -> None:
         print(f"memory: {beside_what_is_free(accumulate_bytes(stack.box_size))}", flush=True)
     checkpoint = options.out.with_name(f".{options.out.name}.unfinished")
     wall, cpu = time.perf_counter(), time.process_time()
-    with own_file(options.out) if distributed.is_first() else contextlib.nullcontext():
+    with lock_file(options.out) if distributed.is_first() else contextlib.nullcontext():
         sums = accumulate(
             stack,
             engine=options.engine,

@@ -203,7 +203,7 @@ def _localres(options: argparse.Namespace) -> None:
     from gsworkbench.assessment.local_judging import localise
 
     named = {k: getattr(options, k) for k in ("out", "mask", "window", "step", "threshold", "truth", "voxel_size")}
-    print("\n".join(localise(*_found(options), **named).lines()))
+    print("\n".join(localise(*_found(options), **named).report()))
 
 
 def _directional(options: argparse.Namespace) -> None:
@@ -214,4 +214,4 @@ def _directional(options: argparse.Namespace) -> None:
     table = None if options.particles is None else read_metadata(options.particles, passthrough=options.passthrough)
     rotations = None if table is None else table.require_poses()
     named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold", "voxel_size")}
-    print("\n".join(direct(*_found(options), **named, rotations=rotations).lines()))
+    print("\n".join(direct(*_found(options), **named, rotations=rotations).report()))

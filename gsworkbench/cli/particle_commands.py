@@ -85,7 +85,7 @@ def _fetch(options: argparse.Namespace) -> None:
     from gsworkbench.particles.empiar import fetch, find_card, listed_images
 
     card = find_card(options.entry)
-    print("\n".join(card.lines()), flush=True)
+    print("\n".join(card.report()), flush=True)
     table, *others = fetch(card, options.out, archive=options.archive)
     n = len(listed_images(table))
     print(f"{1 + len(others)} files in {options.out}; the table lists {n:,} particles")

@@ -26,7 +26,7 @@ import yaml
 from gsworkbench import __version__
 from gsworkbench.errors import InputError
 from gsworkbench.io.files import atomic_path
-from gsworkbench.io.locks import own_file
+from gsworkbench.io.locks import lock_file
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping[str, Any]) -> None:
@@ -48,7 +48,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
         raise InputError(problem, file=notebook, remedy=f"it has {', '.join(known)}")
     full = _defaults(Path(notebook)) | dict(parameters)
     executed, failure = Path(executed), None
-    with own_file(executed):
+    with lock_file(executed):
         with atomic_path(executed) as temporary:
             try:
                 _execute(Path(notebook), temporary, parameters)

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from gsworkbench.gaussians.mixture import Gaussians
-from gsworkbench.gaussians.parameters import Meaning, Parameters, Rates, adam, from_parameters, set_learning_rate
+from gsworkbench.gaussians.parameters import (
+    Parameterisation,
+    Parameters,
+    Rates,
+    adam,
+    from_parameters,
+    set_learning_rate,
+)
 from gsworkbench.kernels import KERNELS
 from gsworkbench.system.compiler import BuildError, library
 
@@ -49,7 +56,7 @@ def mixture_of(model: Gaussians) -> Mixture:
     return Mixture(model.means, model.covariances(), model.weights)
 
 
-def descent(parameters: Parameters, rates: Rates, meaning: Meaning) -> Descent:
+def descent(parameters: Parameters, rates: Rates, meaning: Parameterisation) -> Descent:
     """Adam from these parameters. Copies them."""
     return (FusedDescent if is_fused(parameters) else TorchDescent)(parameters, rates, meaning)
 
@@ -63,7 +70,7 @@ def is_fused(parameters: Parameters) -> bool:
 class TorchDescent:
     """By torch's autograd and torch's Adam."""
 
-    def __init__(self, parameters: Parameters, rates: Rates, meaning: Meaning) -> None:
+    def __init__(self, parameters: Parameters, rates: Rates, meaning: Parameterisation) -> None:
         self.parameters = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
         self._meaning = meaning
         self._adam = adam(self.parameters, rates)
@@ -88,7 +95,7 @@ class TorchDescent:
 class FusedDescent:
     """By optimiser.cpp: parameters are kept in its blocks, as Adam's moments are; read, they are copies."""
 
-    def __init__(self, parameters: Parameters, rates: Rates, meaning: Meaning) -> None:
+    def __init__(self, parameters: Parameters, rates: Rates, meaning: Parameterisation) -> None:
         self._n = len(parameters["means"])
         self._n_scales = parameters["scales"].shape[1]
         threefold = {**parameters, "scales": parameters["scales"].expand(-1, 3)}

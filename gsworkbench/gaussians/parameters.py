@@ -30,7 +30,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Meaning:
+class Parameterisation:
     """What parameters stand for. Lengths in box edges.
 
     floor : added to scales in squares. minimum_scale : below it scales are clamped; 0 for none. peak : weights are of
@@ -43,7 +43,9 @@ class Meaning:
     signed: bool = False
 
 
-def to_parameters(model: Gaussians, meaning: Meaning = Meaning(), *, isotropic: bool = False) -> Parameters:
+def to_parameters(
+    model: Gaussians, meaning: Parameterisation = Parameterisation(), *, isotropic: bool = False
+) -> Parameters:
     """Parameters of a mixture in box edges, ready to be optimised. `from_parameters` inverts it if the floors agree.
 
     isotropic : scales are (n, 1), the mean of each Gaussian's three. The model's own floor tells its heights.
@@ -59,7 +61,7 @@ def to_parameters(model: Gaussians, meaning: Meaning = Meaning(), *, isotropic: 
     return {name: p.detach().clone().requires_grad_() for name, p in raw.items()}
 
 
-def from_parameters(parameters: Parameters, meaning: Meaning = Meaning()) -> Gaussians:
+def from_parameters(parameters: Parameters, meaning: Parameterisation = Parameterisation()) -> Gaussians:
     """The mixture in box edges that parameters stand for."""
     scales = softplus(parameters["scales"])
     if meaning.minimum_scale:

@@ -161,7 +161,7 @@ class MeasuredImages:
         """What a user should know of these images, in words."""
         return sentences(self.found, self.stack)
 
-    def lines(self) -> list[str]:
+    def report(self) -> list[str]:
         """What the images are like, and what is odd about them."""
         plan = self.found.plan
         of = (
@@ -213,7 +213,7 @@ def inspect_particles(stack: ParticleStack, say: Callable[[str], None] = lambda 
     image twice in one half set.
     """
     images = measured_images(stack)
-    for line in images.lines():
+    for line in images.report():
         say(line)
     prepared = images.prepared()
     guess = contrast(prepared)

@@ -37,16 +37,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     waiting = _waiting.get()
-    with _said_of(path):
+    with _named_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=f".part{path.suffix}")
         os.close(handle)
     temporary = Path(name)
     try:
-        with _said_of(path, among=(name,)):
+        with _named_errors(path, among=(name,)):
             yield temporary
-        with _said_of(path):
-            _settle(temporary)
+        with _named_errors(path):
+            _finalise(temporary)
             if waiting is None:
                 _rename({temporary: path})
             else:
@@ -57,7 +57,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def together(*, instead_of: Sequence[Path] = ()) -> Iterator[None]:
+def appear_together(*, instead_of: Sequence[Path] = ()) -> Iterator[None]:
     """What `atomic_path` writes inside the block appears at its end, in the order of writing, or not at all.
 
     instead_of : files of an earlier state, which are removed in the same moment if they were not written anew. A kill
@@ -78,7 +78,7 @@ def together(*, instead_of: Sequence[Path] = ()) -> Iterator[None]:
             temporary.unlink(missing_ok=True)
 
 
-def _settle(temporary: Path) -> None:
+def _finalise(temporary: Path) -> None:
     """Give a file the rights of a new one (mkstemp's are its owner's alone), and bring it to the disk."""
     umask = os.umask(0)
     os.umask(umask)
@@ -102,7 +102,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _said_of(path: Path, among: tuple[str, ...] = ()) -> Iterator[None]:
+def _named_errors(path: Path, among: tuple[str, ...] = ()) -> Iterator[None]:
     """Turn an OSError into one that names `path` and what to do. `among` : only if it is about these files, or none."""
     try:
         yield

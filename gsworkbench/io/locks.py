@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TextIO
 
 from gsworkbench.errors import Note
-from gsworkbench.io.files import remove_strays_of, strays, together
+from gsworkbench.io.files import appear_together, remove_strays_of, strays
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def own_folder(folder: Path, *parts: str) -> Iterator[None]:
+def lock_folder(folder: Path, *parts: str) -> Iterator[None]:
     """Hold a folder while its files are made, and remove what killed processes left in it and in its `parts`.
 
     One that another process holds raises BlockingIOError, which names that process. A folder that is new and stays
@@ -46,13 +46,13 @@ def own_folder(folder: Path, *parts: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def outputs(folder: Path) -> Iterator[None]:
-    """Hold a folder, as `own_folder`, while a few files are made that appear together or not at all."""
-    with own_folder(folder), together():
+    """Hold a folder, as `lock_folder`, while a few files are made that appear together or not at all."""
+    with lock_folder(folder), appear_together():
         yield
 
 
 @contextlib.contextmanager
-def own_file(file: Path) -> Iterator[None]:
+def lock_file(file: Path) -> Iterator[None]:
     """Hold a file that is being made, and remove what killed processes left of it."""
     with _named(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def own_file(file: Path) -> Iterator[None]:
 def held(lock: Path, what: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the file `lock`, which stands for `what`; if another process does, wait for it or raise BlockingIOError."""
     with _named(what):
-        file = _taken(lock, what, wait)
+        file = _acquire(lock, what, wait)
     try:
         yield
     finally:
@@ -73,13 +73,13 @@ def held(lock: Path, what: Path, *, wait: bool = False) -> Iterator[None]:
         file.close()
 
 
-def _taken(lock: Path, what: Path, wait: bool) -> TextIO:
+def _acquire(lock: Path, what: Path, wait: bool) -> TextIO:
     """Open and lock a file, and write who we are into it."""
     while True:
         with contextlib.ExitStack() as opened:
             file = opened.enter_context(open(lock, "a+", encoding="utf-8"))
             _lock(file, what, wait)
-            if _is(lock, file):
+            if _same_file(lock, file):
                 with contextlib.suppress(OSError):  # a full disk: then the lock has no name
                     file.truncate(0)
                     os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -101,7 +101,7 @@ def _lock(file: TextIO, what: Path, wait: bool) -> None:
         warnings.warn(f"{what}: this file system has no locks; start no second run into it", Note, stacklevel=2)
 
 
-def _is(path: Path, file: TextIO) -> bool:
+def _same_file(path: Path, file: TextIO) -> bool:
     """Whether a path still is the file that was opened: who let go of it may have removed it since."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))

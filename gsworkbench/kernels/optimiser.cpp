@@ -35,7 +35,7 @@ struct Softplus {
 // What parameters stand for (gaussians/parameters.py): scales at least `minimum`, floor_squared on the covariances' diagonals, and
 // weights of a kind; ISOTROPIC, the three scales are one parameter, kept three times.
 enum { PEAK = 1, SIGNED = 2, ISOTROPIC = 4 };
-struct Meaning {
+struct Parameterisation {
     float floor_squared, minimum, share;  // share: one over the number of Gaussians
     int kind;
 };
@@ -44,7 +44,7 @@ struct Meaning {
 struct Shape {
     F unit[4], inverse_norm, r[3][3], scale[3], scale_slope[3], weight, weight_slope;
 
-    INLINE Shape(const float* p, const Meaning& meaning) {
+    INLINE Shape(const float* p, const Parameterisation& meaning) {
         F q[4], square{};
         for (int i = 0; i < 4; i++) q[i] = load(p + (QUATERNION + i) * BLOCK), square += q[i] * q[i];
         inverse_norm = 1 / root(square);
@@ -129,7 +129,7 @@ INLINE void chain(const Shape& shape, const F (&g)[3][3], F* d_scale, F* d_quate
 }
 
 // What the gradient of weights adds to that of scales, where weights are heights.
-INLINE void chain_of_heights(const Shape& shape, const Meaning& meaning, F d_weight, F* d_scale) {
+INLINE void chain_of_heights(const Shape& shape, const Parameterisation& meaning, F d_weight, F* d_scale) {
     for (int c = 0; c < 3; c++) {
         const F square = larger(shape.scale[c] * shape.scale[c] + meaning.floor_squared, fill(1e-30f));
         d_scale[c] += d_weight * shape.weight * (shape.scale[c] / square) * shape.scale_slope[c];
@@ -150,7 +150,7 @@ extern "C" {
 // means (n, 3), covariances (n, 3, 3), weights (n): integrals.
 void mixture(const float* parameters, int64_t n, float floor_squared, float minimum, int kind, int threads, float* means,
              float* covariances, float* weights) {
-    const Meaning meaning{floor_squared, minimum, 1.f / n, kind};
+    const Parameterisation meaning{floor_squared, minimum, 1.f / n, kind};
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t k = 0; k < n; k += LANES) {
         const float* p = parameters + place(k);
@@ -177,7 +177,7 @@ void mixture(const float* parameters, int64_t n, float floor_squared, float mini
 void adam_step(float* parameters, float* first, float* second, int64_t n, float floor_squared, float minimum, int kind,
                int threads, const float* d_means, const float* d_covariances, const float* d_weights, const float* rates,
                float beta1, float beta2, float bias, float epsilon) {
-    const Meaning meaning{floor_squared, minimum, 1.f / n, kind};
+    const Parameterisation meaning{floor_squared, minimum, 1.f / n, kind};
 #pragma omp parallel num_threads(threads)
     {
     const FlushToZero mode;

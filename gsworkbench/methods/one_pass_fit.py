@@ -32,7 +32,14 @@ from torch import Tensor
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.gaussians.optimiser import Mixture, descent
-from gsworkbench.gaussians.parameters import Meaning, Rates, cosine, from_parameters, in_angstrom, to_parameters
+from gsworkbench.gaussians.parameters import (
+    Parameterisation,
+    Rates,
+    cosine,
+    from_parameters,
+    in_angstrom,
+    to_parameters,
+)
 from gsworkbench.methods.starts import TOTAL_WEIGHT, at_random, from_data
 from gsworkbench.normal_equations.diagonal import (
     DiagonalEquations,
@@ -301,7 +308,7 @@ def _descend(
     begin = _start(equations, config, context.seed) if start is None else _in_box_edges(start, edge, signed)
     equations = equations.to(context.device)
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
-    meaning = Meaning(config.floor_pixels / box_size, signed=signed)
+    meaning = Parameterisation(config.floor_pixels / box_size, signed=signed)
     parameters = to_parameters(begin.to(context.device), meaning)
     optimizer = descent(parameters, rates, meaning)
     unit = _best_scale(equations, _sampled(optimizer.mixture(), config, box_size, context.backend).detach())

@@ -59,7 +59,7 @@ class Scales:
         """Whether the scales are worth using."""
         return self.evidence > _SURE and (self.spread > _SPREAD or self.empty > _JUNK)
 
-    def figures(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float]:
         """What run.json says of them."""
         return {"scale_spread": round(self.spread, 4), "fraction_without_signal": round(self.empty, 4)}
 

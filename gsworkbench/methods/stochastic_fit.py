@@ -23,7 +23,7 @@ from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians, split
 from gsworkbench.gaussians.optimiser import Descent, Mixture, descent, is_fused
 from gsworkbench.gaussians.parameters import (
-    Meaning,
+    Parameterisation,
     Parameters,
     Rates,
     cosine,
@@ -221,8 +221,8 @@ def _gaussians(parameters: Parameters, config: Stochastic, box_size: int) -> Gau
     return from_parameters(parameters, _meaning(config, box_size))
 
 
-def _meaning(config: Stochastic, box_size: int) -> Meaning:
-    return Meaning(config.floor_pixels / box_size, config.minimum_scale, peak=config.amplitude == "peak")
+def _meaning(config: Stochastic, box_size: int) -> Parameterisation:
+    return Parameterisation(config.floor_pixels / box_size, config.minimum_scale, peak=config.amplitude == "peak")
 
 
 def _image_scale(stack: ParticleStack) -> float:

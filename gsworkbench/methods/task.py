@@ -23,8 +23,8 @@ from gsworkbench.methods.particle_scales import SCALED, measure_scales, with_sca
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.normal_equations.equations import CHECKPOINT_SECONDS, NormalEquations
 from gsworkbench.particles.image_statistics import (
+    as_dict,
     blank,
-    figures,
     kept,
     measure_images,
     outliers,
@@ -145,7 +145,7 @@ def prepared(stack: ParticleStack, config: ReconstructionConfig, record: RunReco
             scales = measure_scales(stack)
     if scales is None:
         return stack
-    record.results["images"] |= scales.figures()
+    record.results["images"] |= scales.as_dict()
     record.warnings += scales.sentences(len(stack))
     return with_scales(stack, scales) if scales.differ else stack
 
@@ -155,7 +155,7 @@ def _normalised(stack: ParticleStack, config: ReconstructionConfig, record: RunR
         found = measure_images(stack)
     record.warnings += sentences(found, stack, kept=config.keep_outliers)
     left_out = blank(found) if config.keep_outliers else outliers(found)
-    record.results["images"] = figures(found) | {"left_out": int(left_out.sum())}
+    record.results["images"] = as_dict(found) | {"left_out": int(left_out.sum())}
     return kept(stack, found, keep_outliers=config.keep_outliers)
 
 

@@ -57,7 +57,7 @@ class Card:
     def page(self) -> str:
         return f"https://www.ebi.ac.uk/empiar/EMPIAR-{self.entry}/"
 
-    def lines(self) -> list[str]:
+    def report(self) -> list[str]:
         """Say what the card says."""
         count = "a number not known here of" if self.n_particles is None else f"{self.n_particles:,}"
         size = f"{self.box_size or '?'} px, {self.pixel_size or '?'} A/px"

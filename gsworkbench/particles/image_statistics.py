@@ -377,7 +377,7 @@ def outliers(found: ImageStatistics) -> NDArray[np.bool_]:
     return blank(found) | (relative_power(found) > ABSURD)
 
 
-def figures(found: ImageStatistics) -> dict[str, Any]:
+def as_dict(found: ImageStatistics) -> dict[str, Any]:
     """What run.json says of the images."""
     plan = found.plan
     return {

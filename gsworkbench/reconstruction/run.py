@@ -31,8 +31,8 @@ from gsworkbench.assessment.of_files import SAME_SIZE, unknown_size
 from gsworkbench.config import to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.inspection.findings import particle_alarms
-from gsworkbench.io.files import atomic_path, remove, together
-from gsworkbench.io.locks import own_folder
+from gsworkbench.io.files import appear_together, atomic_path, remove
+from gsworkbench.io.locks import lock_folder
 from gsworkbench.io.mrc import Volume, map_voxel_size, read_map, write_map
 from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
@@ -210,7 +210,7 @@ def _reconstruct(
     mask: str | Mask = config.mask
     if config.mask not in MASKS:
         mask = user_mask(_matching_map(Path(config.mask), stack, only_box=True), config.mask)
-    with own_folder(output_dir, CHECKPOINTS):
+    with lock_folder(output_dir, CHECKPOINTS):
         made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds)
         record, volume, halves = made.record, made.solutions[ALL].volume, made.halves
         with record.stage("assess"):
@@ -255,7 +255,7 @@ def make_maps(
     """
     output_dir = Path(output_dir)
     _check(config, stack, output_dir)
-    with own_folder(output_dir, CHECKPOINTS):
+    with lock_folder(output_dir, CHECKPOINTS):
         made = _make(stack, output_dir, config, None if truth is None else Path(truth), resume, checkpoint_seconds)
         with _replacing(output_dir):
             _write(made, output_dir)
@@ -328,7 +328,7 @@ def _tasks(
 
 def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Have the files of this run appear together, in place of those of an earlier one."""
-    return together(instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED)])
+    return appear_together(instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED)])
 
 
 def _write(made: _Maps, output_dir: Path) -> None:

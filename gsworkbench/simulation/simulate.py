@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from gsworkbench.config import to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.geometry.rotations import random_rotations
-from gsworkbench.io.files import together
-from gsworkbench.io.locks import own_folder
+from gsworkbench.io.files import appear_together
+from gsworkbench.io.locks import lock_folder
 from gsworkbench.io.mrc import new_image_stack, write_map
 from gsworkbench.io.npz import load_array
 from gsworkbench.molecules import MOLECULES, Molecule, load_molecule, read_molecule
@@ -131,7 +131,7 @@ def simulate(config: Simulation, output_dir: str | Path, *, max_bytes: int = 2**
             for m in (molecule, *_further_states(molecule, config))
         ]
     state = _draw_states(config)
-    with own_folder(output_dir), together(instead_of=[finished, *_earlier(output_dir)]):
+    with lock_folder(output_dir), appear_together(instead_of=[finished, *_earlier(output_dir)]):
         with new_image_stack(output_dir / IMAGES, len(particles), config.box_size, config.pixel_size) as images:
             with record.stage("images"):
                 variance = _write_signal(images, states, state, particles, max_bytes) if config.snr > 0 else 0.0

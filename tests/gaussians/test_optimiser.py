@@ -5,7 +5,7 @@ import torch
 
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.gaussians.optimiser import FusedDescent, TorchDescent, _library, descent
-from gsworkbench.gaussians.parameters import Meaning, Rates, from_parameters, to_parameters
+from gsworkbench.gaussians.parameters import Parameterisation, Rates, from_parameters, to_parameters
 
 works = pytest.mark.skipif(_library() is None, reason="no C++ compiler")
 RATES = Rates(1.0, 5.0, 5.0, 0.5)
@@ -48,8 +48,8 @@ KINDS = {
 def test_the_fused_step_equals_autograd_and_torch_adam(n, minimum_scale, kind):
     meant = dict(KINDS[kind])
     first = start(n, isotropic=meant.pop("isotropic", False))
-    fused = FusedDescent(first, RATES, Meaning(FLOOR, minimum_scale, **meant))
-    plain = TorchDescent(first, RATES, Meaning(FLOOR, minimum_scale, **meant))
+    fused = FusedDescent(first, RATES, Parameterisation(FLOOR, minimum_scale, **meant))
+    plain = TorchDescent(first, RATES, Parameterisation(FLOOR, minimum_scale, **meant))
     for step in range(8):
         for a, b in zip(fused.mixture(), plain.mixture(), strict=True):
             torch.testing.assert_close(a, b, rtol=3e-6, atol=1e-5 * float(b.detach().abs().max()))
@@ -64,8 +64,8 @@ def test_the_fused_step_equals_autograd_and_torch_adam(n, minimum_scale, kind):
 
 @works
 def test_a_mixture_is_what_its_parameters_say():
-    fused = FusedDescent(start(37), RATES, Meaning(FLOOR, 0.005))
-    model = from_parameters(fused.parameters, Meaning(FLOOR, 0.005))
+    fused = FusedDescent(start(37), RATES, Parameterisation(FLOOR, 0.005))
+    model = from_parameters(fused.parameters, Parameterisation(FLOOR, 0.005))
     for made, expected in zip(fused.mixture(), (model.means, model.covariances(), model.weights), strict=True):
         assert made.is_leaf and made.requires_grad
         torch.testing.assert_close(made, expected, rtol=1e-6, atol=1e-8)
@@ -78,11 +78,11 @@ def test_restored_it_goes_on_to_the_same_bits(kind):
             one.mixture()
             one.step(gradients(21, step), 1e-3)
 
-    whole = kind(start(21), RATES, Meaning(FLOOR))
+    whole = kind(start(21), RATES, Parameterisation(FLOOR))
     run(whole, range(6))
-    half = kind(start(21), RATES, Meaning(FLOOR))
+    half = kind(start(21), RATES, Parameterisation(FLOOR))
     run(half, range(3))
-    again = kind(half.parameters, RATES, Meaning(FLOOR))
+    again = kind(half.parameters, RATES, Parameterisation(FLOOR))
     again.restore(half.state())
     run(again, range(3, 6))
     for name, expected in whole.parameters.items():
@@ -92,7 +92,7 @@ def test_restored_it_goes_on_to_the_same_bits(kind):
 @works
 def test_moments_with_filled_up_rows_are_taken_as_well():
     """Checkpoints of 0.1 hold eleven rows filled up to a multiple of sixteen."""
-    one, other = (FusedDescent(start(21), RATES, Meaning(FLOOR)) for _ in range(2))
+    one, other = (FusedDescent(start(21), RATES, Parameterisation(FLOOR)) for _ in range(2))
     one.step(gradients(21, 0), 1e-3)
     state = one.state()
     other.restore({**state, "moments": [torch.nn.functional.pad(m, (0, 11)) for m in state["moments"]]})
@@ -102,4 +102,4 @@ def test_moments_with_filled_up_rows_are_taken_as_well():
 
 def test_other_dtypes_go_to_torch():
     parameters = {name: p.detach().double() for name, p in start(3).items()}
-    assert isinstance(descent(parameters, RATES, Meaning(FLOOR)), TorchDescent)
+    assert isinstance(descent(parameters, RATES, Parameterisation(FLOOR)), TorchDescent)

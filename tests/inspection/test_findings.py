@@ -265,7 +265,7 @@ def test_power_spectra_are_those_of_white_noise_where_there_is_nothing_else(stac
 def test_large_stacks_are_measured_on_images_spread_over_them(stack):
     found = measured_images(stack, most=100)
     assert len(found.stack) == 100 and found.stack.source_row[[0, -1]].tolist() == [0, len(stack) - 1]
-    assert "100 of 600, spread evenly, measured" in found.lines()[0]
+    assert "100 of 600, spread evenly, measured" in found.report()[0]
 
 
 @pytest.mark.filterwarnings("ignore:.*images are blank:UserWarning")

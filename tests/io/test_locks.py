@@ -12,8 +12,8 @@ import sys
 import pytest
 
 from gsworkbench.experiments.plan import ROOT
-from gsworkbench.io.files import atomic_path, together, write_text
-from gsworkbench.io.locks import held, own_file, own_folder
+from gsworkbench.io.files import appear_together, atomic_path, write_text
+from gsworkbench.io.locks import held, lock_file, lock_folder
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.reconstruction.run import make_maps, reconstruct
 from gsworkbench.simulation.simulate import simulate
@@ -22,8 +22,8 @@ from gsworkbench.simulation.simulation_config import Simulation
 HOLD = """
 import sys, time
 from pathlib import Path
-from gsworkbench.io.locks import own_folder, own_file
-with (own_file if sys.argv[2] == "file" else own_folder)(Path(sys.argv[1])):
+from gsworkbench.io.locks import lock_folder, lock_file
+with (lock_file if sys.argv[2] == "file" else lock_folder)(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -108,7 +108,7 @@ def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with pytest.warns(UserWarning, match="no locks"), own_folder(tmp_path / "x"):
+    with pytest.warns(UserWarning, match="no locks"), lock_folder(tmp_path / "x"):
         write_text(tmp_path / "x" / "a", "a")
     assert (tmp_path / "x" / "a").exists()
 
@@ -117,18 +117,18 @@ def test_what_dead_processes_left_goes_at_the_next_start_and_nothing_else(tmp_pa
     for name in (".a-abcdefgh.part.mrc", "checkpoints/.all-01234567.part.pt", "a.mrc", ".hidden"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
-    with own_folder(tmp_path, "checkpoints"):
+    with lock_folder(tmp_path, "checkpoints"):
         pass
     assert sorted(p.name for p in tmp_path.rglob("*")) == [".hidden", "a.mrc", "checkpoints"]
     (tmp_path / ".sums-abcdefgh.part.npz").touch()
     (tmp_path / ".other-abcdefgh.part.npz").touch()
-    with own_file(tmp_path / "sums.npz"):
+    with lock_file(tmp_path / "sums.npz"):
         assert not (tmp_path / ".sums-abcdefgh.part.npz").exists()
     assert (tmp_path / ".other-abcdefgh.part.npz").exists()
 
 
 def test_a_folder_that_stays_empty_is_not_left(tmp_path):
-    with pytest.raises(KeyError), own_folder(tmp_path / "a" / "b"):
+    with pytest.raises(KeyError), lock_folder(tmp_path / "a" / "b"):
         raise KeyError
     assert not (tmp_path / "a").exists()
 
@@ -137,12 +137,12 @@ def test_together_is_all_or_nothing(tmp_path):
     old, new, gone = (tmp_path / name for name in ("old", "new", "gone"))
     for path in (old, gone):
         path.write_text("before")
-    with pytest.raises(KeyError), together(instead_of=[old, gone]):
+    with pytest.raises(KeyError), appear_together(instead_of=[old, gone]):
         write_text(old, "after")
         write_text(new, "after")
         raise KeyError
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"old": "before", "gone": "before"}
-    with together(instead_of=[old, gone]):
+    with appear_together(instead_of=[old, gone]):
         write_text(old, "after")
         write_text(new, "after")
         assert old.read_text() == "before" and not new.exists()
@@ -150,7 +150,7 @@ def test_together_is_all_or_nothing(tmp_path):
 
 
 def test_a_failed_file_is_not_among_those_that_appear_together(tmp_path):
-    with together():
+    with appear_together():
         write_text(tmp_path / "a", "a")
         with contextlib.suppress(KeyError), atomic_path(tmp_path / "b") as temporary:
             temporary.write_text("b")

@@ -10,7 +10,7 @@ import torch
 from gsworkbench.assessment.agreement import agreement
 from gsworkbench.gaussians.mixture import Gaussians, random_gaussians
 from gsworkbench.gaussians.optimiser import mixture_of
-from gsworkbench.gaussians.parameters import Meaning, from_parameters, to_parameters
+from gsworkbench.gaussians.parameters import Parameterisation, from_parameters, to_parameters
 from gsworkbench.geometry.rotations import random_rotations
 from gsworkbench.imaging.residual import data_term, squared_error
 from gsworkbench.methods.as_published import blurred_in_y, off_the_grid, projections
@@ -136,9 +136,9 @@ def test_nearest_distances_of_one_and_of_two_alike():
 @pytest.mark.parametrize("isotropic", [False, True])
 def test_parameters_come_back(peak, isotropic):
     model = random_gaussians(9, spread=0.1, scale=0.03, total_weight=0.5, seed=0)
-    parameters = to_parameters(model, Meaning(peak=peak), isotropic=isotropic)
+    parameters = to_parameters(model, Parameterisation(peak=peak), isotropic=isotropic)
     assert parameters["scales"].shape == (9, 1 if isotropic else 3)
-    back = from_parameters(parameters, Meaning(peak=peak))
+    back = from_parameters(parameters, Parameterisation(peak=peak))
     torch.testing.assert_close(back.weights, model.weights)
     torch.testing.assert_close(back.scales, model.scales)
 
@@ -147,10 +147,10 @@ def test_a_peak_is_the_height_of_the_map_whatever_the_width():
     heights = []
     for scale in (0.04, 0.06):
         one = Gaussians(torch.zeros(1, 3), torch.full((1, 3), scale), torch.eye(4)[:1], torch.ones(1))
-        parameters = to_parameters(one, Meaning(peak=True))
+        parameters = to_parameters(one, Parameterisation(peak=True))
         with torch.no_grad():
             parameters["weights"].fill_(2.0)
-            model = from_parameters(parameters, Meaning(peak=True))
+            model = from_parameters(parameters, Parameterisation(peak=True))
             volume = model.voxelize(32, 1 / 32)
         heights.append(float(volume.max()))
     assert heights[0] == pytest.approx(math.log1p(math.exp(2.0)), rel=1e-5) == heights[1]

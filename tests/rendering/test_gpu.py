@@ -18,7 +18,7 @@ from test_cpu_kernels import mixture
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gsworkbench.gaussians.mixture import random_gaussians
-from gsworkbench.gaussians.parameters import Meaning, from_parameters, to_parameters
+from gsworkbench.gaussians.parameters import Parameterisation, from_parameters, to_parameters
 from gsworkbench.imaging.residual import squared_error
 from gsworkbench.rendering import footprints, project, require_finite, voxelize
 from gsworkbench.rendering.autograd import Grid, splat
@@ -410,7 +410,7 @@ def test_a_training_step_of_the_papers_size_takes_less_than_48_mib(launches):
     turns, image = torch.empty(1, 3, 3, device="meta"), torch.empty(1, box_size, box_size, device="meta")
     kernel = torch.empty(1, box_size, box_size // 2 + 1, device="meta")
     with LiveBytes([*parameters.values(), turns, image, kernel]) as live:
-        mixture = from_parameters(parameters, Meaning(0.5 / box_size))
+        mixture = from_parameters(parameters, Parameterisation(0.5 / box_size))
         projections = splat(
             gpu,
             (mixture.means, mixture.covariances(), mixture.weights, turns),
