@@ -1,0 +1,170 @@
+"""The FSC of a map to the unknown truth, estimated with the linear map of the other half set.
+
+Half-map FSC says how much two fits agree. Maps that a method regularises (Gaussians, neural fields, masked or filtered
+voxels) also agree about the mistakes of the method, and then it says too much. A linear map, which is the least-squares
+backprojection without any filter, is the truth plus noise. The noise of the linear map B2 of half set 2 is independent
+of whatever was made from half set 1, so B2 can stand for the truth, once its own noise is accounted for by FSC(B1, B2):
+
+    FSC(V1, truth) FSC(V2, truth) = FSC(V1, B2) FSC(V2, B1) / FSC(B1, B2),
+
+where V1 and V2 are the maps of the two half sets by any program. The square root of the right-hand side is the
+estimate: the geometric mean over the two half maps. It holds when one linear map has more noise than the other.
+
+What it cannot see are mistakes that both linear maps share: wrong poses, a wrong CTF, the wrong hand, particles that
+are in both half sets. Then it estimates the FSC to the map that these poses and this CTF allow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsworkbench.assessment.corrected import effective_samples
+from gsworkbench.assessment.fsc import FscCurve, Shells, correlate_transforms, shell_indices
+from gsworkbench.assessment.masks import inside_mask
+from gsworkbench.assessment.transforms import inverse, transform
+from gsworkbench.errors import InputError
+
+Map = NDArray[np.floating]
+
+ROUNDED = Shells()
+LEAST = 0.1  # FSC of the linear half maps below which nothing is said
+SIGNIFICANCE = 4.0  # standard deviations that it must be above zero, on Fisher's scale
+_SPIKE = 30.0  # times the median power of a shell's difference: far beyond what Gaussian noise reaches
+_MOST_SPIKES = 0.01  # of a shell; where there are more, they are no exceptions and stay
+
+
+@dataclass(frozen=True)
+class TruthEstimate:
+    """Estimated FSC to the unknown truth.
+
+    half : of a half map, the geometric mean of the two. full : of the mean of the half maps, if their errors are
+    independent. linear : FSC of the two linear maps. Their values are NaN in shells where nothing can be said.
+    error, full_error : (D // 2 + 1,) standard errors of half and full.
+    """
+
+    half: FscCurve
+    full: FscCurve
+    linear: FscCurve
+    error: NDArray[np.float64]
+    full_error: NDArray[np.float64]
+
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        """(D // 2 + 1,) the shells that have an estimate."""
+        return np.isfinite(self.half.values)
+
+    @property
+    def finest(self) -> int:
+        """The last shell of those from shell 1 on that have an estimate without a gap; 0 if shell 1 has none."""
+        missing = np.flatnonzero(~self.told[1:])
+        return int(missing[0]) if len(missing) else len(self.told) - 1
+
+
+def estimate_truth_fsc(
+    halves: tuple[Map, Map],
+    linear: tuple[Map, Map],
+    *,
+    voxel_size: float,
+    mask: Map | None = None,
+    mask_name: str = "none",
+    shells: Shells = ROUNDED,
+    definition: str = "rounded",
+) -> TruthEstimate:
+    """Estimate the FSC of two half maps to the unknown truth, shell by shell.
+
+    Parameters
+    ----------
+    halves : two (D, D, D) half maps by any program.
+    linear : two (D, D, D) least-squares backprojections of the same two half sets, without filter and mask.
+    voxel_size : A.
+    mask : (D, D, D) from 0 to 1, applied to all four maps; None for no mask. mask_name : its description.
+    shells, definition : how Fourier voxels are summed, as in `fourier_shell_correlation`.
+
+    Returns
+    -------
+    TruthEstimate with curves fsc_truth_estimate (half maps), fsc_truth_estimate_full and fsc_linear; their names end
+    in _masked where there is a mask.
+
+    Raises
+    ------
+    InputError if the maps differ in size.
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> truth, noise = rng.standard_normal((16, 16, 16)), rng.standard_normal((2, 16, 16, 16))
+    >>> linear = (truth + noise[0], truth + noise[1])
+    >>> found = estimate_truth_fsc((linear[0], linear[1]), linear, voxel_size=1.0)  # FSC to truth: sqrt(1 / 2)
+    >>> bool(abs(found.half.values[4:].mean() - 0.71) < 0.05)
+    True
+    """
+    if len({m.shape for m in (*halves, *linear)}) != 1:
+        shapes = ", ".join(str(m.shape) for m in (*halves, *linear))
+        raise InputError(f"half maps and linear maps must have one box, not {shapes}")
+    box_size, suffix = len(halves[0]), "" if mask is None else "_masked"
+    v1, v2, b1, b2 = (transform(inside_mask(m, mask)) for m in (*halves, *_without_spikes(*linear)))
+    crossed_1, crossed_2, linear_fsc = (correlate_transforms(*pair, shells) for pair in ((v1, b2), (v2, b1), (b1, b2)))
+    samples = effective_samples(box_size, mask)
+    told = np.nan_to_num(linear_fsc) > np.maximum(LEAST, np.tanh(SIGNIFICANCE / np.sqrt(samples)))
+    told[0] = False  # one voxel correlates with any other
+    values = np.full(len(linear_fsc), np.nan)
+    # Above 1 by chance, below 0 where a half map contradicts the data.
+    product = np.sign(np.minimum(crossed_1, crossed_2)) * np.abs(crossed_1 * crossed_2)
+    values[told] = (np.sign(product) * np.sqrt(np.abs(product) / np.where(told, linear_fsc, 1)))[told]
+    error = _standard_error(values, linear_fsc, samples)
+    half = FscCurve(f"fsc_truth_estimate{suffix}", values, box_size, voxel_size, mask_name, definition)
+    # Errors of the two halves are taken as independent: C^2 = 2 c^2 / (1 + c^2).
+    squared = np.clip(values, 0, 1) ** 2
+    full = np.where(values < 0, values, np.sqrt(2 * squared / (1 + squared)))
+    full_error = error * np.sqrt(2) / (1 + squared) ** 1.5
+    return TruthEstimate(
+        half,
+        dataclasses.replace(half, name=f"fsc_truth_estimate_full{suffix}", values=full),
+        dataclasses.replace(half, name=f"fsc_linear{suffix}", values=linear_fsc),
+        error,
+        full_error,
+    )
+
+
+def _standard_error(
+    values: NDArray[np.float64], linear_fsc: NDArray[np.float64], samples: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(D // 2 + 1,) standard error of the estimate that comes from the noise of the two linear maps.
+
+    Let q = (1 - F) / F be the ratio of noise to signal in one linear map and n the real degrees of freedom of a shell.
+    The noise enters log c by N1 N2 / (2 |T|^2), of variance q^2 / (4 n), and by what V1 has beside the truth, of
+    variance 2 q (1 / c^2 - 1) / (4 n). Where V1 is right, the noise of numerator and denominator is the same and
+    cancels.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = (1 - linear_fsc) / linear_fsc
+        c = np.clip(np.abs(values), 0.05, 1)
+        return c * np.sqrt((ratio**2 + 2 * ratio * (1 / c**2 - 1)) / (4 * samples)) + 0 * values
+
+
+def _without_spikes(first: Map, second: Map) -> tuple[Map, Map]:
+    """Take the few Fourier components out of two linear maps in which they differ beyond all measure.
+
+    Least squares divides by the CTFs squared. Where hardly any particle contributes to a component of one half set, its
+    noise can outweigh that of the whole shell, and a mask spreads it over the neighbouring shells.
+    """
+    f, g = transform(first), transform(second)
+    power = np.abs(f - g) ** 2
+    index = np.minimum(shell_indices(len(first)), len(first) // 2 + 1)
+    spikes = np.zeros(power.shape, bool)
+    order = np.argsort(index, axis=None, kind="stable")
+    starts = np.searchsorted(index.ravel()[order], np.arange(len(first) // 2 + 3))
+    for start, end in pairwise(starts[1:]):
+        inside = order[start:end]
+        found = inside[power.flat[inside] > _SPIKE * np.median(power.flat[inside])] if end > start else inside
+        if len(found) <= _MOST_SPIKES * (end - start):
+            spikes.flat[found] = True
+    if not spikes.any():
+        return first, second
+    return inverse(np.where(spikes, 0, f)), inverse(np.where(spikes, 0, g))
