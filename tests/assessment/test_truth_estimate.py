@@ -27,7 +27,7 @@ def maps(seed, *, noise=(1.0, 1.0), shared=0.0, blur=0.0):
     rng = np.random.default_rng(seed)
     truth = molecule(rng)
     sd = truth.std()
-    linear = [truth + sd * n * rng.standard_normal(linear[0].shape) for n in noise]
+    linear = [truth + sd * n * rng.standard_normal(truth.shape) for n in noise]
     mistake = shared * molecule(rng)
     halves = [ndimage.gaussian_filter(m, blur) + mistake for m in linear]
     return truth, tuple(halves), tuple(linear)
