@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.corrected import effective_samples
-from gsworkbench.assessment.fsc import FscCurve, Shells, correlate_transforms, shell_indices
+from gsworkbench.assessment.fsc import FscCurve, Shells, correlate_transforms, shell_indices, shell_weights
 from gsworkbench.assessment.masks import inside_mask
 from gsworkbench.assessment.transforms import inverse, transform
 from gsworkbench.errors import InputError
@@ -117,7 +117,12 @@ def estimate_truth_fsc(
     # Above 1 by chance, below 0 where a half map contradicts the data.
     product = np.sign(np.minimum(crossed_1, crossed_2)) * np.abs(crossed_1 * crossed_2)
     values[told] = (np.sign(product) * np.sqrt(np.abs(product) / np.where(told, linear_fsc, 1)))[told]
-    error = _standard_error(values, linear_fsc, samples)
+    power_1, power_2 = (_shell_power(b, shells) for b in (b1, b2))
+    error = np.full(len(values), np.nan)
+    usable = (crossed_1[told], crossed_2[told])
+    error[told] = np.clip(np.abs(values[told]), 0.05, 1) * _standard_error(
+        usable, linear_fsc[told], (power_2 / power_1)[told], samples[told]
+    )
     half = FscCurve(f"fsc_truth_estimate{suffix}", values, box_size, voxel_size, mask_name, definition)
     # Errors of the two halves are taken as independent: C^2 = 2 c^2 / (1 + c^2).
     squared = np.clip(values, 0, 1) ** 2
@@ -133,19 +138,37 @@ def estimate_truth_fsc(
 
 
 def _standard_error(
-    values: NDArray[np.float64], linear_fsc: NDArray[np.float64], samples: NDArray[np.float64]
+    crossed: tuple[NDArray[np.float64], NDArray[np.float64]],
+    linear_fsc: NDArray[np.float64],
+    ratio: NDArray[np.float64],
+    samples: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """(D // 2 + 1,) standard error of the estimate that comes from the noise of the two linear maps.
+    """(D // 2 + 1,) relative standard error of the estimate that comes from the noise of the two linear maps.
 
-    Let q = (1 - F) / F be the ratio of noise to signal in one linear map and n the real degrees of freedom of a shell.
-    The noise enters log c by N1 N2 / (2 |T|^2), of variance q^2 / (4 n), and by what V1 has beside the truth, of
-    variance 2 q (1 / c^2 - 1) / (4 n). Where V1 is right, the noise of numerator and denominator is the same and
-    cancels.
+    crossed : FSC(V1, B2) and FSC(V2, B1). ratio : power of B2 over that of B1.
+
+    Let q1 and q2 be the ratios of noise to signal in B1 and B2, c1 and c2 the FSC of V1 and V2 to the truth, and n the
+    real degrees of freedom of a shell. The noise enters log c by N1 N2 / (2 |T|^2), of variance q1 q2 / (4 n), and by
+    what V1 has beside the truth, of variance q2 (1 / c1^2 - 1) / (4 n), and likewise V2. Where V1 is right, the noise
+    of numerator and denominator is the same and cancels.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = (1 - linear_fsc) / linear_fsc
-        c = np.clip(np.abs(values), 0.05, 1)
-        return c * np.sqrt((ratio**2 + 2 * ratio * (1 / c**2 - 1)) / (4 * samples)) + 0 * values
+    amplitude = np.sqrt(ratio)
+    over_signal = 1 / (amplitude * linear_fsc), amplitude / linear_fsc  # power of B1 and B2 over that of the truth
+    q1, q2 = (np.maximum(power - 1, 0) for power in over_signal)
+    c1, c2 = crossed[0] * np.sqrt(over_signal[1]), crossed[1] * np.sqrt(over_signal[0])
+    beside_1, beside_2 = (1 / np.clip(np.abs(c), 0.05, 1) ** 2 - 1 for c in (c1, c2))
+    unequal = q1 * q2 + q2 * beside_1 + q1 * beside_2
+    # The same for equal halves: a bound below, for q1 or q2 can come out as 0 by chance.
+    q, squared = 1 / linear_fsc - 1, np.clip(np.abs(crossed[0] * crossed[1]) / linear_fsc, 0.05**2, 1)
+    return np.sqrt(np.maximum(unequal, q**2 + 2 * q * (1 / squared - 1)) / (4 * samples))
+
+
+def _shell_power(half: NDArray[np.complex128], shells: Shells) -> NDArray[np.float64]:
+    """(D // 2 + 1,) power of a transform as `transform` stores it."""
+    n = len(half) // 2 + 1
+    weights = np.broadcast_to(shell_weights(len(half), shells), half.shape).ravel()
+    index = shell_indices(len(half), shells).ravel()
+    return np.bincount(index, (half.real**2 + half.imag**2).ravel() * weights, minlength=n)[:n]
 
 
 def _without_spikes(first: Map, second: Map) -> tuple[Map, Map]:
