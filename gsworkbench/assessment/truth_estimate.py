@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 
 from gsworkbench.assessment.corrected import effective_samples
 from gsworkbench.assessment.fsc import FscCurve, Shells, correlate_transforms, shell_indices, shell_weights
-from gsworkbench.assessment.masks import inside_mask
+from gsworkbench.assessment.masks import Mask, described, inside_mask
 from gsworkbench.assessment.transforms import inverse, transform
 from gsworkbench.errors import InputError
-
-Map = NDArray[np.floating]
+from gsworkbench.io.mrc import Map
 
 ROUNDED = Shells()
 LEAST = 0.1  # FSC of the linear half maps below which nothing is said
@@ -70,8 +69,7 @@ def estimate_truth_fsc(
     linear: tuple[Map, Map],
     *,
     voxel_size: float,
-    mask: Map | None = None,
-    mask_name: str = "none",
+    mask: Mask | None = None,
     shells: Shells = ROUNDED,
     definition: str = "rounded",
 ) -> TruthEstimate:
@@ -82,7 +80,7 @@ def estimate_truth_fsc(
     halves : two (D, D, D) half maps by any program.
     linear : two (D, D, D) least-squares backprojections of the same two half sets, without filter and mask.
     voxel_size : A.
-    mask : (D, D, D) from 0 to 1, applied to all four maps; None for no mask. mask_name : its description.
+    mask : applied to all four maps; None for no mask.
     shells, definition : how Fourier voxels are summed, as in `fourier_shell_correlation`.
 
     Returns
@@ -123,7 +121,7 @@ def estimate_truth_fsc(
     error[told] = np.clip(np.abs(values[told]), 0.05, 1) * _standard_error(
         usable, linear_fsc[told], (power_2 / power_1)[told], samples[told]
     )
-    half = FscCurve(f"fsc_truth_estimate{suffix}", values, box_size, voxel_size, mask_name, definition)
+    half = FscCurve(f"fsc_truth_estimate{suffix}", values, box_size, voxel_size, described(mask), definition)
     # Errors of the two halves are taken as independent: C^2 = 2 c^2 / (1 + c^2).
     squared = np.clip(values, 0, 1) ** 2
     full = np.where(values < 0, values, np.sqrt(2 * squared / (1 + squared)))

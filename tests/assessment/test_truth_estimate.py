@@ -43,7 +43,7 @@ def true_fsc(halves, truth, mask):
 @pytest.mark.parametrize("shared", [0.0, 1.0])
 def test_the_estimate_is_the_fsc_to_the_truth(masked, noise, shared):
     """Half maps that share a mistake agree about it; the estimate is not impressed, also with unequal noise."""
-    mask = spherical_mask(D, VOXEL)[0] if masked else None
+    mask = spherical_mask(D, VOXEL) if masked else None
     off, said_too_much, z = [], [], []
     for seed in range(4):
         truth, halves, linear = maps(seed, noise=noise, shared=shared, blur=0.5)
@@ -63,7 +63,7 @@ def test_the_estimate_is_the_fsc_to_the_truth(masked, noise, shared):
 
 def test_nothing_is_said_about_noise():
     """Thirty pairs of pure noise, without and with a mask, and fits that agree perfectly: no shell has an estimate."""
-    mask = spherical_mask(D, VOXEL)[0]
+    mask = spherical_mask(D, VOXEL)
     for seed in range(30):
         rng = np.random.default_rng(seed)
         same = rng.standard_normal((D, D, D))
@@ -78,7 +78,7 @@ def test_a_spike_in_one_half_set_does_not_spoil_a_masked_estimate():
     half = transform(linear[0])
     half[5, 7, 3] *= 300
     spoilt = (inverse(half), linear[1])
-    mask = spherical_mask(D, VOXEL)[0]
+    mask = spherical_mask(D, VOXEL)
     clean = estimate_truth_fsc(halves, linear, voxel_size=VOXEL, mask=mask)
     found = estimate_truth_fsc(halves, spoilt, voxel_size=VOXEL, mask=mask)
     both = clean.told & found.told
