@@ -166,7 +166,8 @@ def _shell_power(half: NDArray[np.complex128], shells: Shells) -> NDArray[np.flo
     n = len(half) // 2 + 1
     weights = np.broadcast_to(shell_weights(len(half), shells), half.shape).ravel()
     index = shell_indices(len(half), shells).ravel()
-    return np.bincount(index, (half.real**2 + half.imag**2).ravel() * weights, minlength=n)[:n]
+    power: NDArray[np.float64] = np.bincount(index, (half.real**2 + half.imag**2).ravel() * weights, minlength=n)[:n]
+    return power
 
 
 def _without_spikes(first: Map, second: Map) -> tuple[Map, Map]:
