@@ -34,13 +34,15 @@ from gsworkbench.assessment.fsc import (
 from gsworkbench.assessment.half_maps import half_map_alarms
 from gsworkbench.assessment.honesty import Overstatement, overstatement
 from gsworkbench.assessment.judge_defaults import MODEL_B_FACTOR
-from gsworkbench.assessment.map_names import REGULARISED, UNFILTERED, find_half_maps
+from gsworkbench.assessment.linear_maps import linear_alarms, more_than_the_data_bear_out
+from gsworkbench.assessment.map_names import LINEAR, REGULARISED, UNFILTERED, find_half_maps
 from gsworkbench.assessment.mask_names import MASKS
 from gsworkbench.assessment.masks import Mask, MaskRecipe, automatic_mask, doubtful_mask, make_mask, spherical_mask
 from gsworkbench.assessment.model_map import model_map
 from gsworkbench.assessment.of_files import read_maps
 from gsworkbench.assessment.plots import fsc_figure
 from gsworkbench.assessment.sharpening import Sharpened, sharpen
+from gsworkbench.assessment.truth_estimate import TruthEstimate, estimate_truth_fsc
 from gsworkbench.errors import InputError
 from gsworkbench.io.files import atomic_path
 from gsworkbench.io.mrc import Map, MapPlace, map_origin, write_map
@@ -69,6 +71,7 @@ class Assessment:
     resolutions : read off them, by the definition between half maps, at 0.5 to a truth or model; none of the
     randomised curve. judgement : of the half maps, None without them. overstatements : "unmasked", "masked" -> H, with
     half maps and truth. alarms, notes : sentences.
+    estimates : of the FSC to the unknown truth, unmasked and masked, where there were linear maps.
     mask : of the masked curves; None without. model_b_factor : of the model's atoms, A^2.
     place : where what is made from the maps is to lie, None for the default.
     """
@@ -83,6 +86,7 @@ class Assessment:
     model_b_factor: float | None = None
     notes: tuple[str, ...] = ()
     place: MapPlace | None = None
+    estimates: tuple[TruthEstimate, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers for run.json: each curve's mean and resolution, and H."""
@@ -91,17 +95,20 @@ class Assessment:
         if self.overstatements:
             h = self.overstatements
             figures["overstatement"] = {k: {f: getattr(h[k], f) for f in ("mean", "worst", "worst_shell")} for k in h}
+        figures |= {estimate.half.name: estimate.as_dict() for estimate in self.estimates}
         return figures
 
     def report(self) -> list[str]:
         """Return the lines to print."""
         read = {r.curve: r for r in self.resolutions}
+        estimated = {e.half.name for e in self.estimates}
         of_model = "" if self.model_b_factor is None else f"; {self.caption()}"
         lines = [
             f"{read[c.name]}{of_model if c.name.endswith('_model') else ''}; mean FSC {c.mean():.4f}"
             for c in self.curves
-            if c.name in read
+            if c.name in read and c.name not in estimated
         ]
+        lines += [line for estimate in self.estimates for line in estimate.report()]
         lines += [str(r) for r in self.judgement.half_bits] if self.judgement is not None else []
         lines += [f"{name}: {h}" for name, h in self.overstatements.items()]
         judged = () if self.judgement is None else self.judgement.notes
@@ -124,6 +131,7 @@ def assess(
     *,
     voxel_size: float,
     model: Map | None = None,
+    linear: tuple[Map, Map] | None = None,
     mask: str | Mask = "auto",
     more_masks: Mapping[str, Mask] = MappingProxyType({}),
     definition: str = "RELION",
@@ -143,6 +151,8 @@ def assess(
         Angstrom, of all the maps.
     model : (D, D, D) array, optional
         The map of an atomic model.
+    linear : pair of (D, D, D) arrays, optional
+        Least-squares backprojections of the two half sets: the FSC to the unknown truth is estimated with them.
     mask : str or Mask
         "auto" (from the map), "own" (as the definition makes it), "sphere", "loose", "tight", "none", or a mask of your
         own.
@@ -193,14 +203,25 @@ def assess(
         for c in _reference_curves(volume, other, what, chosen, voxel_size, definition)
     ]
     h = _overstatements(halves, truth, chosen, voxel_size, definition, judgement)
+    estimates = () if halves is None or linear is None else _estimates(halves, linear, chosen, voxel_size, definition)
+    judged = (*(judgement.resolutions if judgement else ()), *(resolution(c, 0.5) for c in others))
     return Assessment(
-        curves=(*(judgement.curves if judgement else ()), *others),
-        resolutions=(*(judgement.resolutions if judgement else ()), *(resolution(c, 0.5) for c in others)),
+        curves=(*(judgement.curves if judgement else ()), *others, *(e.half for e in estimates)),
+        resolutions=(*judged, *(e.resolution for e in estimates if e.resolution is not None)),
         judgement=judgement,
         overstatements=h,
-        alarms=tuple(_alarms(volume, halves, references, judgement, h, chosen)),
+        alarms=tuple(
+            alarms.gather(
+                [
+                    *_alarms(volume, halves, references, judgement, h, chosen),
+                    *(linear_alarms(halves, linear, voxel_size) if estimates and halves and linear else []),
+                    *(more_than_the_data_bear_out(*e.overstatement) for e in estimates[:1]),
+                ]
+            )
+        ),
         mask=chosen,
         voxel_size=voxel_size,
+        estimates=estimates,
     )
 
 
@@ -211,6 +232,7 @@ def judge_maps(
     definition: str = "RELION",
     masks: Sequence[str] = ("none",),
     truth: Path | None = None,
+    linear: tuple[Path, Path] | None = None,
     model: Path | None = None,
     b_factor: float = MODEL_B_FACTOR,
     initial: Path | None = None,
@@ -221,12 +243,14 @@ def judge_maps(
     """Judge half maps on disk, and their mean against a truth and an atomic model.
 
     masks : names as in `assess`, or paths; the first is that of fsc_masked and of the correction, the others give a
-    curve each. model : coordinates (.cif, .pdb) in the frame of half map 1, whose potential has every atom at
-    `b_factor` A^2. initial : the map that both fits started from. held_out : the held_out.csv of the fit.
+    curve each. linear : least-squares backprojections of the same half sets, without filter, with which the FSC to the
+    unknown truth is estimated. model : coordinates (.cif, .pdb) in the frame of half map 1, whose potential has every
+    atom at `b_factor` A^2. initial : the map that both fits started from. held_out : the held_out.csv of the fit.
     voxel_size : A, in place of what the headers of all maps say.
     """
     definition = find_definition(definition).name
-    paths = {"truth": truth, "initial": initial}
+    linear_1, linear_2 = linear or (None, None)
+    paths = {"truth": truth, "initial": initial, "linear map 1": linear_1, "linear map 2": linear_2}
     given = {name: path for name, path in paths.items() if path is not None}
     user = [name for name in masks if name not in MASKS]
     maps = read_maps(half_1, half_2, *given.values(), masks=user, voxel_size=voxel_size)
@@ -240,6 +264,7 @@ def judge_maps(
         read.get("truth"),
         voxel_size=voxel_size,
         model=_map_of_atoms(model, half_1, len(first), voxel_size, b_factor) if model else None,
+        linear=(read["linear map 1"], read["linear map 2"]) if linear else None,
         mask=made[masks[0]] or masks[0],
         more_masks={_curve_name(name): m for name in masks[1:] if (m := made[name]) is not None},
         definition=definition,
@@ -310,6 +335,7 @@ class RunFiles:
 
     halves: tuple[Path, Path]
     substituted: tuple[Path, Path] | None
+    linear: tuple[Path, Path] | None
     beyond: float | None
     held_out: Path | None
 
@@ -320,12 +346,14 @@ def run_folder(path: Path) -> RunFiles:
     if halves is None:
         remedy = f"it should have {REGULARISED[0]} or {UNFILTERED[0]}, and those of half set 2"
         raise InputError("this folder does not hold two half maps", file=path, remedy=remedy)
+    first, second = (path / name for name in LINEAR)
+    linear = (first, second) if first.is_file() and second.is_file() else None
     held_out, beyond = path / "held_out.csv", None
     if not all(half.is_file() for half in substituted):
-        return RunFiles(halves, None, None, held_out if held_out.is_file() else None)
+        return RunFiles(halves, None, linear, None, held_out if held_out.is_file() else None)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # then it has to be given
         beyond = float(json.loads((path / "run.json").read_text())["config"]["noise_substitute_beyond"])
-    return RunFiles(halves, substituted, beyond, held_out if held_out.is_file() else None)
+    return RunFiles(halves, substituted, linear, beyond, held_out if held_out.is_file() else None)
 
 
 def read_held_out(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -396,6 +424,11 @@ def write_assessment(
     judgement = assessment.judgement
     errors = judgement.errors if judgement else {}
     columns = {f"{name}_error": values for name, values in errors.items()}
+    for estimate in assessment.estimates:
+        name = estimate.half.name
+        errors = {**errors, name: estimate.error}
+        columns |= {f"{name}_error": estimate.error, f"{name}_linear": estimate.linear.values}
+        columns |= {f"{name}_full": estimate.full.values, f"{name}_full_error": estimate.full_error}
     columns |= {f"{name}_bootstrap": values for name, values in (judgement.bootstrap if judgement else {}).items()}
     write_fsc_csv(output_dir / "fsc.csv", assessment.curves, columns)
     from matplotlib import rc_context  # slow to import, and not needed to judge
@@ -457,6 +490,17 @@ def _reference_curves(
         for name, m in masks.items()
     ]
     return [curves[0], *(without_power(curve, curves[0]) for curve in curves[1:])]
+
+
+def _estimates(
+    halves: tuple[Map, Map], linear: tuple[Map, Map], mask: Mask | None, voxel_size: float, definition: str
+) -> tuple[TruthEstimate, ...]:
+    """Estimates of the FSC to the unknown truth, without and inside the mask."""
+    shells = find_definition(definition).shells
+    return tuple(
+        estimate_truth_fsc(halves, linear, voxel_size=voxel_size, mask=m, shells=shells, definition=definition)
+        for m in dict.fromkeys([None, mask])
+    )
 
 
 def _overstatements(

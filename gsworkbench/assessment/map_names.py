@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 MAP = "run_class001.mrc"
+LINEAR = ("linear_half1.mrc", "linear_half2.mrc")  # least-squares backprojections that stand for the truth
 UNFILTERED = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 REGULARISED = ("run_half1_class001.mrc", "run_half2_class001.mrc")
 

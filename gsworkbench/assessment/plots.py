@@ -243,6 +243,8 @@ def _definition(curve: FscCurve, resolutions: Sequence[Resolution]) -> str:
 
 def curve_in_words(name: str) -> str:
     """fsc_masked -> half maps, masked; fsc_unmasked_truth -> map and truth, no mask; _model likewise."""
+    if name.endswith("_estimate"):
+        return f"half map and truth, estimated, {'no mask' if 'unmasked' in name else 'masked'}"
     other = next((what for what in ("truth", "model") if name.endswith(f"_{what}")), None)
     pair = f"map and {other}" if other else "half maps"
     treatment = name.removeprefix("fsc_").removesuffix(f"_{other}").replace("_", " ")

@@ -19,18 +19,28 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsworkbench.assessment.corrected import effective_samples
-from gsworkbench.assessment.fsc import FscCurve, Shells, correlate_transforms, shell_indices, shell_weights
+from gsworkbench.assessment.fsc import (
+    FscCurve,
+    Resolution,
+    Shells,
+    correlate_transforms,
+    resolution,
+    shell_indices,
+    shell_weights,
+)
 from gsworkbench.assessment.masks import Mask, described, inside_mask
 from gsworkbench.assessment.transforms import inverse, transform
 from gsworkbench.errors import InputError
 from gsworkbench.io.mrc import Map
 
 ROUNDED = Shells()
+HALF_MAP_THRESHOLD = 0.378  # sqrt(0.143): a full map of independent halves has 0.5 there
 LEAST = 0.1  # FSC of the linear half maps below which nothing is said
 SIGNIFICANCE = 4.0  # standard deviations that it must be above zero, on Fisher's scale
 _SPIKE = 30.0  # times the median power of a shell's difference: far beyond what Gaussian noise reaches
@@ -39,11 +49,12 @@ _MOST_SPIKES = 0.01  # of a shell; where there are more, they are no exceptions 
 
 @dataclass(frozen=True)
 class TruthEstimate:
-    """Estimated FSC to the unknown truth.
+    """Estimated FSC of half maps to the unknown truth.
 
-    half : of a half map, the geometric mean of the two. full : of the mean of the half maps, if their errors are
-    independent. linear : FSC of the two linear maps. Their values are NaN in shells where nothing can be said.
-    error, full_error : (D // 2 + 1,) standard errors of half and full.
+    half : of a half map, the geometric mean of the two; fsc_unmasked_estimate or fsc_masked_estimate. full : of the
+    mean of the half maps, if their errors are independent; the same name with _full. linear : FSC between the two
+    linear maps. half and full are NaN in shells where nothing can be said. error, full_error : (D // 2 + 1,) standard
+    errors of half and full. agreement : FSC between the half maps.
     """
 
     half: FscCurve
@@ -51,17 +62,80 @@ class TruthEstimate:
     linear: FscCurve
     error: NDArray[np.float64]
     full_error: NDArray[np.float64]
+    agreement: NDArray[np.float64]
 
     @property
     def told(self) -> NDArray[np.bool_]:
-        """(D // 2 + 1,) the shells that have an estimate."""
-        return np.isfinite(self.half.values)
+        """(D // 2 + 1,) the shells below Nyquist that have an estimate."""
+        told = np.isfinite(self.half.values)
+        told[self.half.box_size // 2 :] = False
+        return told
 
     @property
     def finest(self) -> int:
         """The last shell of those from shell 1 on that have an estimate without a gap; 0 if shell 1 has none."""
         missing = np.flatnonzero(~self.told[1:])
-        return int(missing[0]) if len(missing) else len(self.told) - 1
+        return int(missing[0])  # Nyquist has none
+
+    @property
+    def resolution(self) -> Resolution | None:
+        """Where the estimate of a half map falls below 0.378; None if it ends before it does.
+
+        A half map's 0.378 is a full map's 0.5, and a half-map FSC of 0.143, where the errors of the halves are
+        independent.
+        """
+        values = self.half.values.copy()
+        values[self.finest + 1 :] = -1
+        read = resolution(dataclasses.replace(self.half, values=values), HALF_MAP_THRESHOLD)
+        ended = self.finest < self.half.box_size // 2 - 1 and read.shell == self.finest
+        return None if ended or self.finest == 0 else read
+
+    @property
+    def mean(self) -> float:
+        """Mean of the estimate over the shells that have one; NaN if none has."""
+        return float(self.half.values[self.told].mean()) if self.told.any() else float("nan")
+
+    @property
+    def overstatement(self) -> tuple[float, float]:
+        """By how much the half maps agree more than the data bear out: mean of F - c^2 and its standard error.
+
+        F is the FSC between the half maps and c the estimate; the mean is over the shells that have one. It is 0 on
+        average where the half maps have independent errors. (0, infinity) if no shell has an estimate.
+        """
+        told = self.told
+        if not told.any():
+            return 0.0, float("inf")
+        difference = self.agreement[told] - self.half.values[told] ** 2
+        error = np.sqrt(np.square(2 * self.half.values[told] * self.error[told]).sum()) / told.sum()
+        return float(np.nan_to_num(difference).mean()), float(error)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers for run.json."""
+        read, (more, error) = self.resolution, self.overstatement
+        edge = self.half.box_size * self.half.voxel_size
+        return {
+            "mean": None if not self.told.any() else self.mean,
+            "half_map_fsc_mean": float(np.nan_to_num(self.agreement[self.told]).mean()) if self.told.any() else None,
+            "told_shells": int(self.told.sum()),
+            "told_to_angstrom": edge / self.finest if self.finest else None,
+            "overstatement": more,
+            "overstatement_error": error if np.isfinite(error) else None,
+            "resolution": None if read is None else dataclasses.asdict(read),
+            "mask": self.half.mask,
+        }
+
+    def report(self) -> list[str]:
+        """Return the lines to print."""
+        if self.finest == 0 or not self.told.any():
+            return [f"{self.half.name}: cannot tell, because the linear half maps agree in no shell"]
+        edge = self.half.box_size * self.half.voxel_size
+        read, (more, error) = self.resolution, self.overstatement
+        reach = f"it can tell up to {edge / self.finest:.2f} A"
+        where = f"{self.half.name}, {reach}" if read is None else f"{read}, {reach}"
+        return [
+            f"{where}; mean FSC of a half map to the truth {self.mean:.4f}",
+            f"{self.half.name}: the half maps agree by {more:+.4f} ({error:.4f}) more than this bears out",
+        ]
 
 
 def estimate_truth_fsc(
@@ -77,23 +151,29 @@ def estimate_truth_fsc(
 
     Parameters
     ----------
-    halves : two (D, D, D) half maps by any program.
-    linear : two (D, D, D) least-squares backprojections of the same two half sets, without filter and mask.
-    voxel_size : A.
-    mask : applied to all four maps; None for no mask.
-    shells, definition : how Fourier voxels are summed, as in `fourier_shell_correlation`.
+    halves : pair of (D, D, D) arrays
+        Half maps by any program.
+    linear : pair of (D, D, D) arrays
+        Least-squares backprojections of the same two half sets, in the same order, without filter and mask.
+    voxel_size : float
+        Angstrom, of all four maps.
+    mask : Mask, optional
+        All four maps are multiplied by it.
+    shells, definition
+        How Fourier voxels are summed, as in `fourier_shell_correlation`.
 
     Returns
     -------
-    TruthEstimate with curves fsc_truth_estimate (half maps), fsc_truth_estimate_full and fsc_linear; their names end
-    in _masked where there is a mask.
+    TruthEstimate
+        The estimate with its errors, and NaN where nothing can be said.
 
     Raises
     ------
-    InputError if the maps differ in size.
+    InputError
+        If the maps differ in size.
 
-    Example
-    -------
+    Examples
+    --------
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> truth, noise = rng.standard_normal((16, 16, 16)), rng.standard_normal((2, 16, 16, 16))
@@ -105,7 +185,7 @@ def estimate_truth_fsc(
     if len({m.shape for m in (*halves, *linear)}) != 1:
         shapes = ", ".join(str(m.shape) for m in (*halves, *linear))
         raise InputError(f"half maps and linear maps must have one box, not {shapes}")
-    box_size, suffix = len(halves[0]), "" if mask is None else "_masked"
+    box_size, name = len(halves[0]), f"fsc_{'unmasked' if mask is None else 'masked'}_estimate"
     v1, v2, b1, b2 = (transform(inside_mask(m, mask)) for m in (*halves, *_without_spikes(*linear)))
     crossed_1, crossed_2, linear_fsc = (correlate_transforms(*pair, shells) for pair in ((v1, b2), (v2, b1), (b1, b2)))
     samples = effective_samples(box_size, mask)
@@ -121,17 +201,18 @@ def estimate_truth_fsc(
     error[told] = np.clip(np.abs(values[told]), 0.05, 1) * _standard_error(
         usable, linear_fsc[told], (power_2 / power_1)[told], samples[told]
     )
-    half = FscCurve(f"fsc_truth_estimate{suffix}", values, box_size, voxel_size, described(mask), definition)
+    half = FscCurve(name, values, box_size, voxel_size, described(mask), definition)
     # Errors of the two halves are taken as independent: C^2 = 2 c^2 / (1 + c^2).
     squared = np.clip(values, 0, 1) ** 2
     full = np.where(values < 0, values, np.sqrt(2 * squared / (1 + squared)))
     full_error = error * np.sqrt(2) / (1 + squared) ** 1.5
     return TruthEstimate(
         half,
-        dataclasses.replace(half, name=f"fsc_truth_estimate_full{suffix}", values=full),
-        dataclasses.replace(half, name=f"fsc_linear{suffix}", values=linear_fsc),
+        dataclasses.replace(half, name=f"{name}_full", values=full),
+        dataclasses.replace(half, name=f"{name}_linear", values=linear_fsc),
         error,
         full_error,
+        correlate_transforms(v1, v2, shells),
     )
 
 
@@ -166,7 +247,8 @@ def _shell_power(half: NDArray[np.complex128], shells: Shells) -> NDArray[np.flo
     n = len(half) // 2 + 1
     weights = np.broadcast_to(shell_weights(len(half), shells), half.shape).ravel()
     index = shell_indices(len(half), shells).ravel()
-    power: NDArray[np.float64] = np.bincount(index, (half.real**2 + half.imag**2).ravel() * weights, minlength=n)[:n]
+    power = np.zeros(n)
+    power += np.bincount(index, (half.real**2 + half.imag**2).ravel() * weights, minlength=n)[:n]
     return power
 
 

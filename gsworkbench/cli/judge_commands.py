@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,7 @@ def _add_half_maps(command: Any) -> None:
     command.add_argument(
         "--voxel-size", type=float, metavar="A", help="A per voxel of all maps, in place of what their headers say"
     )
-    command.set_defaults(held_out=None, beyond=None, substituted=None)
+    command.set_defaults(held_out=None, beyond=None, substituted=None, linear=None)
 
 
 def _add_judged(command: Any, mask: str) -> None:
@@ -109,7 +111,17 @@ def _add_judged(command: Any, mask: str) -> None:
         "--b-factor", type=float, default=MODEL_B_FACTOR, metavar="A2", help="of the model's atoms (default 60)"
     )
     command.add_argument(
-        "--initial", type=Path, metavar="MAP", help="the map both fits started from: how much of the FSC is its doing?"
+        "--linear",
+        type=Path,
+        nargs=2,
+        metavar=("MAP", "MAP"),
+        help="unfiltered backprojections of half sets 1 and 2: the FSC to the unknown truth is estimated with them",
+    )
+    command.add_argument(
+        "--initial",
+        type=Path,
+        metavar="MAP",
+        help="starting map of both fits; raises an alarm if the half maps agree only where they agree with it",
     )
     command.add_argument(
         "--substituted",
@@ -120,10 +132,16 @@ def _add_judged(command: Any, mask: str) -> None:
     )
     command.add_argument("--beyond", type=float, metavar="A", help="where the phases of these particles become random")
     command.add_argument(
-        "--held-out", type=Path, metavar="CSV", help="held_out.csv of the fit: does it bear out the FSC?"
+        "--held-out",
+        type=Path,
+        metavar="CSV",
+        help="held_out.csv written by reconstruct; raises an alarm if the fit does not predict held-out particles",
     )
     command.add_argument(
-        "--particles", type=Path, metavar="FILE", help="particles of both halves: do they share any? (reads all images)"
+        "--particles",
+        type=Path,
+        metavar="FILE",
+        help="particles of both half sets; raises an alarm if these share any, and makes --linear (reads all images)",
     )
     add_places(command.add_argument_group("where the images of --particles are"))
 
@@ -153,6 +171,7 @@ def _found(options: argparse.Namespace) -> tuple[Path, Path]:
     if options.half1.is_dir() and options.half2 is None:
         folder = run_folder(options.half1)
         options.held_out = options.held_out or folder.held_out
+        options.linear = options.linear or folder.linear
         options.beyond = options.beyond or folder.beyond
         if options.beyond is not None:
             options.substituted = options.substituted or folder.substituted
@@ -172,14 +191,38 @@ def _assessment(options: argparse.Namespace, halves: tuple[Path, Path]) -> Any:
     if (options.substituted is None) != (options.beyond is None):
         raise InputError("--substituted and --beyond go together")
     masks = options.mask or [options.default_mask]
-    names = ("definition", "truth", "model", "b_factor", "initial", "held_out", "voxel_size")
+    names = ("definition", "truth", "model", "b_factor", "linear", "initial", "held_out", "voxel_size")
     named = {k: getattr(options, k) for k in names}
-    found = judge_maps(*halves, masks=masks, **named)
+    with tempfile.TemporaryDirectory() as folder:
+        notes: list[str] = []
+        if options.particles is not None and options.linear is None:
+            named["linear"], notes = _linear_maps(options, Path(folder))
+        found = judge_maps(*halves, masks=masks, **named)
+    found = replace(found, notes=(*found.notes, *notes))
     if options.substituted is None:
         return found
     mask = "auto" if masks[0] == "own" else masks[0]
     named = {"beyond": options.beyond, "mask": mask, "voxel_size": options.voxel_size}
     return with_substitution(found, judge_substituted(halves, options.substituted, **named))
+
+
+def _linear_maps(options: argparse.Namespace, folder: Path) -> tuple[tuple[Path, Path] | None, list[str]]:
+    """Backproject both half sets of --particles; without poses, CTF or half sets there is a note instead."""
+    from gsworkbench.assessment.map_names import LINEAR
+    from gsworkbench.io.mrc import write_map
+    from gsworkbench.methods.linear_half_maps import linear_maps_of
+    from gsworkbench.particles.read import read_particles
+
+    places = {name: getattr(options, name) for name in ("stack", "datadir", "passthrough")}
+    try:
+        stack = read_particles(options.particles, **places)
+        maps = linear_maps_of(stack, folder)
+    except InputError as error:
+        return None, [f"no estimate of the FSC to the truth: {error}"]
+    files = folder / LINEAR[0], folder / LINEAR[1]
+    for file, volume in zip(files, maps, strict=True):
+        write_map(file, volume, stack.pixel_size, "least-squares backprojection, no filter")
+    return files, []
 
 
 def _sharpened(options: argparse.Namespace, halves: tuple[Path, Path], assessment: Any) -> Any:

@@ -181,8 +181,12 @@ def _run_reconstruction(options: argparse.Namespace, values: dict[str, Any]) -> 
         checkpoint_seconds=options.checkpoint_every,
     )
     print(f"{len(result.volume)}^3 map of {result.record.n_particles['all']:,} particles in {result.output_dir}")
+    estimated = {estimate.half.name for estimate in result.estimates}
     for r in result.resolutions:
-        print(f"  {r}")
+        if r.curve not in estimated:
+            print(f"  {r}")
+    for line in (line for estimate in result.estimates for line in estimate.report()):
+        print(f"  {line}")
     for name, seconds in result.record.seconds.items():
         print(f"  {name}: {seconds:.1f} s, {result.record.cpu_seconds[name]:.1f} CPU s")
     substituted = result.record.results.get("noise_substitution")

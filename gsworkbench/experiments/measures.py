@@ -18,9 +18,9 @@ import numpy as np
 from gsworkbench.assessment.assess import Assessment, assess
 from gsworkbench.assessment.definitions import judge
 from gsworkbench.assessment.directional import directional_fsc
-from gsworkbench.assessment.fsc import FscCurve, write_fsc_csv
+from gsworkbench.assessment.fsc import FscCurve, fourier_shell_correlation, write_fsc_csv
 from gsworkbench.assessment.local import local_resolution
-from gsworkbench.assessment.map_names import MAP, find_half_maps
+from gsworkbench.assessment.map_names import LINEAR, MAP, find_half_maps
 from gsworkbench.assessment.masks import Mask, automatic_mask
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
@@ -36,12 +36,16 @@ SCHEMES = "gsworkbench.methods.gradient_schemes"
 
 @dataclass(frozen=True)
 class Maps:
-    """What a run made in `folder`, beside its truth: (D, D, D) maps, the half maps or None; voxel_size in A."""
+    """What a run made in `folder`, beside its truth: (D, D, D) maps, the half maps or None; voxel_size in A.
+
+    linear : least-squares maps of the half sets, where the run wrote them.
+    """
 
     run: Run
     folder: Path
     volume: Volume
     halves: tuple[Volume, Volume] | None
+    linear: tuple[Volume, Volume] | None
     truth: Volume
     voxel_size: float
     record: dict[str, Any]
@@ -87,9 +91,12 @@ def _judge(kind: str, run: Run, folder: Path, out: Path) -> None:
         if found is None:
             raise InputError("the run has no half maps", file=made_run, remedy="run snakemake")
         halves = read_map(found[0])[0], read_map(found[1])[0]
+    linear = None
+    if halves is not None and all((made_run / name).is_file() for name in LINEAR):
+        linear = read_map(made_run / LINEAR[0])[0], read_map(made_run / LINEAR[1])[0]
     truth, _ = read_map(folder / "datasets" / run.dataset / "truth.mrc")
     record = json.loads((made_run / "run.json").read_text(encoding="utf-8"))
-    curves, measurements = KINDS[kind](Maps(run, made_run, volume, halves, truth, voxel_size, record))
+    curves, measurements = KINDS[kind](Maps(run, made_run, volume, halves, linear, truth, voxel_size, record))
     if curves:
         write_fsc_csv(out / "fsc.csv", curves)
     write_measurements(out / "metrics.json", measurements)
@@ -103,10 +110,14 @@ def _fsc(maps: Maps) -> Judged:
     config = maps.run.config
     found = assess(
         maps.volume, maps.halves, maps.truth,
-        voxel_size=maps.voxel_size, mask=config.reconstruction.mask, seed=config.reconstruction.seed,
+        linear=maps.linear, voxel_size=maps.voxel_size,
+        mask=config.reconstruction.mask, seed=config.reconstruction.seed,
     )  # fmt: skip
     curves = list(found.curves)
-    measurements = [*map(of_mean, curves), *map(of_resolution, found.resolutions)]
+    estimated = {e.half.name for e in found.estimates}
+    measurements = [of_mean(c) for c in curves if c.name not in estimated]
+    measurements += [of_resolution(r) for r in found.resolutions if r.curve not in estimated]
+    measurements += _estimates(maps, found)
     measurements += [_high(curve) for curve in curves if curve.name in ("fsc_unmasked", "fsc_unmasked_truth")]
     measurements += [_power(maps), *_costs(maps)]
     if maps.halves is not None:
@@ -119,6 +130,49 @@ def _fsc(maps: Maps) -> Judged:
             text = f"half-map FSC, mean over shells {shell} to Nyquist - 1, where phases are random"
             measurements.append(_mean_over(half, "fsc_half_beyond", shell, text))
     return curves, measurements
+
+
+def _estimates(maps: Maps, found: Assessment) -> list[Measurement]:
+    """The estimated FSC of half maps to the truth, how far it is from the FSC to the truth, and the overstatement."""
+    measurements = []
+    for estimate in found.estimates:
+        name = estimate.half.name.removeprefix("fsc_unmasked_").removeprefix("fsc_")
+        name = "estimate" if name == "estimate" else "estimate_masked"
+        told = estimate.told
+        if not told.any() or maps.halves is None:
+            continue
+        to_truth = [
+            fourier_shell_correlation(
+                half, maps.truth, voxel_size=maps.voxel_size, mask=found.mask if "masked" in name else None
+            )
+            for half in maps.halves
+        ]
+        true = np.sqrt(np.clip(to_truth[0].values * to_truth[1].values, 0, None))
+        where = f"mean over the {told.sum()} shells that have an estimate, mask: {estimate.half.mask}"
+        measurements += [
+            Measurement(
+                f"fsc_{name}_mean",
+                estimate.mean,
+                "1",
+                f"estimated FSC of a half map to the truth, {where}",
+                1 / told.sum(),
+            ),
+            Measurement(
+                f"fsc_{name}_error",
+                float(np.abs(estimate.half.values - true)[told].mean()),
+                "1",
+                f"its distance from the FSC to the known truth, {where}",
+                None,
+            ),
+            Measurement(
+                f"fsc_{name}_overstatement",
+                estimate.overstatement[0],
+                "1",
+                f"half-map FSC less the square of the estimate, {where}",
+                None,
+            ),
+        ]
+    return measurements
 
 
 def _high(curve: FscCurve) -> Measurement:

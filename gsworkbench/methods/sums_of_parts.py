@@ -14,6 +14,7 @@ from gsworkbench.particles.half_sets import every_nth
 from gsworkbench.particles.noise_spectrum import chosen_noise
 from gsworkbench.system import distributed
 
+TRAIN, TEST = "sums", "held out"  # of a part: the equations without every tenth particle, and of these
 _HELD_OUT = 10  # every tenth particle is held out
 
 Files = dict[Part, tuple[Path, Path | None]]  # of the equations without the held-out particles, and of these
@@ -30,6 +31,20 @@ def write_sums(task: Task, *, hold_out: bool) -> Files:
     halves = [part for part in task.parts if part != ALL]
     with task.record.stage("accumulate" if ALL in task.parts else "accumulate substituted"):
         return {part: _accumulated(task, part, hold_out) for part in halves or [ALL]}
+
+
+def sums_of_halves(task: Task) -> Files:
+    """Return the files of the equations of both half sets: those that the method wrote, or of one pass made now."""
+    if task.sums is not None:
+        return {}
+    files = {}
+    for part in (part for part in task.parts if part != ALL):
+        train, test = task.sums_file(part, TRAIN), task.sums_file(part, TEST)
+        if train.is_file():
+            files[part] = (train, test if test.is_file() else None)
+        else:
+            files[part] = _accumulated(task, part, hold_out=False)
+    return files
 
 
 def sums_of_parts(task: Task, *, hold_out: bool) -> PartSums:
@@ -70,4 +85,4 @@ def _accumulated(task: Task, part: Part, hold_out: bool) -> tuple[Path, Path | N
             found.save(file)
         return file
 
-    return pass_over(~held, "sums"), pass_over(held, "held out") if held.any() else None
+    return pass_over(~held, TRAIN), pass_over(held, TEST) if held.any() else None

@@ -24,16 +24,18 @@ from gsworkbench.assessment.assess import (
     write_assessment,
 )
 from gsworkbench.assessment.fsc import FscCurve, Resolution
-from gsworkbench.assessment.map_names import MAP, REGULARISED, UNFILTERED
+from gsworkbench.assessment.map_names import LINEAR, MAP, REGULARISED, UNFILTERED
 from gsworkbench.assessment.mask_names import MASKS
 from gsworkbench.assessment.masks import Mask
 from gsworkbench.assessment.of_files import SAME_SIZE, unknown_size
+from gsworkbench.assessment.truth_estimate import TruthEstimate
 from gsworkbench.config import to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.inspection.findings import particle_alarms
 from gsworkbench.io.files import appear_together, atomic_path, remove
 from gsworkbench.io.locks import lock_folder
 from gsworkbench.io.mrc import Volume, map_voxel_size, read_map, write_map
+from gsworkbench.methods.linear_half_maps import linear_half_maps
 from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.registry import METHODS
@@ -66,6 +68,7 @@ class Reconstruction:
 
     volume : (D, D, D) float32 map of all particles, image units / A. half_maps : those of half sets 1 and 2, or None.
     curves : FSC curves, in the order of fsc.csv. resolutions : read off them, 0.143 between half maps, 0.5 to a truth.
+    estimates : of the FSC to the unknown truth, unmasked and masked; empty without half maps.
     """
 
     output_dir: Path
@@ -74,6 +77,7 @@ class Reconstruction:
     curves: tuple[FscCurve, ...]
     resolutions: tuple[Resolution, ...]
     record: RunRecord
+    estimates: tuple[TruthEstimate, ...] = ()
 
 
 def reconstruct(
@@ -219,6 +223,7 @@ def _reconstruct(
                 halves,
                 true_map,
                 voxel_size=stack.pixel_size,
+                linear=made.linear,
                 mask=mask,
                 seed=config.seed,
             )
@@ -236,7 +241,9 @@ def _reconstruct(
                 write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", names)
             record.finish(output_dir / "run.json")
         _remove_sums(output_dir / CHECKPOINTS)
-    return Reconstruction(output_dir, volume, halves, assessment.curves, assessment.resolutions, record)
+    return Reconstruction(
+        output_dir, volume, halves, assessment.curves, assessment.resolutions, record, assessment.estimates
+    )
 
 
 def make_maps(
@@ -267,7 +274,8 @@ def make_maps(
 class _Maps:
     """What the methods made of a stack, half sets dealt, before any of it is written.
 
-    solutions : of each part. substituted : those of both half sets with random phases, or empty.
+    solutions : of each part. linear : least-squares maps of the half sets, or None. substituted : those of both half
+    sets with random phases, or empty.
     """
 
     stack: ParticleStack
@@ -276,6 +284,7 @@ class _Maps:
     substituted: dict[Part, Solution]
     phases: str
     record: RunRecord
+    linear: tuple[Volume, Volume] | None = None
 
     @property
     def halves(self) -> tuple[Volume, Volume] | None:
@@ -302,10 +311,11 @@ def _make(
     task, *again = _tasks(stack, output_dir, config, record, resume, checkpoint_seconds)
     solutions = dict(solve(task))
     record.results |= {part.label: solution.report for part, solution in solutions.items()}
+    linear = linear_half_maps(task)
     if not again:
-        return _Maps(stack, config, solutions, {}, "", record)
+        return _Maps(stack, config, solutions, {}, "", record, linear)
     phases = str(next(iter(again[0].parts.values())).random_phases)
-    return _Maps(stack, config, solutions, dict(solve(again[0])), phases, record)
+    return _Maps(stack, config, solutions, dict(solve(again[0])), phases, record, linear)
 
 
 def _tasks(
@@ -328,7 +338,9 @@ def _tasks(
 
 def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Have the files of this run appear together, in place of those of an earlier one."""
-    return appear_together(instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED)])
+    return appear_together(
+        instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED, *LINEAR)]
+    )
 
 
 def _write(made: _Maps, output_dir: Path) -> None:
@@ -338,6 +350,8 @@ def _write(made: _Maps, output_dir: Path) -> None:
     for part, solution in solutions.items():
         _write_solution(output_dir, part, solution, stack, config)
     write_chimerax_script(output_dir / "open.cxc", {files[part]: made.volume for part, made in solutions.items()})
+    for file, volume in zip(LINEAR, made.linear or (), strict=False):
+        write_map(output_dir / file, volume, stack.pixel_size, "least-squares backprojection, no filter")
     for file, solution in zip(SUBSTITUTED, made.substituted.values(), strict=False):
         write_map(output_dir / file, solution.volume, stack.pixel_size, f"{config.method}, {made.phases}")
     write_with_half_sets(stack.source, output_dir / RUN_DATA, stack)
@@ -349,7 +363,11 @@ def run_worker(
     """What the other processes of torchrun do while the first one calls `reconstruct`: the same passes and fits."""
     _check(config, stack, Path(output_dir))
     stack = stack.with_half_sets(config.seed) if config.half_maps else stack
-    for task in _tasks(stack, Path(output_dir), config, RunRecord.start(to_mapping(config), []), resume):
+    first, *again = _tasks(stack, Path(output_dir), config, RunRecord.start(to_mapping(config), []), resume)
+    for _ in solve(first):
+        pass
+    linear_half_maps(first)
+    for task in again:
         for _ in solve(task):
             pass
 
@@ -472,5 +490,5 @@ def _saturation(resolutions: tuple[Resolution, ...]) -> list[str]:
         f"{r.curve} never falls below {r.threshold:g} before Nyquist ({r.nyquist_angstrom:.2f} A): that is the "
         "limit of the sampling, not a measured resolution"
         for r in resolutions
-        if r.angstrom is None and not r.curve.endswith("_truth")
+        if r.angstrom is None and not r.curve.endswith(("_truth", "_estimate"))
     ]
