@@ -34,7 +34,7 @@ from gsworkbench.assessment.fsc import (
 from gsworkbench.assessment.half_maps import half_map_alarms
 from gsworkbench.assessment.honesty import Overstatement, overstatement
 from gsworkbench.assessment.judge_defaults import MODEL_B_FACTOR
-from gsworkbench.assessment.linear_maps import linear_alarms, more_than_the_data_bear_out
+from gsworkbench.assessment.linear_maps import linear_alarms, unlike_the_estimate
 from gsworkbench.assessment.map_names import LINEAR, REGULARISED, UNFILTERED, find_half_maps
 from gsworkbench.assessment.mask_names import MASKS
 from gsworkbench.assessment.masks import Mask, MaskRecipe, automatic_mask, doubtful_mask, make_mask, spherical_mask
@@ -215,7 +215,7 @@ def assess(
                 [
                     *_alarms(volume, halves, references, judgement, h, chosen),
                     *(linear_alarms(halves, linear, voxel_size) if estimates and halves and linear else []),
-                    *(more_than_the_data_bear_out(*e.overstatement) for e in estimates[:1]),
+                    *(unlike_the_estimate(*e.overstatement) for e in estimates[:1]),
                 ]
             )
         ),

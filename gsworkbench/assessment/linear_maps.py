@@ -30,11 +30,18 @@ def linear_alarms(halves: tuple[Map, Map], linear: tuple[Map, Map], voxel_size: 
     return found
 
 
-def more_than_the_data_bear_out(overstatement: float, error: float) -> str | None:
-    """Half maps that agree more than the linear maps of the same particles bear out."""
-    if overstatement < max(MOST, SURE * error):
+def unlike_the_estimate(overstatement: float, error: float) -> str | None:
+    """Half maps that agree more, or less, than the estimate of their FSC to the truth allows."""
+    least = max(MOST, SURE * error)
+    if overstatement < -least:
+        return (
+            f"the half maps agree by {-overstatement:.3f} less, in the mean over shells, than the estimate of their "
+            "FSC to the truth allows: each shares noise with the linear map of the other half set; give the linear maps in "
+            "the order of the half maps, made of the same half sets"
+        )
+    if overstatement < least:
         return None
     return (
         f"the half maps agree by {overstatement:.3f} more, in the mean over shells, than the linear maps of the same "
-        "particles bear out: they share a bias, and their FSC overstates the resolution"
+        "particles allow: they share a bias, and their FSC overstates the resolution"
     )

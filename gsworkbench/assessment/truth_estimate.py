@@ -73,9 +73,12 @@ class TruthEstimate:
 
     @property
     def finest(self) -> int:
-        """The last shell of those from shell 1 on that have an estimate without a gap; 0 if shell 1 has none."""
-        missing = np.flatnonzero(~self.told[1:])
-        return int(missing[0])  # Nyquist has none
+        """The last shell before the first gap among those that have an estimate; 0 if none has.
+
+        The first shells hold so few components that they may have none.
+        """
+        first = int(np.argmax(self.told))
+        return first + int(np.argmin(self.told[first:])) - 1 if self.told.any() else 0
 
     @property
     def resolution(self) -> Resolution | None:
@@ -84,7 +87,7 @@ class TruthEstimate:
         A half map's 0.378 is a full map's 0.5, and a half-map FSC of 0.143, where the errors of the halves are
         independent.
         """
-        values = self.half.values.copy()
+        values = np.where(self.told, self.half.values, 1.0)
         values[self.finest + 1 :] = -1
         read = resolution(dataclasses.replace(self.half, values=values), HALF_MAP_THRESHOLD)
         ended = self.finest < self.half.box_size // 2 - 1 and read.shell == self.finest
@@ -134,7 +137,7 @@ class TruthEstimate:
         where = f"{self.half.name}, {reach}" if read is None else f"{read}, {reach}"
         return [
             f"{where}; mean FSC of a half map to the truth {self.mean:.4f}",
-            f"{self.half.name}: the half maps agree by {more:+.4f} ({error:.4f}) more than this bears out",
+            f"{self.half.name}: the half maps agree by {more:+.4f} ({error:.4f}) more than this estimate allows",
         ]
 
 

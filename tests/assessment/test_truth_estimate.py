@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from gsworkbench.assessment.assess import assess
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.assessment.transforms import inverse, transform
@@ -100,3 +101,74 @@ def test_maps_of_unlike_boxes_are_refused():
     truth, halves, linear = maps(2)
     with pytest.raises(InputError, match="one box"):
         estimate_truth_fsc(halves, (linear[0], truth[:16, :16, :16]), voxel_size=VOXEL)
+
+
+# --- in an assessment
+
+
+def alarms_of(halves, linear):
+    volume = (halves[0] + halves[1]) / 2
+    return " ".join(assess(volume, halves, None, voxel_size=VOXEL, linear=linear, mask="none").alarms)
+
+
+def test_good_maps_raise_no_alarm_about_the_estimate():
+    for seed in range(5):
+        _, halves, linear = maps(seed, blur=0.5)
+        assert "estimate" not in alarms_of(halves, linear) and "linear" not in alarms_of(halves, linear)
+
+
+def test_a_shared_mistake_is_found_without_a_truth():
+    for seed in range(5):
+        _, halves, linear = maps(seed, shared=1.0, blur=0.5)
+        assert "they share a bias" in alarms_of(halves, linear)
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "words"),
+    [
+        ("order", lambda halves, linear: (halves, linear[::-1]), "in the order of the half maps"),
+        ("both halves", lambda halves, linear: ((sum(linear) / 2,) * 2, linear), "from particles of both half sets"),
+        ("filtered", lambda halves, linear: (halves, [filtered(m) for m in linear]), "seems to be filtered"),
+    ],
+)
+def test_linear_maps_that_are_none_are_named(what, change, words):
+    _, halves, linear = maps(3)
+    assert words in alarms_of(*change(halves, linear))
+
+
+def filtered(volume):
+    half = transform(volume)
+    k = np.abs(np.fft.fftfreq(D, 1 / D))
+    radius = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k[: D // 2 + 1] ** 2)
+    return inverse(np.where(radius < 8, half, 0))
+
+
+def test_numbers_and_lines():
+    _, halves, linear = maps(4)
+    found = assess((halves[0] + halves[1]) / 2, halves, None, voxel_size=VOXEL, linear=linear, mask="none")
+    (estimate,) = found.estimates
+    numbers = found.as_dict()["fsc_unmasked_estimate"]
+    assert numbers["told_shells"] == estimate.told.sum() and abs(numbers["mean"] - estimate.mean) < 1e-12
+    assert any("mean FSC of a half map to the truth" in line for line in found.report())
+
+
+def test_nothing_is_read_off_noise():
+    rng = np.random.default_rng(0)
+    halves, linear = tuple(rng.standard_normal((2, D, D, D))), tuple(rng.standard_normal((2, D, D, D)))
+    found = assess(halves[0], halves, None, voxel_size=VOXEL, linear=linear, mask="none")
+    assert "cannot tell" in " ".join(found.report())
+    assert found.as_dict()["fsc_unmasked_estimate"]["mean"] is None
+    assert not [r for r in found.resolutions if r.curve.endswith("_estimate")]
+
+
+def test_the_estimate_ends_where_it_ends():
+    """Where the linear maps agree too little before the estimate falls below 0.378, no resolution is read."""
+    rng = np.random.default_rng(1)
+    truth = molecule(rng)
+    half = transform(truth)
+    k = np.fft.fftfreq(D, 1 / D)
+    radius = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + np.arange(D // 2 + 1) ** 2)
+    truth = inverse(half * (radius < 10))
+    linear = tuple(truth + 0.3 * truth.std() * rng.standard_normal((D, D, D)) for _ in range(2))
+    found = estimate_truth_fsc((truth, truth), linear, voxel_size=VOXEL)
+    assert 8 <= found.finest <= 10 and found.resolution is None
