@@ -36,8 +36,8 @@ def unlike_the_estimate(overstatement: float, error: float) -> str | None:
     if overstatement < -least:
         return (
             f"the half maps agree by {-overstatement:.3f} less, in the mean over shells, than the estimate of their "
-            "FSC to the truth allows: each shares noise with the linear map of the other half set; give the linear maps in "
-            "the order of the half maps, made of the same half sets"
+            "FSC to the truth allows: each shares noise with the linear map of the other half set; give linear maps of "
+            "the same half sets, in the order of the half maps"
         )
     if overstatement < least:
         return None

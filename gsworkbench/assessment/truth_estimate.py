@@ -5,10 +5,11 @@ voxels) also agree about the mistakes of the method, and then it says too much. 
 backprojection without any filter, is the truth plus noise. The noise of the linear map B2 of half set 2 is independent
 of whatever was made from half set 1, so B2 can stand for the truth, once its own noise is accounted for by FSC(B1, B2):
 
-    FSC(V1, truth) FSC(V2, truth) = FSC(V1, B2) FSC(V2, B1) / FSC(B1, B2),
+    FSC(V1, truth) = <V1, B2> / (|V1| |T|),    |T|^2 = <B1, B2>,
 
-where V1 and V2 are the maps of the two half sets by any program. The square root of the right-hand side is the
-estimate: the geometric mean over the two half maps. It holds when one linear map has more noise than the other.
+where V1 is the map of half set 1 by any program, <,> is the sum over a shell, and |T|^2 is the power of the truth that
+two linear maps measure without their noise. The estimate is the mean of this and of the same for half set 2. Where both
+linear maps have equal noise it is FSC(V1, B2) / sqrt(FSC(B1, B2)); it also holds where one has more noise.
 
 What it cannot see are mistakes that both linear maps share: wrong poses, a wrong CTF, the wrong hand, particles that
 are in both half sets. Then it estimates the FSC to the map that these poses and this CTF allow.
@@ -51,10 +52,10 @@ _MOST_SPIKES = 0.01  # of a shell; where there are more, they are no exceptions 
 class TruthEstimate:
     """Estimated FSC of half maps to the unknown truth.
 
-    half : of a half map, the geometric mean of the two; fsc_unmasked_estimate or fsc_masked_estimate. full : of the
+    half : of a half map, the mean of the two; fsc_unmasked_estimate or fsc_masked_estimate. full : of the
     mean of the half maps, if their errors are independent; the same name with _full. linear : FSC between the two
     linear maps. half and full are NaN in shells where nothing can be said. error, full_error : (D // 2 + 1,) standard
-    errors of half and full. agreement : FSC between the half maps.
+    errors of half and full. agreement : FSC between the half maps. product : of the estimates of both half maps.
     """
 
     half: FscCurve
@@ -63,6 +64,7 @@ class TruthEstimate:
     error: NDArray[np.float64]
     full_error: NDArray[np.float64]
     agreement: NDArray[np.float64]
+    product: NDArray[np.float64]
 
     @property
     def told(self) -> NDArray[np.bool_]:
@@ -100,15 +102,15 @@ class TruthEstimate:
 
     @property
     def overstatement(self) -> tuple[float, float]:
-        """By how much the half maps agree more than the data bear out: mean of F - c^2 and its standard error.
+        """By how much the half maps agree more than the data bear out: mean of F - c1 c2 and its standard error.
 
-        F is the FSC between the half maps and c the estimate; the mean is over the shells that have one. It is 0 on
-        average where the half maps have independent errors. (0, infinity) if no shell has an estimate.
+        F is the FSC between the half maps and c1, c2 the estimates of both; the mean is over shells that have one. It
+        is 0 on average where the half maps have independent errors. (0, infinity) if no shell has an estimate.
         """
         told = self.told
         if not told.any():
             return 0.0, float("inf")
-        difference = self.agreement[told] - self.half.values[told] ** 2
+        difference = self.agreement[told] - self.product[told]
         error = np.sqrt(np.square(2 * self.half.values[told] * self.error[told]).sum()) / told.sum()
         return float(np.nan_to_num(difference).mean()), float(error)
 
@@ -191,19 +193,19 @@ def estimate_truth_fsc(
     box_size, name = len(halves[0]), f"fsc_{'unmasked' if mask is None else 'masked'}_estimate"
     v1, v2, b1, b2 = (transform(inside_mask(m, mask)) for m in (*halves, *_without_spikes(*linear)))
     crossed_1, crossed_2, linear_fsc = (correlate_transforms(*pair, shells) for pair in ((v1, b2), (v2, b1), (b1, b2)))
+    power_1, power_2 = (_shell_power(b, shells) for b in (b1, b2))
     samples = effective_samples(box_size, mask)
     told = np.nan_to_num(linear_fsc) > np.maximum(LEAST, np.tanh(SIGNIFICANCE / np.sqrt(samples)))
     told[0] = False  # one voxel correlates with any other
-    values = np.full(len(linear_fsc), np.nan)
-    # Above 1 by chance, below 0 where a half map contradicts the data.
-    product = np.sign(np.minimum(crossed_1, crossed_2)) * np.abs(crossed_1 * crossed_2)
-    values[told] = (np.sign(product) * np.sqrt(np.abs(product) / np.where(told, linear_fsc, 1)))[told]
-    power_1, power_2 = (_shell_power(b, shells) for b in (b1, b2))
-    error = np.full(len(values), np.nan)
-    usable = (crossed_1[told], crossed_2[told])
-    error[told] = np.clip(np.abs(values[told]), 0.05, 1) * _standard_error(
-        usable, linear_fsc[told], (power_2 / power_1)[told], samples[told]
-    )
+    told &= np.isfinite(crossed_1) & np.isfinite(crossed_2)
+    values, product, error = (np.full(len(told), np.nan) for _ in range(3))
+    # Power of each linear map over that of the truth: 1 and what noise adds.
+    amplitude = np.sqrt(power_2[told] / power_1[told])
+    over_1, over_2 = 1 / (amplitude * linear_fsc[told]), amplitude / linear_fsc[told]
+    c1, c2 = crossed_1[told] * np.sqrt(over_2), crossed_2[told] * np.sqrt(over_1)
+    values[told], product[told] = (c1 + c2) / 2, c1 * c2
+    noise = np.maximum(over_1 - 1, 0), np.maximum(over_2 - 1, 0), 1 / linear_fsc[told] - 1
+    error[told] = _standard_error((c1, c2), noise, samples[told])
     half = FscCurve(name, values, box_size, voxel_size, described(mask), definition)
     # Errors of the two halves are taken as independent: C^2 = 2 c^2 / (1 + c^2).
     squared = np.clip(values, 0, 1) ** 2
@@ -216,33 +218,30 @@ def estimate_truth_fsc(
         error,
         full_error,
         correlate_transforms(v1, v2, shells),
+        product,
     )
 
 
 def _standard_error(
-    crossed: tuple[NDArray[np.float64], NDArray[np.float64]],
-    linear_fsc: NDArray[np.float64],
-    ratio: NDArray[np.float64],
+    estimates: tuple[NDArray[np.float64], NDArray[np.float64]],
+    noise: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     samples: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """(D // 2 + 1,) relative standard error of the estimate that comes from the noise of the two linear maps.
+    """Standard error of the estimate that comes from the noise of the two linear maps, of some shells.
 
-    crossed : FSC(V1, B2) and FSC(V2, B1). ratio : power of B2 over that of B1.
+    estimates : c1 and c2, of both half maps. noise : power of the noise over that of the truth in B1 and in B2, q1 and
+    q2, and q if both had the same.
 
-    Let q1 and q2 be the ratios of noise to signal in B1 and B2, c1 and c2 the FSC of V1 and V2 to the truth, and n the
-    real degrees of freedom of a shell. The noise enters log c by N1 N2 / (2 |T|^2), of variance q1 q2 / (4 n), and by
-    what V1 has beside the truth, of variance q2 (1 / c1^2 - 1) / (4 n), and likewise V2. Where V1 is right, the noise
-    of numerator and denominator is the same and cancels.
+    With c the mean of c1 and c2 and n real degrees of freedom, the noise N2 of B2 enters through <V1, N2> and, by |T|,
+    through <T, N2>: variance q2 (1 - 2 c c1 + c^2) / (4 n). N1 likewise, and the product of both c^2 q1 q2 / (4 n).
+    Where V1 is right, the noise of numerator and denominator is the same and cancels.
     """
-    amplitude = np.sqrt(ratio)
-    over_signal = 1 / (amplitude * linear_fsc), amplitude / linear_fsc  # power of B1 and B2 over that of the truth
-    q1, q2 = (np.maximum(power - 1, 0) for power in over_signal)
-    c1, c2 = crossed[0] * np.sqrt(over_signal[1]), crossed[1] * np.sqrt(over_signal[0])
-    beside_1, beside_2 = (1 / np.clip(np.abs(c), 0.05, 1) ** 2 - 1 for c in (c1, c2))
-    unequal = q1 * q2 + q2 * beside_1 + q1 * beside_2
+    c1, c2 = (np.clip(c, -1, 1) for c in estimates)
+    c = (c1 + c2) / 2
+    q1, q2, q = noise
+    unequal = q2 * (1 - 2 * c * c1 + c**2) + q1 * (1 - 2 * c * c2 + c**2) + c**2 * q1 * q2
     # The same for equal halves: a bound below, for q1 or q2 can come out as 0 by chance.
-    q, squared = 1 / linear_fsc - 1, np.clip(np.abs(crossed[0] * crossed[1]) / linear_fsc, 0.05**2, 1)
-    return np.sqrt(np.maximum(unequal, q**2 + 2 * q * (1 / squared - 1)) / (4 * samples))
+    return np.sqrt(np.maximum(unequal, 2 * q * (1 - c**2) + (c * q) ** 2) / (4 * samples))
 
 
 def _shell_power(half: NDArray[np.complex128], shells: Shells) -> NDArray[np.float64]:

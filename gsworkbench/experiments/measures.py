@@ -147,7 +147,7 @@ def _estimates(maps: Maps, found: Assessment) -> list[Measurement]:
             )
             for half in maps.halves
         ]
-        true = np.sqrt(np.clip(to_truth[0].values * to_truth[1].values, 0, None))
+        true = (to_truth[0].values + to_truth[1].values) / 2
         where = f"mean over the {told.sum()} shells that have an estimate, mask: {estimate.half.mask}"
         measurements += [
             Measurement(
@@ -168,7 +168,7 @@ def _estimates(maps: Maps, found: Assessment) -> list[Measurement]:
                 f"fsc_{name}_overstatement",
                 estimate.overstatement[0],
                 "1",
-                f"half-map FSC less the square of the estimate, {where}",
+                f"half-map FSC less the product of the estimates of both half maps, {where}",
                 None,
             ),
         ]
