@@ -44,6 +44,7 @@ _PUBLIC = {
     "fourier_shell_correlation": "gsworkbench.assessment.fsc:fourier_shell_correlation",
     "resolution": "gsworkbench.assessment.fsc:resolution",
     "assess": "gsworkbench.assessment.assess:assess",
+    "estimate_truth_fsc": "gsworkbench.assessment.truth_estimate:estimate_truth_fsc",
     "local_resolution": "gsworkbench.assessment.local:local_resolution",
     "directional_fsc": "gsworkbench.assessment.directional:directional_fsc",
     "DEFINITIONS": "gsworkbench.assessment.definitions:DEFINITIONS",

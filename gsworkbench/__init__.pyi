@@ -7,6 +7,7 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation as fourier_shel
 from gsworkbench.assessment.fsc import resolution as resolution
 from gsworkbench.assessment.local import local_resolution as local_resolution
 from gsworkbench.assessment.masks import Mask as Mask
+from gsworkbench.assessment.truth_estimate import estimate_truth_fsc as estimate_truth_fsc
 from gsworkbench.errors import InputError as InputError
 from gsworkbench.gaussians.mixture import Gaussians as Gaussians
 from gsworkbench.io.mrc import read_map as read_map
@@ -52,6 +53,7 @@ __all__ = [
     "available_backends",
     "browse",
     "directional_fsc",
+    "estimate_truth_fsc",
     "explore",
     "fourier_shell_correlation",
     "local_resolution",

@@ -58,7 +58,7 @@ CHECKPOINTS = "checkpoints"
 OUTPUTS = (
     *(MAP, *REGULARISED, *FILES, RUN_DATA, "run.json"),
     *("gaussians.npz", "gaussians_half1.npz", "gaussians_half2.npz", "background.mrc", "held_out.csv"),
-    *("gaussians.ply", "open.cxc"),
+    *("gaussians.ply", "open.cxc", *LINEAR),
 )
 
 
@@ -164,7 +164,7 @@ def reconstruct(
     >>> made.volume.shape
     (32, 32, 32)
     >>> [curve.name for curve in made.curves]
-    ['fsc_unmasked', 'fsc_unmasked_truth']
+    ['fsc_unmasked', 'fsc_unmasked_truth', 'fsc_unmasked_estimate']
     """
     config = _configured(
         settings,
@@ -338,9 +338,7 @@ def _tasks(
 
 def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Have the files of this run appear together, in place of those of an earlier one."""
-    return appear_together(
-        instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED, *LINEAR)]
-    )
+    return appear_together(instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED)])
 
 
 def _write(made: _Maps, output_dir: Path) -> None:
