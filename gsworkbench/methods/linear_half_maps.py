@@ -6,7 +6,6 @@ from pathlib import Path
 
 from gsworkbench.errors import InputError
 from gsworkbench.io.mrc import Volume
-from gsworkbench.methods.backprojection import Backprojection
 from gsworkbench.methods.part import HALVES, Part
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.sums_of_parts import Files, load_part, sums_of_halves
@@ -45,7 +44,7 @@ def linear_maps_of(stack: ParticleStack, folder: Path) -> tuple[Volume, Volume]:
         raise InputError(
             "the particles have no half sets", file=stack.source, remedy="give the table of the refinement's particles"
         )
-    config = ReconstructionConfig("backprojection", Backprojection(filter="none"))
+    config = ReconstructionConfig("backprojection", {"filter": "none"})
     record = RunRecord(command=[], config={})
     found = linear_half_maps(make_task(stack.with_half_sets(0), config, record, folder))
     assert found is not None

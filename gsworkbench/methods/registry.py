@@ -149,6 +149,12 @@ METHODS: dict[str, Method] = {
             "the program cryoDRGN, likewise",
             other_program=True,
         ),
+        Method(
+            "external",
+            "gsworkbench.methods.external_program",
+            "a program of your own, by its command, likewise",
+            other_program=True,
+        ),
     )
 }
 

@@ -91,6 +91,7 @@ CHANGES = {  # a constant in a file of a method, and whose runs it changes
     "neural_field_fit": ("_CHUNK = 2**16", "_CHUNK = 2**15", {"neural-field"}),
     "splatting_3dgs_fit": ("_BRIGHTEST = 4.0", "_BRIGHTEST = 5.0", {"splatting-3dgs"}),
     "cryodrgn_program": ("n_epochs: int = 4", "n_epochs: int = 5", {"cryodrgn"}),
+    "external_program": ("_NEARER = 0.02", "_NEARER = 0.03", {"external"}),
     "other_programs": ("words[:200]", "words[:300]", {"relion", "cryodrgn"}),
     "task": ("FEW = 500", "FEW = 400", set(METHODS)),
 }
