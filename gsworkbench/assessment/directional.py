@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 
-from gsworkbench.assessment.fsc import shell_weights
-from gsworkbench.assessment.local import first_crossings
+from gsworkbench.assessment.corrected import effective_samples
+from gsworkbench.assessment.fsc import first_crossings, shell_weights
 from gsworkbench.assessment.masks import Mask, described, inside_mask
 from gsworkbench.assessment.power import last_shell, spectrum
 from gsworkbench.assessment.transforms import transform
+from gsworkbench.assessment.truth_estimate import HALF_MAP_THRESHOLD, estimated_curves, told_crossings, without_spikes
 from gsworkbench.errors import InputError
 from gsworkbench.io.mrc import Map
 
@@ -140,18 +141,7 @@ def directional_fsc(
     box_size = len(map_1)
     pair = [transform(inside_mask(m, mask)) for m in (map_1, map_2)]
     directions = half_sphere(n_directions)
-    shells, units, products = _by_shell(pair[0], pair[1])
-    axes = directions.T.astype(np.float32)
-    cosine = np.cos(np.radians(half_angle)) - 1e-6  # single precision
-    curves = np.full((n_directions, box_size // 2), np.nan)
-    for shell in range(1, box_size // 2):
-        sums = np.zeros((3, n_directions))
-        for start in range(shells[shell], shells[shell + 1], _CHUNK):
-            here = slice(start, min(start + _CHUNK, shells[shell + 1]))
-            inside = (np.abs(units[here] @ axes) >= cosine).astype(np.float32)
-            sums += products[:, here] @ inside
-        power = np.sqrt(sums[1] * sums[2])
-        np.divide(sums[0], power, out=curves[:, shell], where=power > 0)
+    curves = _in_cones(pair[0], pair[1], directions, half_angle).curves
     first, last = _first_shell(half_angle), last_shell(spectrum(map_1), spectrum(map_2))
     curves[:, last + 1 :] = np.nan
     read = curves.copy()
@@ -181,6 +171,76 @@ def directional_fsc(
         f"{100 * share:.1f} % of the directions never fall below {threshold:g} before {limit}, {found.finest:.2f} A, "
         "which cuts the surface off"
     )
+
+
+@dataclass(frozen=True)
+class DirectionalEstimate:
+    """The estimate of the FSC of a half map to the unknown truth inside cones (truth_estimate.py).
+
+    directions : (n, 3) unit vectors x, y, z. curves : (n, D // 2), the mean of both half maps; NaN in shells where
+    the linear maps hardly agree in the cone, and where the half maps hold no power. values : (n,) A, where each falls
+    below 0.378, interpolated, twice the voxel size where it never does; NaN where it cannot tell. sphericity : of the
+    surface that they draw; None where it was not measured, and `reason` says why.
+    """
+
+    directions: NDArray[np.float64]
+    curves: NDArray[np.float64]
+    values: NDArray[np.float64]
+    sphericity: float | None
+    reason: str = ""
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """(n,) mean of each curve over the shells that have an estimate; NaN if none has."""
+        told = np.isfinite(self.curves)
+        sums, counts = np.where(told, self.curves, 0).sum(1), told.sum(1)
+        return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+
+    def __str__(self) -> str:
+        start = "estimated FSC of a half map to the truth: "
+        untold = int(np.isnan(self.values).sum())
+        if untold:
+            return f"{start}cannot tell in {untold} of {len(self.values)} directions"
+        best, worst = self.directions[self.values.argmin()], self.directions[self.values.argmax()]
+        words = f"sphericity {self.sphericity:.3f}" if self.sphericity is not None else self.reason
+        return (
+            f"{start}{words}; best {self.values.min():.2f} A along {_arrow(best)}, worst {self.values.max():.2f} A "
+            f"along {_arrow(worst)} [estimate = {HALF_MAP_THRESHOLD:g}, same cones, mask and box]"
+        )
+
+
+def directional_estimate(
+    halves: tuple[Map, Map],
+    linear: tuple[Map, Map],
+    *,
+    voxel_size: float,
+    mask: Mask | None = None,
+    n_directions: int = 200,
+    half_angle: float = 20.0,
+) -> DirectionalEstimate:
+    """Estimate the FSC of two half maps to the unknown truth in the cones of `directional_fsc`.
+
+    linear : unfiltered linear maps of the same half sets, in the same order. Nothing is said of a shell of a cone where
+    they hardly agree, by the limits of `estimate_truth_fsc` with as many samples as the cone has.
+    """
+    box_size, directions = len(halves[0]), half_sphere(n_directions)
+    v1, v2, b1, b2 = (transform(inside_mask(m, mask)) for m in (*halves, *without_spikes(*linear)))
+    crossed_1, crossed_2, both = (_in_cones(*pair, directions, half_angle) for pair in ((v1, b2), (v2, b1), (b1, b2)))
+    # A mask correlates neighbours: a cone has its share of the samples of the shell.
+    independent = effective_samples(box_size, mask) / effective_samples(box_size)
+    curves = estimated_curves(
+        (crossed_1.curves, crossed_2.curves), both.curves, both.ratio, both.voxels * independent[: box_size // 2]
+    )
+    curves[:, last_shell(*map(spectrum, halves)) + 1 :] = np.nan
+    crossings = told_crossings(curves, _first_shell(half_angle))
+    found = DirectionalEstimate(directions, curves, box_size * voxel_size / crossings, None)
+    if np.isnan(crossings).any():
+        return replace(found, reason="cannot tell in all directions")
+    never = float(np.mean(crossings >= box_size / 2))
+    if never > MOST_UNSEEN:
+        reason = f"{100 * never:.1f} % of the directions never fall below {HALF_MAP_THRESHOLD:g}"
+        return replace(found, reason=f"sphericity not measurable, because {reason}")
+    return replace(found, sphericity=sphericity(directions, crossings))
 
 
 def sphericity(directions: NDArray[np.floating], radii: NDArray[np.floating]) -> float:
@@ -236,13 +296,45 @@ def sampling(rotations: NDArray[np.floating], n_directions: int = 500, half_widt
     return Sampling(directions, density, 0.0 if unsampled else float(1 / np.mean(1 / density)), unsampled)
 
 
+@dataclass(frozen=True)
+class _Cones:
+    """(n, D // 2) each: FSC of two maps in n cones, the power of the second over that of the first (NaN where a cone
+    holds no power), and the number of Fourier voxels in the whole transform."""
+
+    curves: NDArray[np.float64]
+    ratio: NDArray[np.float64]
+    voxels: NDArray[np.float64]
+
+
+def _in_cones(
+    first: NDArray[np.complex128], second: NDArray[np.complex128], directions: NDArray[np.float64], half_angle: float
+) -> _Cones:
+    """Correlate two transforms inside double cones of `half_angle` degrees about `directions` (n, 3)."""
+    shells, units, products, weights, scale = _by_shell(first, second)
+    axes = directions.T.astype(np.float32)
+    cosine = np.cos(np.radians(half_angle)) - 1e-6  # single precision
+    curves, ratio = (np.full((len(directions), len(first) // 2), np.nan) for _ in range(2))
+    voxels = np.zeros(curves.shape)
+    for shell in range(1, len(first) // 2):
+        sums = np.zeros((3, len(directions)))
+        for start in range(shells[shell], shells[shell + 1], _CHUNK):
+            here = slice(start, min(start + _CHUNK, shells[shell + 1]))
+            inside = (np.abs(units[here] @ axes) >= cosine).astype(np.float32)
+            sums += products[:, here] @ inside
+            voxels[:, shell] += weights[here] @ inside
+        power = np.sqrt(sums[1] * sums[2])
+        np.divide(sums[0], power, out=curves[:, shell], where=power > 0)
+        np.divide(scale * sums[2], sums[1], out=ratio[:, shell], where=power > 0)
+    return _Cones(curves, ratio, voxels)
+
+
 def _by_shell(
     first: NDArray[np.complex128], second: NDArray[np.complex128]
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Sort the voxels inside Nyquist by rounded shell: starts of shells, unit vectors (n, 3), products (3, n).
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], float]:
+    """Sort the voxels inside Nyquist by rounded shell: starts of shells, unit vectors (n, 3), products (3, n), weights.
 
-    The products are cross term and the two powers, times 2 for voxels whose mate is not stored; scaled to stay in
-    single precision.
+    The products are cross term and the two powers, times 2 for voxels whose mate is not stored, which is their
+    weight; scaled to stay in single precision. Last comes the scale of the second power over that of the first.
     """
     n = len(first)
     k = np.rint(np.fft.fftfreq(n, 1 / n)).astype(np.float32)
@@ -255,10 +347,11 @@ def _by_shell(
     units = np.stack([kx[x], k[y], k[z]], axis=1) / distance.ravel()[kept][:, None]
     a, b, weight = first.ravel()[kept], second.ravel()[kept], shell_weights(n)[x]
     products = np.stack([(a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2]) * weight
-    scale = np.repeat(products[1:].max(1, initial=np.finfo(float).tiny), [1, 1])
+    scale = products[1:].max(1, initial=np.finfo(float).tiny)
     products /= np.array([np.sqrt(scale.prod()), *scale])[:, None]
     starts = np.searchsorted(shell[kept], np.arange(n // 2 + 1))
-    return starts, units, products.astype(np.float32)
+    ratio = float(scale[1] / scale[0])
+    return starts, units, products.astype(np.float32), weight.astype(np.float32), ratio
 
 
 def _first_shell(half_angle: float) -> int:

@@ -286,6 +286,20 @@ def resolution(
     )
 
 
+def first_crossings(curves: NDArray[np.floating], threshold: float) -> NDArray[np.float64]:
+    """(n,) shell where each of the (n, shells) curves first falls below `threshold` from shell 1 on, interpolated.
+
+    1 if it is below at once; the number of shells if it never is. Shells without power count as below.
+    """
+    above = np.nan_to_num(curves[:, 1:], nan=-1.0) - threshold
+    below = above < 0
+    first = np.where(below.any(1), below.argmax(1), above.shape[1])  # above[:, i] is shell i + 1
+    rows, inner = np.arange(len(above)), (first > 0) & (first < above.shape[1])
+    before, after = above[rows, np.maximum(first - 1, 0)], above[rows, np.minimum(first, above.shape[1] - 1)]
+    fraction = np.divide(before, before - after, out=np.zeros(len(above)), where=inner)
+    return np.where(first == above.shape[1], curves.shape[1], np.maximum(first + fraction, 1))
+
+
 def _before_first_below(above: NDArray[np.float64]) -> float | None:
     """above[i] belongs to shell i + 1, so the first index below is the number of the shell before."""
     below = np.flatnonzero(above < 0)

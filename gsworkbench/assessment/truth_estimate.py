@@ -31,6 +31,7 @@ from gsworkbench.assessment.fsc import (
     Resolution,
     Shells,
     correlate_transforms,
+    first_crossings,
     resolution,
     shell_indices,
     shell_weights,
@@ -194,17 +195,15 @@ def estimate_truth_fsc(
         shapes = ", ".join(str(m.shape) for m in (*halves, *linear))
         raise InputError(f"half maps and linear maps must have one box, not {shapes}")
     box_size, name = len(halves[0]), f"fsc_{'unmasked' if mask is None else 'masked'}_estimate"
-    v1, v2, b1, b2 = (transform(inside_mask(m, mask)) for m in (*halves, *_without_spikes(*linear)))
+    v1, v2, b1, b2 = (transform(inside_mask(m, mask)) for m in (*halves, *without_spikes(*linear)))
     crossed_1, crossed_2, linear_fsc = (correlate_transforms(*pair, shells) for pair in ((v1, b2), (v2, b1), (b1, b2)))
     power_1, power_2 = (_shell_power(b, shells) for b in (b1, b2))
     samples = effective_samples(box_size, mask)
-    told = np.nan_to_num(linear_fsc) > np.maximum(LEAST, np.tanh(SIGNIFICANCE / np.sqrt(samples)))
+    told = can_tell(linear_fsc, samples)
     told[0] = False  # one voxel correlates with any other
     told &= np.isfinite(crossed_1) & np.isfinite(crossed_2)
     values, product, error = (np.full(len(told), np.nan) for _ in range(3))
-    # Power of each linear map over that of the truth: 1 and what noise adds.
-    amplitude = np.sqrt(power_2[told] / power_1[told])
-    over_1, over_2 = 1 / (amplitude * linear_fsc[told]), amplitude / linear_fsc[told]
+    over_1, over_2 = _over_truth(linear_fsc[told], power_2[told] / power_1[told])
     c1, c2 = crossed_1[told] * np.sqrt(over_2), crossed_2[told] * np.sqrt(over_1)
     values[told], product[told] = (c1 + c2) / 2, c1 * c2
     noise = np.maximum(over_1 - 1, 0), np.maximum(over_2 - 1, 0), 1 / linear_fsc[told] - 1
@@ -223,6 +222,56 @@ def estimate_truth_fsc(
         correlate_transforms(v1, v2, shells),
         product,
     )
+
+
+def can_tell(linear_fsc: NDArray[np.float64], samples: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether the linear maps agree enough; samples : real degrees of freedom behind each FSC."""
+    return np.nan_to_num(linear_fsc) > np.maximum(LEAST, np.tanh(SIGNIFICANCE / np.sqrt(np.maximum(samples, 1e-6))))
+
+
+def estimated_curves(
+    crossed: tuple[NDArray[np.float64], NDArray[np.float64]],
+    linear_fsc: NDArray[np.float64],
+    ratio: NDArray[np.float64],
+    samples: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """(n, shells) estimates of a half map in n cones or windows, the mean of both halves; NaN where it cannot tell.
+
+    crossed : FSC of half map 1 with linear map 2, and of half map 2 with linear map 1. linear_fsc, ratio : FSC of the
+    linear maps, and the power of the second over that of the first. samples : real degrees of freedom. All (n, shells).
+    """
+    told = can_tell(linear_fsc, samples) & np.isfinite(crossed[0]) & np.isfinite(crossed[1])
+    told[:, 0] = False
+    over_1, over_2 = _over_truth(linear_fsc[told], ratio[told])
+    curves = np.full(told.shape, np.nan)
+    curves[told] = (crossed[0][told] * np.sqrt(over_2) + crossed[1][told] * np.sqrt(over_1)) / 2
+    return curves
+
+
+def told_crossings(curves: NDArray[np.float64], first: int = 1) -> NDArray[np.float64]:
+    """(n,) shell where each of the (n, shells) curves falls below 0.378, interpolated; NaN where it cannot be told.
+
+    The number of shells if it never does. Reading begins at the first shell from `first` on that has an estimate, as
+    has the next: among many curves of noise single shells have one by chance. It ends at the first gap.
+    """
+    told = np.isfinite(curves)
+    told[:, :first] = False
+    pairs = told[:, :-1] & told[:, 1:]
+    start = np.where(pairs.any(1), pairs.argmax(1), curves.shape[1])
+    read = np.where(np.arange(curves.shape[1]) < start[:, None], 1.0, np.nan_to_num(curves, nan=-1.0))
+    crossings = first_crossings(read, HALF_MAP_THRESHOLD)
+    below = read < HALF_MAP_THRESHOLD
+    there = below.argmax(1)
+    gap = below.any(1) & ~told[np.arange(len(told)), there]
+    return np.where(gap | ~pairs.any(1), np.nan, crossings)
+
+
+def _over_truth(
+    linear_fsc: NDArray[np.float64], ratio: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Power of each linear map over that of the truth, 1 and what noise adds; ratio : of the second to the first."""
+    amplitude = np.sqrt(ratio)
+    return 1 / (amplitude * linear_fsc), amplitude / linear_fsc
 
 
 def _standard_error(
@@ -257,7 +306,7 @@ def _shell_power(half: NDArray[np.complex128], shells: Shells) -> NDArray[np.flo
     return power
 
 
-def _without_spikes(first: Map, second: Map) -> tuple[Map, Map]:
+def without_spikes(first: Map, second: Map) -> tuple[Map, Map]:
     """Take the few Fourier components out of two linear maps in which they differ beyond all measure.
 
     Least squares divides by the CTFs squared. Where hardly any particle contributes to a component of one half set, its

@@ -54,7 +54,8 @@ def _add_localres(commands: Any) -> None:
     command = commands.add_parser(
         "localres",
         help="local resolution of two half maps",
-        description="FSC of two half maps in a moving window. Writes locres.mrc (A, 0 outside the mask), locres.png.",
+        description="FSC of two half maps in a moving window. Writes locres.mrc (A, 0 outside the mask), locres.png; "
+        "with linear maps also locres_estimate.mrc, by the estimated FSC to the unknown truth.",
     )
     _add_half_maps(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
@@ -90,7 +91,14 @@ def _add_half_maps(command: Any) -> None:
     command.add_argument(
         "--voxel-size", type=float, metavar="A", help="A per voxel of all maps, in place of what their headers say"
     )
-    command.set_defaults(held_out=None, beyond=None, substituted=None, linear=None)
+    command.add_argument(
+        "--linear",
+        type=Path,
+        nargs=2,
+        metavar=("MAP", "MAP"),
+        help="unfiltered backprojections of half sets 1 and 2: the FSC to the unknown truth is estimated with them",
+    )
+    command.set_defaults(held_out=None, beyond=None, substituted=None)
 
 
 def _add_judged(command: Any, mask: str) -> None:
@@ -109,13 +117,6 @@ def _add_judged(command: Any, mask: str) -> None:
     )
     command.add_argument(
         "--b-factor", type=float, default=MODEL_B_FACTOR, metavar="A2", help="of the model's atoms (default 60)"
-    )
-    command.add_argument(
-        "--linear",
-        type=Path,
-        nargs=2,
-        metavar=("MAP", "MAP"),
-        help="unfiltered backprojections of half sets 1 and 2: the FSC to the unknown truth is estimated with them",
     )
     command.add_argument(
         "--initial",
@@ -246,7 +247,8 @@ def _localres(options: argparse.Namespace) -> None:
     from gsworkbench.assessment.local_judging import localise
 
     named = {k: getattr(options, k) for k in ("out", "mask", "window", "step", "threshold", "truth", "voxel_size")}
-    print("\n".join(localise(*_found(options), **named).report()))
+    halves = _found(options)  # in a folder it finds the linear maps too
+    print("\n".join(localise(*halves, **named, linear=options.linear).report()))
 
 
 def _directional(options: argparse.Namespace) -> None:
@@ -257,4 +259,5 @@ def _directional(options: argparse.Namespace) -> None:
     table = None if options.particles is None else read_metadata(options.particles, passthrough=options.passthrough)
     rotations = None if table is None else table.require_poses()
     named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold", "voxel_size")}
-    print("\n".join(direct(*_found(options), **named, rotations=rotations).report()))
+    halves = _found(options)
+    print("\n".join(direct(*halves, **named, linear=options.linear, rotations=rotations).report()))

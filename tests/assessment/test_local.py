@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gsworkbench.assessment.fsc import shell_indices
-from gsworkbench.assessment.local import first_crossings, local_resolution
+from gsworkbench.assessment.fsc import first_crossings, shell_indices
+from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.masks import Mask, spherical_mask
 from gsworkbench.errors import InputError
 
