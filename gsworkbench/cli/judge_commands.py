@@ -197,7 +197,7 @@ def _assessment(options: argparse.Namespace, halves: tuple[Path, Path]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         notes: list[str] = []
         if options.particles is not None and options.linear is None:
-            named["linear"], notes = _linear_maps(options, Path(folder))
+            named["linear"], notes = _linear_maps(options, halves[0], Path(folder))
         found = judge_maps(*halves, masks=masks, **named)
     found = replace(found, notes=(*found.notes, *notes))
     if options.substituted is None:
@@ -207,16 +207,22 @@ def _assessment(options: argparse.Namespace, halves: tuple[Path, Path]) -> Any:
     return with_substitution(found, judge_substituted(halves, options.substituted, **named))
 
 
-def _linear_maps(options: argparse.Namespace, folder: Path) -> tuple[tuple[Path, Path] | None, list[str]]:
-    """Backproject both half sets of --particles; without poses, CTF or half sets there is a note instead."""
+def _linear_maps(options: argparse.Namespace, half: Path, folder: Path) -> tuple[tuple[Path, Path] | None, list[str]]:
+    """Backproject both half sets of --particles; without poses, CTF or half sets, or where the particles
+    are of another box or pixel size than the half maps, there is a note instead.
+    """
     from gsworkbench.assessment.map_names import LINEAR
-    from gsworkbench.io.mrc import write_map
+    from gsworkbench.io.mrc import map_voxel_size, stack_shape, write_map
     from gsworkbench.methods.linear_half_maps import linear_maps_of
     from gsworkbench.particles.read import read_particles
 
     places = {name: getattr(options, name) for name in ("stack", "datadir", "passthrough")}
     try:
         stack = read_particles(options.particles, **places)
+        box, size = stack_shape(half)[1], options.voxel_size or map_voxel_size(half) or stack.pixel_size
+        if stack.box_size != box or abs(size / stack.pixel_size - 1) > 1e-3:
+            images = f"{stack.box_size} px of {stack.pixel_size:.4g} A"
+            raise InputError(f"the images have {images}, the half maps {box} voxels of {size:.4g} A")
         maps = linear_maps_of(stack, folder)
     except InputError as error:
         return None, [f"no estimate of the FSC to the truth: {error}"]
