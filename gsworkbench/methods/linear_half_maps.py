@@ -24,6 +24,8 @@ def linear_half_maps(task: Task) -> tuple[Volume, Volume] | None:
     parts = [part for part in task.parts if part in HALVES]
     if len(parts) != len(HALVES):
         return None
+    if task.config.row.leaves_sums and not distributed.is_first():
+        return None  # the first process reads what all of them added up
     with task.record.stage("linear half maps"):
         files = sums_of_halves(task)
         if not distributed.is_first():

@@ -35,6 +35,7 @@ class Method:
     bytes_per_voxel : of the map, the peak memory of making it and the half maps and of their assessment; None where
     memory is not ours to know. keeps_images : whether it keeps images in memory.
     unfiltered : the settings with which half maps are as noisy as the data, {} for always, None for never.
+    leaves_sums : whether it leaves the normal equations of the half sets in the folder of its checkpoints.
     old_names : names that earlier versions gave it.
     """
 
@@ -46,6 +47,7 @@ class Method:
     shared_by_processes: bool = False
     weighted_by_noise: bool = False
     iterates: bool = False
+    leaves_sums: bool = False
     torch_optimiser: bool = False
     other_program: bool = False
     bytes_per_voxel: int | None = None
@@ -87,6 +89,7 @@ METHODS: dict[str, Method] = {
             "read the particles once, then fit in seconds (default)",
             label="Gaussians, one pass",
             shared_by_processes=True,
+            leaves_sums=True,
             weighted_by_noise=True,
             bytes_per_voxel=600,
             old_names=("normal-equations",),
@@ -107,6 +110,7 @@ METHODS: dict[str, Method] = {
             "a map without Gaussians, from the same sums",
             label="free voxels, one pass",
             shared_by_processes=True,
+            leaves_sums=True,
             weighted_by_noise=True,
             bytes_per_voxel=600,
         ),

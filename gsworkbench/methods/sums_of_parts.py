@@ -40,7 +40,7 @@ def sums_of_halves(task: Task) -> Files:
     files = {}
     for part in (part for part in task.parts if part != ALL):
         train, test = task.sums_file(part, TRAIN), task.sums_file(part, TEST)
-        if train.is_file():
+        if task.config.row.leaves_sums:
             files[part] = (train, test if test.is_file() else None)
         else:
             files[part] = _accumulated(task, part, hold_out=False)
