@@ -350,7 +350,7 @@ def _by_shell(
     scale = products[1:].max(1, initial=np.finfo(float).tiny)
     products /= np.array([np.sqrt(scale.prod()), *scale])[:, None]
     starts = np.searchsorted(shell[kept], np.arange(n // 2 + 1))
-    ratio = float(scale[1]) / float(scale[0])  # of Python: infinite, without a warning, where the first map is empty
+    ratio = min(float(scale[1]) / float(scale[0]), 1e60)  # an empty map has the smallest power there is
     return starts, units, products.astype(np.float32), weight.astype(np.float32), ratio
 
 
