@@ -136,16 +136,13 @@ def _estimates(maps: Maps, found: Assessment) -> list[Measurement]:
     """The estimated FSC of half maps to the truth, how far it is from the FSC to the truth, and the overstatement."""
     measurements = []
     for estimate in found.estimates:
-        name = estimate.half.name.removeprefix("fsc_unmasked_").removeprefix("fsc_")
-        name = "estimate" if name == "estimate" else "estimate_masked"
+        mask = None if estimate.half.mask == "none" else found.mask
+        name = "estimate" if mask is None else "estimate_masked"
         told = estimate.told
         if not told.any() or maps.halves is None:
             continue
         to_truth = [
-            fourier_shell_correlation(
-                half, maps.truth, voxel_size=maps.voxel_size, mask=found.mask if "masked" in name else None
-            )
-            for half in maps.halves
+            fourier_shell_correlation(half, maps.truth, voxel_size=maps.voxel_size, mask=mask) for half in maps.halves
         ]
         true = (to_truth[0].values + to_truth[1].values) / 2
         where = f"mean over the {told.sum()} shells that have an estimate, mask: {estimate.half.mask}"
