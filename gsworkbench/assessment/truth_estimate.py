@@ -200,7 +200,7 @@ def estimate_truth_fsc(
     power_1, power_2 = (_shell_power(b, shells) for b in (b1, b2))
     samples = effective_samples(box_size, mask)
     told = can_tell(linear_fsc, samples)
-    told[0] = False  # one voxel correlates with any other
+    told[[0, box_size // 2]] = False  # one voxel correlates with any other; at Nyquist, maps are cut off
     told &= np.isfinite(crossed_1) & np.isfinite(crossed_2)
     values, product, error = (np.full(len(told), np.nan) for _ in range(3))
     over_1, over_2 = _over_truth(linear_fsc[told], power_2[told] / power_1[told])
