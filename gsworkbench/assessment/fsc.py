@@ -78,9 +78,21 @@ class FscCurve:
     def nyquist_angstrom(self) -> float:
         return 2 * self.voxel_size
 
+    @property
+    def is_estimate(self) -> bool:
+        """Whether it is an estimate of the FSC to the unknown truth, NaN where nothing can be said."""
+        return self.name.endswith("_estimate")
+
     def mean(self) -> float:
-        """Mean over shells 1 to Nyquist - 1; a shell without power counts as zero."""
-        return float(np.nan_to_num(self.values[1 : self.box_size // 2]).mean())
+        """Mean over shells 1 to Nyquist - 1; a shell without power counts as zero.
+
+        Of an estimate, over the shells that have one; NaN if none has.
+        """
+        values = self.values[1 : self.box_size // 2]
+        if self.is_estimate:
+            told = values[np.isfinite(values)]
+            return float(told.mean()) if len(told) else float("nan")
+        return float(np.nan_to_num(values).mean())
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,9 @@ class ExperimentRow:
     notes: str = ""
     not_run: str = ""
     figure: dict = field(default_factory=dict)
-    table: tuple[str, ...] = ("fsc_truth_mean", "fsc_half_mean", "overstatement_mean", "train_cpu_seconds")
+    table: tuple[str, ...] = (
+        "fsc_truth_mean", "fsc_half_mean", "fsc_estimate_mean", "overstatement_mean", "train_cpu_seconds",
+    )  # fmt: skip
     measures: tuple[str, ...] = ()
     verdict: list = field(default_factory=list)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +91,14 @@ def measure(reconstruction: Reconstruction) -> list[Measurement]:
 def of_mean(curve: FscCurve) -> Measurement:
     """Return the mean of a curve; one shell more or less is one over their number."""
     grid = f"box {curve.box_size}, {curve.voxel_size:g} A/voxel"
-    definition = f"mean over shells 1 to Nyquist - 1, mask: {curve.mask}, {grid}"
-    return Measurement(f"fsc_{subject(curve.name)}_mean", curve.mean(), "1", definition, 1 / (curve.box_size // 2 - 1))
+    shells, which = curve.box_size // 2 - 1, "shells 1 to Nyquist - 1"
+    if curve.is_estimate:
+        shells = sum(map(math.isfinite, curve.values[1 : curve.box_size // 2]))
+        which = f"the {shells} shells that have an estimate"
+    definition = f"mean over {which}, mask: {curve.mask}, {grid}"
+    value = curve.mean()
+    step = 1 / shells if shells else None
+    return Measurement(f"fsc_{subject(curve.name)}_mean", None if math.isnan(value) else value, "1", definition, step)
 
 
 def of_resolution(resolution: Resolution, metric: str | None = None) -> Measurement:
@@ -106,10 +113,12 @@ def of_resolution(resolution: Resolution, metric: str | None = None) -> Measurem
 def subject(curve: str) -> str:
     """Return what a curve compares, for names of metrics: half or truth, then the treatment unless it is "unmasked".
 
-    fsc_unmasked -> half, fsc_masked -> half_masked, fsc_unmasked_truth -> truth.
+    fsc_unmasked -> half, fsc_masked -> half_masked, fsc_unmasked_truth -> truth, fsc_unmasked_estimate -> estimate.
     """
-    treatment = curve.removeprefix("fsc_").removesuffix("_truth")
-    against = "truth" if curve.endswith("_truth") else "half"
+    treatment, against = curve.removeprefix("fsc_"), "half"
+    for name in ("truth", "estimate"):
+        if curve.endswith(f"_{name}"):
+            treatment, against = treatment.removesuffix(f"_{name}"), name
     return against if treatment == "unmasked" else f"{against}_{treatment}"
 
 

@@ -26,6 +26,8 @@ FORMATS: dict[str, Callable[[float], str]] = {
 HEADINGS = {
     "fsc_truth_mean": "mean FSC to the truth",
     "fsc_half_mean": "mean FSC of half maps",
+    "fsc_estimate_mean": "mean estimated FSC to the truth",
+    "fsc_estimate_overstatement": "half maps overstate by, without a truth",
     "fsc_truth_high": "FSC to the truth, last third",
     "fsc_half_high": "FSC of half maps, last third",
     "overstatement_mean": "half maps overstate by (H)",

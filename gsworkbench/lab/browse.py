@@ -17,7 +17,7 @@ from gsworkbench.lab.opened_run import RunFolder, read_run
 if TYPE_CHECKING:
     import pandas as pd
 
-COMPARED = ("fsc_unmasked", "fsc_unmasked_truth")
+COMPARED = ("fsc_unmasked", "fsc_unmasked_truth", "fsc_unmasked_estimate")
 MOST = 6  # scenes at once; browsers give a page some sixteen
 
 

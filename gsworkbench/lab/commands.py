@@ -76,7 +76,7 @@ def yaml_rows(config: ReconstructionConfig, dataset: str, name: str = "explored"
         "claim": "",
         "factors": factors,
         "figure": {"kind": "maps_and_curves"},
-        "table": ["fsc_truth_mean", "fsc_half_mean"],
+        "table": ["fsc_truth_mean", "fsc_half_mean", "fsc_estimate_mean"],
     }
     text = yaml.safe_dump({"methods": {name: method}}, sort_keys=False)
     return text + yaml.safe_dump({"experiments": {name: experiment}}, sort_keys=False)

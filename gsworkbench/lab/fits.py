@@ -28,7 +28,7 @@ from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.sums_of_parts import sums_of_parts
 from gsworkbench.methods.task import PartSums, Solution, Task, make_task, solutions, substituted_task
-from gsworkbench.normal_equations.classical_map import classical_map
+from gsworkbench.normal_equations.classical_map import classical_map, least_squares
 from gsworkbench.normal_equations.equations import NormalEquations
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import Reconstruction
@@ -69,6 +69,7 @@ class LiveFits:
         self.run = run
         self.stack, self.reading = particles_of(run)
         self.sums = saved_sums(run, self.stack)
+        self.linear = linear_maps(self.sums)
 
     def warm_up(self) -> None:
         """Make a fit too small to matter, so that the first real one is as fast as the next."""
@@ -94,6 +95,7 @@ class LiveFits:
             whole.volume,
             halves,
             self.run.maps.get("truth"),
+            linear=self.linear,
             voxel_size=self.stack.pixel_size,
             mask=config.mask,
             seed=config.seed,
@@ -101,7 +103,8 @@ class LiveFits:
         curves = found.curves
         if config.noise_substitute_beyond is not None:
             curves += substitution_curves(halves, substituted, config.noise_substitute_beyond, self.stack.pixel_size)
-        made = Reconstruction(self.run.folder, whole.volume, halves, found.curves, found.resolutions, record)
+        judged = found.curves, found.resolutions, record, found.estimates
+        made = Reconstruction(self.run.folder, whole.volume, halves, *judged)
         return Outcome(
             config=config,
             volume=whole.volume,
@@ -113,6 +116,12 @@ class LiveFits:
             alarms=found.alarms,
             seconds=sum(record.seconds.values()),
         )
+
+
+def linear_maps(sums: PartSums) -> tuple[Volume, Volume]:
+    """The least-squares maps of both half sets, with which the FSC to the unknown truth is estimated."""
+    first, second = (least_squares(a if b is None else a + b) for a, b in (sums[part] for part in HALVES))
+    return first, second
 
 
 def substitution_curves(

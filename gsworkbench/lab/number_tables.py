@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SHOWN = {
     "fsc_truth_mean": ("FSC to the truth, mean", "{:.3f}"),
     "fsc_half_mean": ("FSC of half maps, mean", "{:.3f}"),
+    "fsc_estimate_mean": ("estimated FSC to the truth, mean", "{:.3f}"),
     "resolution_truth_0.5": ("to the truth at 0.5, Å", "{:.1f}"),
     "resolution_half_0.143": ("half maps at 0.143, Å", "{:.1f}"),
     "train_cpu_seconds": ("CPU s", "{:.1f}"),
@@ -119,6 +120,7 @@ def _row_of_record(folder: Path) -> dict[str, Any]:
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     results, config = record["results"], record["config"]
     read = {"fsc_truth_mean": ("fsc_unmasked_truth", "mean"), "fsc_half_mean": ("fsc_unmasked", "mean")}
+    read |= {"fsc_estimate_mean": ("fsc_unmasked_estimate", "mean")}
     read |= {"resolution_truth_0.5": ("fsc_unmasked_truth", "angstrom")}
     read |= {"resolution_half_0.143": ("fsc_unmasked", "angstrom")}
     row = {metric: results.get(curve, {}).get(field) for metric, (curve, field) in read.items()}

@@ -52,8 +52,8 @@ class RunFolder:
 
     @property
     def resolutions(self) -> tuple[Resolution, ...]:
-        """0.143 between half maps, 0.5 to a truth; none of curves of random phases."""
-        read = [c for c in self.curves if "randomized" not in c.name]
+        """0.143 between half maps, 0.5 to a truth; none of curves of random phases, and none of estimates."""
+        read = [c for c in self.curves if "randomized" not in c.name and not c.is_estimate]
         return tuple(resolution(c, 0.5 if c.name.endswith("_truth") else 0.143) for c in read)
 
     @property

@@ -136,11 +136,14 @@ def labelled(name: str, curves: Sequence[FscCurve], *, wanted: Sequence[str] = (
 
 
 def words(curve: str) -> str:
-    """fsc_unmasked_truth -> to the truth, unmasked; fsc_masked -> half maps, masked."""
+    """fsc_unmasked_truth -> to the truth, unmasked; fsc_masked -> half maps, masked; and so on."""
     if curve in _SUBSTITUTION:
         return _SUBSTITUTION[curve]
-    treatment = curve.removeprefix("fsc_").removesuffix("_truth").replace("_", " ")
-    return f"{'to the truth' if curve.endswith('_truth') else 'half maps'}, {treatment}"
+    treatment, what = curve.removeprefix("fsc_"), "half maps"
+    for suffix, said in (("_truth", "to the truth"), ("_estimate", "to the truth, estimated")):
+        if curve.endswith(suffix):
+            treatment, what = treatment.removesuffix(suffix), said
+    return f"{what}, {treatment.replace('_', ' ')}"
 
 
 def lines_figure(

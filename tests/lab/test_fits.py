@@ -92,17 +92,12 @@ def test_images_named_from_where_the_run_was_started_are_found(folder, noisy_set
     assert reading == ("--datadir", str(tmp_path / "project")) and len(stack) == 600
 
 
-def without_estimates(curves):
-    """Live fits make no linear half maps, and have no estimate of the FSC to the truth."""
-    return [curve for curve in curves if not curve.name.endswith("_estimate")]
-
-
 def test_the_printed_command_reproduces_the_numbers(live_fits, outcome, tmp_path):
     command = shlex.split(command_line(outcome.config, live_fits.run, tmp_path / "again", live_fits.reading))
     assert command[0] == "gsworkbench" and main(command[1:]) == 0
     again = read_run(tmp_path / "again")
-    assert [c.name for c in without_estimates(again.curves)] == [c.name for c in outcome.curves]
-    for ours, theirs in zip(outcome.curves, without_estimates(again.curves), strict=True):
+    assert [c.name for c in again.curves] == [c.name for c in outcome.curves]
+    for ours, theirs in zip(outcome.curves, again.curves, strict=True):
         assert theirs.values == pytest.approx(ours.values, abs=1e-5, nan_ok=True)
     assert np.allclose(again.maps["full"], outcome.volume, atol=1e-5 * outcome.volume.max())
 
@@ -121,7 +116,7 @@ def test_so_it_does_for_the_other_methods(live_fits, config, tmp_path):
     outcome = live_fits.fit(config)
     assert main(shlex.split(command_line(config, live_fits.run, tmp_path / "again"))[1:]) == 0
     again = read_run(tmp_path / "again")
-    for ours, theirs in zip(outcome.curves, without_estimates(again.curves), strict=True):
+    for ours, theirs in zip(outcome.curves, again.curves, strict=True):
         assert theirs.values == pytest.approx(ours.values, abs=1e-5, nan_ok=True)
 
 

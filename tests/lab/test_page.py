@@ -325,7 +325,7 @@ def test_any_number_of_runs_can_be_seen_side_by_side(folder, tmp_path):
     assert len(browser.chosen.value) == 2 and browser.count.value == "3 of 3 rows"
     browser.chosen.value = tuple(tmp_path / name for name in ("one", "three", "two"))
     browser.show.click()
-    assert len(browser.views.children[1].children) == 3 and len(browser.views.children[2].curves) == 6
+    assert len(browser.views.children[1].children) == 3 and len(browser.views.children[2].curves) == 9
     browser.words.value = "three"
     assert browser.chosen.value == (tmp_path / "three",) and browser.count.value == "1 of 3 rows"
     browser.show.click()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gsworkbench.lab.fits import Outcome
     from gsworkbench.lab.worker import Worker
 
-SHOWN = ("fsc_unmasked", "fsc_unmasked_truth", "fsc_substituted", "fsc_true")
+SHOWN = ("fsc_unmasked", "fsc_unmasked_truth", "fsc_unmasked_estimate", "fsc_substituted", "fsc_true")
 _FORMATS = {"1": "{:.4f}", "A": "{:.1f} Å", "s": "{:.1f} s"}
 
 
