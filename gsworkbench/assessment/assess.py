@@ -427,7 +427,8 @@ def write_assessment(
     for estimate in assessment.estimates:
         name = estimate.half.name
         errors = {**errors, name: estimate.error}
-        columns |= {f"{name}_error": estimate.error, f"{name}_linear": estimate.linear.values}
+        columns |= {f"{name}_error": estimate.error, f"{name}_bootstrap": estimate.bootstrap}
+        columns |= {f"{name}_linear": estimate.linear.values}
         columns |= {f"{name}_full": estimate.full.values, f"{name}_full_error": estimate.full_error}
     columns |= {f"{name}_bootstrap": values for name, values in (judgement.bootstrap if judgement else {}).items()}
     write_fsc_csv(output_dir / "fsc.csv", assessment.curves, columns)

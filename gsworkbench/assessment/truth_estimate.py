@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsworkbench.assessment.bootstrap import bootstrap_statistic, real_product
 from gsworkbench.assessment.corrected import effective_samples
 from gsworkbench.assessment.fsc import (
     FscCurve,
@@ -41,6 +42,7 @@ from gsworkbench.assessment.transforms import inverse, transform
 from gsworkbench.errors import InputError
 from gsworkbench.io.mrc import Map
 
+Transform = NDArray[np.complex128]
 ROUNDED = Shells()
 HALF_MAP_THRESHOLD = 0.378  # sqrt(0.143): a full map of independent halves has 0.5 there
 LEAST = 0.1  # FSC of the linear half maps below which nothing is said
@@ -53,10 +55,12 @@ _MOST_SPIKES = 0.01  # of a shell; where there are more, they are no exceptions 
 class TruthEstimate:
     """Estimated FSC of half maps to the unknown truth.
 
-    half : of a half map, the mean of the two; fsc_unmasked_estimate or fsc_masked_estimate. full : of the
-    mean of the half maps, if their errors are independent; the same name with _full. linear : FSC between the two
-    linear maps. half and full are NaN in shells where nothing can be said. error, full_error : (D // 2 + 1,) standard
-    errors of half and full. agreement : FSC between the half maps. product : of the estimates of both half maps.
+    half : of a half map, the mean of the two; fsc_unmasked_estimate or fsc_masked_estimate. full : of the mean of the
+        half maps, if their errors are independent; the same name with _full. linear : FSC between the linear maps.
+        half and full are at most 1, and NaN in shells where nothing can be said.
+    error, full_error : (D // 2 + 1,) standard errors of half and full by formula. bootstrap : that of half, drawn from
+        the components.
+    agreement : (D // 2 + 1,) FSC between the half maps. product : of the estimates of both half maps.
     """
 
     half: FscCurve
@@ -64,6 +68,7 @@ class TruthEstimate:
     linear: FscCurve
     error: NDArray[np.float64]
     full_error: NDArray[np.float64]
+    bootstrap: NDArray[np.float64]
     agreement: NDArray[np.float64]
     product: NDArray[np.float64]
 
@@ -102,6 +107,12 @@ class TruthEstimate:
         return float(self.half.values[self.told].mean()) if self.told.any() else float("nan")
 
     @property
+    def mean_error(self) -> float:
+        """Standard error of the mean, the shells taken as independent; NaN if none has an estimate."""
+        told = self.told
+        return float(np.sqrt(np.square(self.error[told]).sum()) / told.sum()) if told.any() else float("nan")
+
+    @property
     def overstatement(self) -> tuple[float, float]:
         """By how much the half maps agree more than the data bear out: mean of F - c1 c2 and its standard error.
 
@@ -121,6 +132,7 @@ class TruthEstimate:
         edge = self.half.box_size * self.half.voxel_size
         return {
             "mean": None if not self.told.any() else self.mean,
+            "mean_error": None if not self.told.any() else self.mean_error,
             "half_map_fsc_mean": float(np.nan_to_num(self.agreement[self.told]).mean()) if self.told.any() else None,
             "told_shells": int(self.told.sum()),
             "told_to_angstrom": edge / self.finest if self.finest else None,
@@ -139,7 +151,7 @@ class TruthEstimate:
         reach = f"it can tell up to {edge / self.finest:.2f} A"
         where = f"{self.half.name}, {reach}" if read is None else f"{read}, {reach}"
         return [
-            f"{where}; mean FSC of a half map to the truth {self.mean:.4f}",
+            f"{where}; mean FSC of a half map to the truth {self.mean:.4f} ({self.mean_error:.4f})",
             f"{self.half.name}: the half maps agree by {more:+.4f} ({error:.4f}) more than this estimate allows",
         ]
 
@@ -205,7 +217,7 @@ def estimate_truth_fsc(
     values, product, error = (np.full(len(told), np.nan) for _ in range(3))
     over_1, over_2 = _over_truth(linear_fsc[told], power_2[told] / power_1[told])
     c1, c2 = crossed_1[told] * np.sqrt(over_2), crossed_2[told] * np.sqrt(over_1)
-    values[told], product[told] = (c1 + c2) / 2, c1 * c2
+    values[told], product[told] = np.minimum((c1 + c2) / 2, 1), c1 * c2  # noise alone takes an FSC above 1
     noise = np.maximum(over_1 - 1, 0), np.maximum(over_2 - 1, 0), 1 / linear_fsc[told] - 1
     error[told] = _standard_error((c1, c2), noise, samples[told])
     half = FscCurve(name, values, box_size, voxel_size, described(mask), definition)
@@ -219,6 +231,7 @@ def estimate_truth_fsc(
         dataclasses.replace(half, name=f"{name}_linear", values=linear_fsc),
         error,
         full_error,
+        np.where(told, _bootstrap((v1, v2), (b1, b2), samples, shells), np.nan),
         correlate_transforms(v1, v2, shells),
         product,
     )
@@ -294,6 +307,23 @@ def _standard_error(
     unequal = q2 * (1 - 2 * c * c1 + c**2) + q1 * (1 - 2 * c * c2 + c**2) + c**2 * q1 * q2
     # The same for equal halves: a bound below, for q1 or q2 can come out as 0 by chance.
     return np.sqrt(np.maximum(unequal, 2 * q * (1 - c**2) + (c * q) ** 2) / (4 * samples))
+
+
+def _bootstrap(
+    halves: tuple[Transform, Transform],
+    linear: tuple[Transform, Transform],
+    samples: NDArray[np.float64],
+    shells: Shells,
+) -> NDArray[np.float64]:
+    """Standard error of the estimate by bootstrap. It holds how unlike the components of the map are too."""
+    (v1, v2), (b1, b2) = halves, linear
+    pairs = ((v1, b2), (v2, b1), (v1, v1), (v2, v2), (b1, b2))
+
+    def estimate(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        crossed_1, crossed_2, power_1, power_2, truth = sums
+        return np.asarray((crossed_1 / np.sqrt(power_1) + crossed_2 / np.sqrt(power_2)) / np.sqrt(truth) / 2)
+
+    return bootstrap_statistic([real_product(*pair) for pair in pairs], estimate, samples, shells)
 
 
 def _shell_power(half: NDArray[np.complex128], shells: Shells) -> NDArray[np.float64]:
