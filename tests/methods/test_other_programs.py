@@ -51,7 +51,9 @@ def test_relion_is_a_method_like_any_other(noisy_set, tmp_path):
     assert result.half_maps is not None
     stack = noisy_set.stack.with_half_sets(0)
     alone = relion_reconstruct(stack[stack.half_set == 2]).volume
-    np.testing.assert_allclose(result.half_maps[1], alone, atol=1e-6)
+    # `reconstruct` normalises the images before, each by its own background.
+    assert np.corrcoef(result.half_maps[1].ravel(), alone.ravel())[0, 1] > 0.999
+    assert result.half_maps[1].std() == pytest.approx(alone.std(), rel=0.02)
     report = result.record.results["all"]
     assert report["commands"][0].startswith("relion_reconstruct --i particles.star")
     assert result.record.cpu_seconds["all: relion"] >= report["program_cpu_seconds"] > 0
