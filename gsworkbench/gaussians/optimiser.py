@@ -26,7 +26,7 @@ from gsworkbench.gaussians.parameters import (
 from gsworkbench.kernels import KERNELS
 from gsworkbench.system.compiler import BuildError, library
 
-_BETAS, _EPSILON = (0.9, 0.999), 1e-15
+BETAS, EPSILON = (0.9, 0.999), 1e-15
 _BLOCK = 16  # Gaussians whose parameters lie together, as optimiser.cpp has it
 _PEAK, _SIGNED, _ISOTROPIC = 1, 2, 4  # its kinds of parameters
 _COLUMNS = {"means": 3, "scales": 3, "quaternions": 4, "weights": 1}
@@ -96,14 +96,29 @@ class FusedDescent:
     """By optimiser.cpp: parameters are kept in its blocks, as Adam's moments are; read, they are copies."""
 
     def __init__(self, parameters: Parameters, rates: Rates, meaning: Parameterisation) -> None:
-        self._n = len(parameters["means"])
+        self.n = len(parameters["means"])
         self._n_scales = parameters["scales"].shape[1]
         threefold = {**parameters, "scales": parameters["scales"].expand(-1, 3)}
-        self._parameters = _blocks(torch.cat([threefold[name].detach().reshape(self._n, -1).T for name in _COLUMNS]))
+        self._parameters = _blocks(torch.cat([threefold[name].detach().reshape(self.n, -1).T for name in _COLUMNS]))
         self._moments = [torch.zeros_like(self._parameters) for _ in range(2)]
-        self._rates = torch.cat([torch.full((c,), getattr(rates, name)) for name, c in _COLUMNS.items()])
+        self.rates = torch.cat([torch.full((c,), getattr(rates, name)) for name, c in _COLUMNS.items()])
         kind = _PEAK * meaning.peak + _SIGNED * meaning.signed + _ISOTROPIC * (self._n_scales == 1)
-        self._meaning, self._steps = (meaning.floor**2, meaning.minimum_scale, kind), 0
+        self.meaning, self._steps = (meaning.floor**2, meaning.minimum_scale, kind), 0
+
+    @property
+    def steps(self) -> int:
+        """How many steps of Adam there were."""
+        return self._steps
+
+    @property
+    def memory(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Parameters and Adam's two moments as optimiser.cpp keeps them; other compiled code steps them in place."""
+        first, second = self._moments
+        return self._parameters, first, second
+
+    def advance(self, steps: int) -> None:
+        """Count steps of Adam that other compiled code made in `memory`."""
+        self._steps += steps
 
     @property
     def parameters(self) -> Parameters:
@@ -112,19 +127,19 @@ class FusedDescent:
         return {**named, "scales": named["scales"][:, : self._n_scales], "weights": named["weights"][:, 0]}
 
     def mixture(self) -> Mixture:
-        made = Mixture(torch.empty(self._n, 3), torch.empty(self._n, 3, 3), torch.empty(self._n))
+        made = Mixture(torch.empty(self.n, 3), torch.empty(self.n, 3, 3), torch.empty(self.n))
         given, threads = self._parameters.data_ptr(), torch.get_num_threads()
-        _function("mixture")(given, self._n, *self._meaning, threads, *_pointers(made))
+        compiled("mixture")(given, self.n, *self.meaning, threads, *_pointers(made))
         return Mixture(*(t.requires_grad_() for t in made))
 
     def step(self, gradients: tuple[Tensor, ...], learning_rate: float) -> None:
         self._steps += 1
-        beta1, beta2 = _BETAS
-        rates = self._rates * (learning_rate / (1 - beta1**self._steps))
+        beta1, beta2 = BETAS
+        rates = self.rates * (learning_rate / (1 - beta1**self._steps))
         given = [g.contiguous() for g in gradients]
-        _function("adam_step")(
-            *_pointers([self._parameters, *self._moments]), self._n, *self._meaning, torch.get_num_threads(),
-            *_pointers([*given, rates]), beta1, beta2, 1 / (1 - beta2**self._steps), _EPSILON,
+        compiled("adam_step")(
+            *_pointers([self._parameters, *self._moments]), self.n, *self.meaning, torch.get_num_threads(),
+            *_pointers([*given, rates]), beta1, beta2, 1 / (1 - beta2**self._steps), EPSILON,
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
@@ -132,10 +147,10 @@ class FusedDescent:
 
     def restore(self, state: dict[str, Any]) -> None:
         self._steps = state["steps"]
-        self._moments = [_blocks(m[:, : self._n]) for m in state["moments"]]
+        self._moments = [_blocks(m[:, : self.n]) for m in state["moments"]]
 
     def _rows(self, blocks: Tensor) -> Tensor:
-        return blocks.transpose(0, 1).reshape(len(self._rates), -1)[:, : self._n]
+        return blocks.transpose(0, 1).reshape(len(self.rates), -1)[:, : self.n]
 
 
 def _blocks(rows: Tensor) -> Tensor:
@@ -154,7 +169,8 @@ def _library() -> ctypes.CDLL | None:
 
 
 @functools.cache
-def _function(name: str) -> Any:
+def compiled(name: str) -> Any:
+    """Return a function of optimiser.cpp: "mixture" or "adam_step"."""
     pointer, number, count, integer = ctypes.c_void_p, ctypes.c_float, ctypes.c_int64, ctypes.c_int
     function = getattr(_library(), name)
     function.restype = None

@@ -73,3 +73,10 @@ def phase_coefficients(p: CtfParameters) -> NDArray[np.float64]:
         np.deg2rad(p.phase_shift) + np.arcsin(p.amplitude_contrast),
     ]
     return np.stack(columns, axis=-1) / (2 * np.pi)
+
+
+def phase_factors(p: CtfParameters, edge: float) -> NDArray[np.float64]:
+    """(n, 5) factors of kx^2, kx ky, ky^2, |k|^4 and 1 in the phase, in turns; k in cycles per box of `edge` A."""
+    square, astigmatic, oblique, quartic, constant = phase_coefficients(p).T
+    factors = [square + astigmatic, 2 * oblique, square - astigmatic, quartic / edge**2, constant * edge**2]
+    return np.ascontiguousarray(np.stack(factors, axis=-1) / edge**2)

@@ -14,7 +14,7 @@ KERNELS = Path(__file__).parent
 BUILT = KERNELS / "built"  # what a wheel carries; absent in a checkout
 
 # The sources of each library, without their suffix.
-LIBRARIES = (("project", "voxelize"), ("optimiser",), ("insertion",), ("tiles",))
+LIBRARIES = (("project", "voxelize"), ("optimiser",), ("training",), ("insertion",), ("tiles",))
 
 # No -ffast-math: it deletes roundings that are meant and, at link time, flushes denormals in the whole process.
 OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fno-signed-zeros",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from gsworkbench.gaussians.parameters import (
 )
 from gsworkbench.imaging.residual import DataTerm, data_term, require_white_protein, squared_error, total_weight
 from gsworkbench.io.files import atomic_path
+from gsworkbench.methods import compiled_steps
 from gsworkbench.methods.as_published import blurred_in_y, off_the_grid, projections
 from gsworkbench.methods.starts import ANY_SCALE, TOTAL_WEIGHT, at_random, from_data, nearest_distances
 from gsworkbench.normal_equations.diagonal import diagonal
@@ -157,20 +159,30 @@ def _epoch(
     order = np.random.default_rng((seed, epoch)).permutation(n)
     if config.n_steps is not None:
         order = order[: config.n_steps * config.batch_size - epoch * n]
-    device, seen = term.spectrum.device, 0
-    total = torch.zeros((), dtype=torch.float64, device=device)  # read now and then: each look waits for the device
-    with progress(description, len(order), unit="img") as meter:
-        for step in range(math.ceil(len(order) / config.batch_size)):
-            indices = order[seen : seen + config.batch_size]
-            rate = _learning_rate(config, n, epoch, seen / n)
+    if compiled_steps.serves(optimizer, term.stack, backend):
+        compiled = compiled_steps.compiled_steps(optimizer, term, rotations, config, image_scale)
+        at_once, run = compiled.at_once, compiled.run
+    else:
+        at_once = config.batch_size
+
+        def run(indices: NDArray[np.integer], rates: Sequence[float]) -> Tensor:
             loss, gradients = _shared_loss_and_gradients(
                 optimizer.mixture(), term, rotations, indices, image_scale, config, backend
             )
-            optimizer.step(gradients, rate)
+            optimizer.step(gradients, rates[0])
+            return loss.double() * len(indices)
+
+    seen, told = 0, 0
+    total = torch.zeros((), dtype=torch.float64, device=term.spectrum.device)  # each look at it waits for the device
+    with progress(description, len(order), unit="img") as meter:
+        while seen < len(order):
+            indices = order[seen : seen + at_once]
+            starts = range(seen, seen + len(indices), config.batch_size)
+            total += run(indices, [_learning_rate(config, n, epoch, start / n) for start in starts])
             seen += len(indices)
-            total += loss.double() * len(indices)
             meter.advance(len(indices))
-            if step % 50 == 49:
+            if seen - told >= 50 * config.batch_size:
+                told = seen
                 meter.remark(f"loss {float(total) / seen * image_scale**2:.5g}")
     if not math.isfinite(total):
         require_finite(**optimizer.parameters)
@@ -231,6 +243,11 @@ def _image_scale(stack: ParticleStack) -> float:
     weight, error = total_weight(stack)
     weight = max(abs(weight), error)  # below the noise its error is the best guess of its size
     return 2 * weight / (stack.box_size * stack.pixel_size) ** 2
+
+
+def optimiser_of(config: Stochastic, stack: ParticleStack, seed: int = 0) -> Descent:
+    """Return an optimiser of the mixture that `config` has a fit begin with."""
+    return _optimizer(_parameters(start(config, stack, seed), config, stack.box_size), config, stack.box_size)
 
 
 def _optimizer(parameters: Parameters, config: Stochastic, box_size: int) -> Descent:

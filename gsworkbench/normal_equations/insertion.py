@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gsworkbench.imaging.ctf import phase_coefficients
+from gsworkbench.imaging.ctf import phase_factors
 from gsworkbench.imaging.fourier import centred_rfft2, crop_half_plane, disc, half_plane_frequencies
 from gsworkbench.imaging.transfer import transfer
 from gsworkbench.kernels import KERNELS
@@ -112,11 +112,9 @@ class Grid:
         # Pocketfft transforms an image alike wherever it stands in a batch; other libraries differ in the last bit.
         transform = scipy.fft.rfft2(images, workers=self.threads)
         edge = part.box_size * part.pixel_size
-        square, astigmatic, oblique, quartic, constant = phase_coefficients(part.ctf).T
-        phases = [square + astigmatic, 2 * oblique, square - astigmatic, quartic / edge**2, constant * edge**2]
         arrays = [
             np.ascontiguousarray(part.require_poses()),
-            np.ascontiguousarray(np.stack(phases, axis=-1) / edge**2),
+            phase_factors(part.ctf, edge),
             np.ascontiguousarray(part.ctf.scale),
             part.ctf.b_factor / (4 * edge**2),
             np.ascontiguousarray(part.shifts_angstrom / edge),

@@ -68,7 +68,7 @@ def list_length(
     total = 0
     for centre, conic, height, half in zip(*packed, strict=True):
         table = _table(centre, conic, height, half)
-        total += _library().tiled_forward(*_pointers(table, listed), len(table), box_size, 0.0, image.data_ptr())
+        total += compiled().tiled_forward(*_pointers(table, listed), len(table), box_size, 0.0, image.data_ptr())
     return total
 
 
@@ -122,7 +122,7 @@ class _Sum(torch.autograd.Function):
         table = _table(centres, conics, heights, reach)
         order = torch.argsort(depths) if scheme.order == "depth" else torch.arange(len(table))
         image = torch.empty(box, box)
-        _library().tiled_forward(*_pointers(table, order), len(table), box, scheme.skip_below, image.data_ptr())
+        compiled().tiled_forward(*_pointers(table, order), len(table), box, scheme.skip_below, image.data_ptr())
         ctx.save_for_backward(table, order)
         ctx.box, ctx.scheme, ctx.dtype = box, scheme, centres.dtype
         return image
@@ -133,7 +133,7 @@ class _Sum(torch.autograd.Function):
         table, order = ctx.saved_tensors
         out, gradient = torch.zeros(len(table), 6), gradient.float().contiguous()
         scattered = int(ctx.scheme.backward == "scatter")
-        _library().tiled_backward(
+        compiled().tiled_backward(
             *_pointers(table, order), len(table), ctx.box, ctx.scheme.skip_below, scattered, *_pointers(gradient, out)
         )
         out = out.to(ctx.dtype)
@@ -154,7 +154,7 @@ class _Composite(torch.autograd.Function):
     ) -> Tensor:
         table, order = _table(centres, conics, heights, reach), torch.argsort(depths)
         flat, image = colours.detach().float().contiguous(), torch.empty(box, box)
-        _library().composite_forward(*_pointers(table, flat, order), len(table), box, image.data_ptr())
+        compiled().composite_forward(*_pointers(table, flat, order), len(table), box, image.data_ptr())
         ctx.save_for_backward(table, flat, order)
         ctx.box, ctx.dtype = box, centres.dtype
         return image
@@ -165,7 +165,7 @@ class _Composite(torch.autograd.Function):
         table, colours, order = ctx.saved_tensors
         out, d_colours, gradient = torch.zeros(len(table), 6), torch.zeros(len(table)), gradient.float().contiguous()
         given = _pointers(table, colours, order)
-        _library().composite_backward(*given, len(table), ctx.box, *_pointers(gradient, out, d_colours))
+        compiled().composite_backward(*given, len(table), ctx.box, *_pointers(gradient, out, d_colours))
         out, d_colours = out.to(ctx.dtype), d_colours.to(ctx.dtype)
         return out[:, :2], out[:, 2:5], out[:, 5], d_colours, None, None, None
 
@@ -180,8 +180,9 @@ def _pointers(*tensors: Tensor) -> list[int]:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
-    compiled = library(KERNELS / "tiles.cpp")
+def compiled() -> ctypes.CDLL:
+    """Return the library of tiles.cpp."""
+    loaded = library(KERNELS / "tiles.cpp")
     pointer, n, box, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
     signatures = {
         "tiled_forward": [pointer] * 2 + [n, box, real, pointer],
@@ -190,6 +191,6 @@ def _library() -> ctypes.CDLL:
         "composite_backward": [pointer] * 3 + [n, box] + [pointer] * 3,
     }
     for name, arguments in signatures.items():
-        getattr(compiled, name).argtypes, getattr(compiled, name).restype = arguments, None
-    compiled.tiled_forward.restype = ctypes.c_int64
-    return compiled
+        getattr(loaded, name).argtypes, getattr(loaded, name).restype = arguments, None
+    loaded.tiled_forward.restype = ctypes.c_int64
+    return loaded

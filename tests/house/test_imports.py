@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "normal_equations": "imaging particles io system kernels",
     "gaussians": "rendering geometry io system kernels",
     # of assessment, the filters, and what half maps of a program of the user's own are checked with
-    "methods": "gaussians normal_equations imaging rendering particles config io system assessment",
+    "methods": "gaussians normal_equations imaging rendering kernels particles config io system assessment",
     "inspection": "methods normal_equations imaging particles assessment io",
     "reconstruction": "inspection methods normal_equations particles assessment config io system",
     "experiments": "reconstruction methods gaussians simulation assessment particles config geometry io system",

@@ -102,7 +102,8 @@ def _squared_cutoff(cutoff: float | None) -> float:
 
 
 @functools.cache
-def _function(name: str, dtype: torch.dtype) -> Any:
+def compiled(name: str, dtype: torch.dtype) -> Any:
+    """Return a function of the kernels, one of _SIGNATURES, for float32 or float64."""
     function = getattr(library(*_SOURCES), f"{name}_{_SUFFIX[dtype]}")
     function.restype, function.argtypes = _SIGNATURES[name]
     return function
@@ -118,7 +119,7 @@ def _call(name: str, inputs: Any, *arguments: Any) -> None:
             values += [argument.box_size, argument.spacing, _squared_cutoff(argument.cutoff)]
         else:
             values.append(argument)
-    outcome = _function(name, inputs[0].dtype)(*values)
+    outcome = compiled(name, inputs[0].dtype)(*values)
     if outcome == _NOT_FINITE:
         require_finite(**dict(zip(("means", "covariances", "weights", "rotations"), inputs, strict=True)))
         raise ValueError("an input is not finite")  # never reached: the line above names it
