@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsworkbench.gaussians import optimiser
-from gsworkbench.gaussians.optimiser import BETAS, EPSILON, Descent, FusedDescent
+from gsworkbench.gaussians.optimiser import BETAS, EPSILON, Descent, FusedDescent, is_fused
+from gsworkbench.gaussians.parameters import Parameters
 from gsworkbench.imaging.ctf import phase_factors
 from gsworkbench.imaging.residual import DataTerm, filter_images
 from gsworkbench.kernels import KERNELS
@@ -131,9 +132,9 @@ class CompiledSteps:
         )  # fmt: skip
 
 
-def serves(optimizer: Descent, stack: ParticleStack, backend: str | None) -> bool:
-    """Whether compiled code can make the steps of a fit."""
-    if not isinstance(optimizer, FusedDescent) or backend not in (None, "cpu") or distributed.size() > 1:
+def serves(parameters: Parameters, stack: ParticleStack, backend: str | None) -> bool:
+    """Whether compiled code can make the steps of a fit of some parameters."""
+    if not is_fused(parameters) or backend not in (None, "cpu") or distributed.size() > 1:
         return False
     return stack.box_size % 2 == 0 and _available()
 
@@ -164,12 +165,10 @@ def _available() -> bool:
 
 @functools.cache
 def _functions() -> _Functions:
+    forward, backward = (cpu.compiled(f"project_{way}", torch.float32) for way in ("forward", "backward"))
+    mixture, adam_step = (optimiser.compiled(name) for name in ("mixture", "adam_step"))
     listed = tiles.compiled()
-    single = torch.float32
-    made = (
-        optimiser.compiled("mixture"), cpu.compiled("project_forward", single), cpu.compiled("project_backward", single),
-        optimiser.compiled("adam_step"), listed.tiled_forward, listed.tiled_backward,
-    )  # fmt: skip
+    made = (mixture, forward, backward, adam_step, listed.tiled_forward, listed.tiled_backward)
     return _Functions(*(ctypes.cast(function, _POINTER).value for function in made))
 
 

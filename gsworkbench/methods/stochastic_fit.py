@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,9 @@ def fit(
     rotations = torch.from_numpy(stack.require_poses()).float()
     shifted = off_the_grid(stack, config.grid_offset)
     term = data_term(shifted, boost=config.boost, band=config.band, device=device)
-    state = _restore(checkpoint, stack, config, seed, device) if resume and checkpoint and checkpoint.exists() else None
+    state = None
+    if resume and checkpoint and checkpoint.exists():
+        state = _restore(checkpoint, stack, config, seed, device, backend)
     distributed.wait()  # the first process must not write the checkpoint anew before all have read it
     if state is None:
         image_scale = _image_scale(stack)
@@ -111,7 +113,7 @@ def fit(
             optimizer = _optimizer(_parameters(doubled, config, stack.box_size), config, stack.box_size)
         if checkpoint and distributed.is_first():
             done = {"epoch": epoch + 1, "losses": losses, "image_scale": state["image_scale"]}
-            _save(checkpoint, optimizer, done, _fingerprint(stack, config, seed, optimizer.parameters))
+            _save(checkpoint, optimizer, done, _fingerprint(stack, config, seed, optimizer.parameters, backend))
     edge = stack.box_size * stack.pixel_size
     scale = state["image_scale"]
     # A projection in box edges and divided images is weight / edge^2 of one in A and image units.
@@ -159,19 +161,19 @@ def _epoch(
     order = np.random.default_rng((seed, epoch)).permutation(n)
     if config.n_steps is not None:
         order = order[: config.n_steps * config.batch_size - epoch * n]
-    if compiled_steps.serves(optimizer, term.stack, backend):
+
+    def one_step(indices: NDArray[np.integer], rates: Sequence[float]) -> float | Tensor:
+        loss, gradients = _shared_loss_and_gradients(
+            optimizer.mixture(), term, rotations, indices, image_scale, config, backend
+        )
+        optimizer.step(gradients, rates[0])
+        return loss.double() * len(indices)
+
+    run: Callable[[NDArray[np.integer], list[float]], float | Tensor] = one_step
+    at_once = config.batch_size
+    if compiled_steps.serves(optimizer.parameters, term.stack, backend):
         compiled = compiled_steps.compiled_steps(optimizer, term, rotations, config, image_scale)
-        at_once, run = compiled.at_once, compiled.run
-    else:
-        at_once = config.batch_size
-
-        def run(indices: NDArray[np.integer], rates: Sequence[float]) -> Tensor:
-            loss, gradients = _shared_loss_and_gradients(
-                optimizer.mixture(), term, rotations, indices, image_scale, config, backend
-            )
-            optimizer.step(gradients, rates[0])
-            return loss.double() * len(indices)
-
+        run, at_once = compiled.run, compiled.at_once
     seen, told = 0, 0
     total = torch.zeros((), dtype=torch.float64, device=term.spectrum.device)  # each look at it waits for the device
     with progress(description, len(order), unit="img") as meter:
@@ -270,7 +272,9 @@ def _learning_rate(config: Stochastic, n: int, epoch: int, done: float) -> float
     return config.learning_rate * cosine(progress)
 
 
-def _fingerprint(stack: ParticleStack, config: Stochastic, seed: int, parameters: Parameters) -> dict[str, Any]:
+def _fingerprint(
+    stack: ParticleStack, config: Stochastic, seed: int, parameters: Parameters, backend: str | None
+) -> dict[str, Any]:
     """What a checkpoint must agree with: settings, seed, which particles, and what decides the last bits."""
     particles = np.stack([stack.file_index, stack.image_index])
     return {
@@ -281,6 +285,7 @@ def _fingerprint(stack: ParticleStack, config: Stochastic, seed: int, parameters
         "processes": distributed.size(),
         "device": parameters["means"].device.type,
         "optimizer": "fused" if is_fused(parameters) else "torch",
+        "steps": "compiled" if compiled_steps.serves(parameters, stack, backend) else "one by one",
     }
 
 
@@ -297,11 +302,13 @@ def _save(path: Path, optimizer: Descent, progress: dict[str, Any], fingerprint:
         temporary.write_bytes(content.getbuffer())
 
 
-def _restore(path: Path, stack: ParticleStack, config: Stochastic, seed: int, device: torch.device) -> dict[str, Any]:
+def _restore(
+    path: Path, stack: ParticleStack, config: Stochastic, seed: int, device: torch.device, backend: str | None
+) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
         saved = state["fingerprint"]
-        expected = _fingerprint(stack, config, seed, state["parameters"])
+        expected = _fingerprint(stack, config, seed, state["parameters"], backend)
     except Exception as error:  # whatever a damaged file makes the unpickler say
         raise InputError("not a readable checkpoint", file=path, remedy="remove it to start anew") from error
     different = [name for name in expected if saved.get(name) != expected[name]]
