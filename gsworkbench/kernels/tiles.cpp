@@ -1,6 +1,6 @@
 // Gaussians on one image by tiles of 16 x 16 pixels and lists of the Gaussians that reach them, as 3DGS and its kin
 // have it. Sums with a threshold, backward by gathering or by scattering; and 3DGS's own alpha compositing. For
-// comparisons: one thread, readable, no faster than it must be. The fast kernels are in kernels/.
+// comparisons: one thread. The fast kernels are project.cpp and voxelize.cpp.
 
 #include <algorithm>
 #include <cmath>
@@ -124,40 +124,77 @@ void scatter(const Gaussian* g, const int32_t* from, const int32_t* to, float sk
         }
 }
 
-// 3DGS: front to back, alpha = min(.999, opacity exp(..)), below 1/255 skipped, until 1e-4 of the light is left.
-struct Layer {
-    int32_t i;
-    float dx, dy, alpha, left;  // left: the light that comes through all layers before this one
+// 3DGS: front to back, alpha = min(.999, opacity exp(..)), below 1/255 skipped, until 1e-4 of the light is left. A tile
+// at a time, Gaussian by Gaussian, whole rows of pixels at once; rows that a footprint does not touch hold nothing of it.
+struct Light {
+    float left[PIXELS], colour[PIXELS];  // of each pixel: light that no layer has taken, and what was seen
+    int32_t end[PIXELS];                 // one past the last layer that counts; 0 while light is left
 };
 
-float composite_pixel(const Gaussian* g, const float* colours, const int32_t* from, const int32_t* to, float px,
-                      float py, std::vector<Layer>& layers) {
-    float light = 1, colour = 0;
-    layers.clear();
-    for (const int32_t* i = from; i < to; i++) {
-        const float dx = px - g[*i].x, dy = py - g[*i].y;
-        const float alpha = std::min(0.999f, g[*i].height * shape(g[*i], dx, dy));
-        if (alpha < 1 / 255.0f) continue;
-        if (light * (1 - alpha) <= 1e-4f) break;
-        layers.push_back({*i, dx, dy, alpha, light});
-        colour += colours[*i] * alpha * light;
-        light *= 1 - alpha;
-    }
-    return colour;
+// Rows of the tile that a Gaussian reaches.
+inline void rows_reached(const Gaussian& g, int y0, int& from, int& to) {
+    const float top = std::ceil(g.y - g.tall) - float(y0), bottom = std::floor(g.y + g.tall) - float(y0);
+    from = int(std::min(std::max(top, 0.0f), float(TILE))), to = int(std::min(std::max(bottom + 1, 0.0f), float(TILE)));
 }
 
-void differentiate_pixel(const Gaussian* g, const float* colours, const std::vector<Layer>& layers, float gradient,
-                         float* out, float* d_colours) {
-    float behind = 0;  // colour that comes from behind a layer, per unit of light
-    for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
-        const Gaussian& one = g[layer->i];
-        d_colours[layer->i] += gradient * layer->alpha * layer->left;
-        const float d_alpha = gradient * layer->left * (colours[layer->i] - behind);
-        behind = colours[layer->i] * layer->alpha + (1 - layer->alpha) * behind;
-        if (layer->alpha >= 0.999f) continue;  // clamped
-        const float w = d_alpha * layer->alpha / one.height, dx = layer->dx, dy = layer->dy;
-        const float moments[6] = {w, w * dx, w * dy, w * dx * dx, w * dx * dy, w * dy * dy};
-        derivatives(one, moments, out + int64_t(layer->i) * GRADIENTS);
+void composite_tile(const Gaussian* g, const float* colours, const int32_t* members, int n, int x0, int y0, Light& light) {
+    std::fill_n(light.left, PIXELS, 1.0f), std::fill_n(light.colour, PIXELS, 0.0f), std::fill_n(light.end, PIXELS, 0);
+    for (int k = 0; k < n; k++) {
+        const Gaussian one = g[members[k]];
+        const float colour = colours[members[k]];
+        int from, to;
+        rows_reached(one, y0, from, to);
+        for (int y = from; y < to; y++) {
+            float *left = light.left + y * TILE, *seen = light.colour + y * TILE;
+            int32_t* end = light.end + y * TILE;
+            const float dy = float(y0 + y) - one.y;
+#pragma omp simd
+            for (int x = 0; x < TILE; x++) {
+                const float alpha = std::min(0.999f, one.height * shape(one, float(x0 + x) - one.x, dy));
+                const float rest = left[x] * (1 - alpha);
+                const bool counts = alpha >= 1 / 255.0f && end[x] == 0, dark = rest <= 1e-4f;
+                seen[x] += counts && !dark ? colour * alpha * left[x] : 0.0f;
+                end[x] = counts && dark ? k : end[x];
+                left[x] = counts && !dark ? rest : left[x];
+            }
+        }
+    }
+    for (int p = 0; p < PIXELS; p++)
+        if (light.end[p] == 0) light.end[p] = n;
+}
+
+// Back to front, from what light was left. The first layer takes at most .999 of it: no pixel ends there.
+void differentiate_tile(const Gaussian* g, const float* colours, const int32_t* members, int n, int x0, int y0, Light& light,
+                        const float* gradient, float* out, float* d_colours) {
+    float behind[PIXELS] = {};  // colour that comes from behind a layer, per unit of light
+    for (int k = n - 1; k >= 0; k--) {
+        const Gaussian one = g[members[k]];
+        const float colour = colours[members[k]];
+        float m0 = 0, mx = 0, my = 0, mxx = 0, mxy = 0, myy = 0, share = 0;
+        int from, to;
+        rows_reached(one, y0, from, to);
+        for (int y = from; y < to; y++) {
+            float *left = light.left + y * TILE, *beyond = behind + y * TILE;
+            const int32_t* end = light.end + y * TILE;
+            const float *given = gradient + y * TILE, dy = float(y0 + y) - one.y;
+            float s0 = 0, s1 = 0, s2 = 0, c = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, c)
+            for (int x = 0; x < TILE; x++) {
+                const float dx = float(x0 + x) - one.x, e = shape(one, dx, dy), alpha = std::min(0.999f, one.height * e);
+                const bool counts = alpha >= 1 / 255.0f && k < end[x];
+                const float before = counts ? left[x] / (1 - alpha) : left[x];
+                c += counts ? given[x] * alpha * before : 0.0f;
+                const float weight = counts && alpha < 0.999f ? given[x] * before * (colour - beyond[x]) * e : 0.0f;
+                beyond[x] = counts ? colour * alpha + (1 - alpha) * beyond[x] : beyond[x];
+                left[x] = before;
+                s0 += weight, s1 += weight * dx, s2 += weight * dx * dx;
+            }
+            share += c;
+            m0 += s0, mx += s1, mxx += s2, my += s0 * dy, mxy += s1 * dy, myy += s0 * dy * dy;
+        }
+        d_colours[members[k]] += share;
+        const float moments[6] = {m0, mx, my, mxx, mxy, myy};
+        derivatives(one, moments, out + int64_t(members[k]) * GRADIENTS);
     }
 }
 
@@ -197,25 +234,21 @@ void tiled_backward(const Gaussian* g, const int64_t* order, int64_t n, int box,
 
 void composite_forward(const Gaussian* g, const float* colours, const int64_t* order, int64_t n, int box,
                        float* image) {
-    std::vector<Layer> layers;
+    Light light;
     for_each_tile(Tiles(g, order, n, box), [&](int x0, int y0, const int32_t* from, const int32_t* to) {
-        float values[PIXELS];
-        for (int p = 0; p < PIXELS; p++)
-            values[p] = composite_pixel(g, colours, from, to, float(x0 + p % TILE), float(y0 + p / TILE), layers);
-        write_tile(image, box, x0, y0, values);
+        composite_tile(g, colours, from, int(to - from), x0, y0, light);
+        write_tile(image, box, x0, y0, light.colour);
     });
 }
 
 void composite_backward(const Gaussian* g, const float* colours, const int64_t* order, int64_t n, int box,
                         const float* gradient, float* out, float* d_colours) {
-    std::vector<Layer> layers;
+    Light light;
     for_each_tile(Tiles(g, order, n, box), [&](int x0, int y0, const int32_t* from, const int32_t* to) {
         float part[PIXELS];
         read_tile(gradient, box, x0, y0, part);
-        for (int p = 0; p < PIXELS; p++) {
-            composite_pixel(g, colours, from, to, float(x0 + p % TILE), float(y0 + p / TILE), layers);
-            differentiate_pixel(g, colours, layers, part[p], out, d_colours);
-        }
+        composite_tile(g, colours, from, int(to - from), x0, y0, light);
+        differentiate_tile(g, colours, from, int(to - from), x0, y0, light, part, out, d_colours);
     });
 }
 }
