@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gsworkbench.experiments import figures, tables
+from gsworkbench.experiments.convergence import LOOKED_AT, Gate
 from gsworkbench.experiments.measures import assess_run, why_not_run
-from gsworkbench.experiments.plan import EXPERIMENTS, Experiment, Registry, read_registry
+from gsworkbench.experiments.plan import EXPERIMENTS, Experiment, Registry, Run, read_registry, same_fit
 from gsworkbench.experiments.results import Result, frame, rows_of, write_results
 from gsworkbench.experiments.store import key_in
 from gsworkbench.experiments.verdicts import NOT_RUN, Finding, choose, verdict, with_factors
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Claim:
-    """An experiment examined. rows : of results.csv with factors as columns. not_run : run -> why it was not made."""
+    """An experiment examined. rows : of results.csv with factors as columns. not_run : run -> why it was not made.
+
+    findings : of the rules that decide. remarks : of ours. gates : how far each fit has converged.
+    """
 
     registry: Registry
     experiment: Experiment
@@ -33,6 +38,8 @@ class Claim:
     not_run: dict[str, str]
     verdict: str
     findings: tuple[Finding, ...]
+    remarks: tuple[Finding, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
     def figure(self) -> Figure | None:
         """Draw the experiment's figure, None if it has none; where no run could be made, the reason in its place."""
@@ -54,6 +61,8 @@ class Claim:
         lines += [f"Here: {e.notes}", ""] if e.notes else []
         lines += [f"Outcome: **{self.verdict}**", "", *(f"- {f.says}" for f in self.findings)]
         lines += [f"- {name}: {NOT_RUN}{reason}" for name, reason in self.not_run.items()]
+        lines += ["", "Beside the claim:", ""] * bool(self.remarks) + [f"- {f.says}" for f in self.remarks]
+        lines += ["", "Convergence:", ""] * bool(self.gates) + [f"- {gate}" for gate in self.gates]
         return "\n".join(lines) + "\n"
 
 
@@ -61,7 +70,7 @@ def examine(experiment: str, scale: str, folder: str | Path, *, path: str | Path
     """Examine an experiment below `folder`, results/SCALE; runs that are not there are made first."""
     registry, folder = read_registry(scale, path), Path(folder)
     chosen = registry.experiments[experiment]
-    missing = [run for run in chosen.runs if key_in(folder / "runs" / run.name) is None]
+    missing = [run for run in chosen.all_runs if key_in(folder / "runs" / run.name) is None]
     if missing:
         from gsworkbench.experiments.make_runs import make_runs_apart
 
@@ -71,10 +80,45 @@ def examine(experiment: str, scale: str, folder: str | Path, *, path: str | Path
         results += rows_of(experiment, run, assess_run(run, ("fsc", *chosen.measures), folder))
     reasons = {run.name: reason for run in chosen.runs if (reason := why_not_run(run, folder))}
     rows = with_factors(frame(results)) if results else frame(results)
-    outcome, findings = verdict(chosen, rows, registry)
+    gates = tuple(_gate(run, twin, chosen, results, folder, registry) for run, twin in _pairs(chosen))
+    outcome, findings, remarks = verdict(chosen, rows, registry, gates)
     if outcome.startswith(NOT_RUN) and reasons and not chosen.not_run:
         outcome = NOT_RUN + next(iter(reasons.values()))
-    return Claim(registry, chosen, folder, tuple(results), rows, reasons, outcome, tuple(findings))
+    found = tuple(findings), tuple(remarks)
+    return Claim(registry, chosen, folder, tuple(results), rows, reasons, outcome, *found, gates)
+
+
+def _pairs(experiment: Experiment) -> list[tuple[Run, Run]]:
+    """Runs that have a twin with half the steps, and the twin."""
+    return [(run, experiment.twins[run.name]) for run in experiment.runs if run.name in experiment.twins]
+
+
+def _gate(
+    run: Run, twin: Run, experiment: Experiment, results: Sequence[Result], folder: Path, registry: Registry
+) -> Gate:
+    """Compare a run with its twin; no changes where one of them could not be made."""
+    alike = tuple(other.name for other in experiment.runs if same_fit(other) == same_fit(run))
+    whole = {r.metric: r.value for r in results if r.run == run.name}
+    half = {m.metric: m.value for m in assess_run(twin, ("fsc",), folder)}
+    changes = {}
+    for metric in LOOKED_AT:
+        first, second = half.get(metric), whole.get(metric)
+        if first is not None and second is not None:
+            changes[metric] = second - first
+    settings = run.config.reconstruction.settings
+    varied = {k: v for k, v in run.factors.items() if k not in ("dataset", "method", "seed", "data_seed")}
+    label = ", ".join([registry.methods[run.method].label, *(f"{k} {v}" for k, v in varied.items())])
+    return Gate(label, alike, _steps(settings, run), changes)
+
+
+def _steps(settings: Any, run: Run) -> str:
+    """Say how many steps a fit has."""
+    if (n_steps := getattr(settings, "n_steps", None)) is not None:
+        return f"{n_steps:,} steps"
+    if (n_epochs := getattr(settings, "n_epochs", None)) is None:
+        return "its steps"
+    n = n_epochs * getattr(settings, "passes_per_epoch", 1) * run.config.dataset.n_particles
+    return f"{n // getattr(settings, 'batch_size', 1):,} steps"
 
 
 def write_claim(claim: Claim, output: str | Path) -> None:
@@ -102,11 +146,32 @@ def outcome_of(claim: Claim, has_figure: bool) -> dict[str, Any]:
         **{k: getattr(e, k) for k in ("source", "question", "claim", "printed", "definition", "notes")},
         "verdict": claim.verdict,
         "findings": [asdict(f) for f in claim.findings],
+        "remarks": [asdict(f) for f in claim.remarks],
+        "gates": [str(gate) for gate in claim.gates],
+        "seen": seen(claim),
         "not_run": claim.not_run,
         "runs": [run.name for run in e.runs],
         "figure": f"{e.name}.png" if has_figure else None,
         **_subject(claim),
     }
+
+
+def seen(claim: Claim) -> str:
+    """Say in one sentence what this run of the claim could have seen: data, steps, seeds, convergence."""
+    runs = claim.experiment.runs
+    if not runs:
+        return ""
+    sizes = sorted({(r.config.dataset.n_particles, r.config.dataset.box_size) for r in runs})
+    data = ", ".join(f"{n:,} x {box}^2" for n, box in sizes[:3]) + (" ..." if len(sizes) > 3 else "")
+    snrs = sorted({r.config.dataset.snr for r in runs})
+    snr = f"{snrs[0]:g}" if len(snrs) == 1 else f"{snrs[0]:g} to {snrs[-1]:g}"
+    seeds = len({r.seed for r in runs})
+    text = f"Simulated particles: {data}, SNR {snr}; {seeds} seed{'s' if seeds > 1 else ''}."
+    measured = [gate for gate in claim.gates if gate.changes]
+    if not measured:
+        return text
+    worst = max(measured, key=lambda gate: abs(gate.worst[1]))
+    return f"{text} Fits of {', '.join(dict.fromkeys(g.steps for g in measured))}; least converged: {worst}."
 
 
 def _subject(claim: Claim) -> dict[str, Any]:

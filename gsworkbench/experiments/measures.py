@@ -21,7 +21,7 @@ from gsworkbench.assessment.directional import directional_fsc
 from gsworkbench.assessment.fsc import FscCurve, fourier_shell_correlation, write_fsc_csv
 from gsworkbench.assessment.local import local_resolution
 from gsworkbench.assessment.map_names import LINEAR, MAP, find_half_maps
-from gsworkbench.assessment.masks import Mask, automatic_mask
+from gsworkbench.assessment.masks import Mask, automatic_mask, spherical_mask
 from gsworkbench.assessment.transforms import transform
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.digest import source_digest
@@ -119,7 +119,7 @@ def _fsc(maps: Maps) -> Judged:
     measurements += [of_resolution(r) for r in found.resolutions if r.curve not in estimated]
     measurements += _estimates(maps, found)
     measurements += [_high(curve) for curve in curves if curve.name in ("fsc_unmasked", "fsc_unmasked_truth")]
-    measurements += [_power(maps), *_costs(maps)]
+    measurements += [_power(maps), *_costs(maps), *_in_masks(maps)]
     if maps.halves is not None:
         half = next(c for c in curves if c.name == "fsc_unmasked")
         measurements += _honesty(found, half)
@@ -176,6 +176,25 @@ def _high(curve: FscCurve) -> Measurement:
     first = 2 * (curve.box_size // 2) // 3
     name = "fsc_truth_high" if curve.name.endswith("_truth") else "fsc_half_high"
     return _mean_over(curve, name, first, f"mean over shells {first} to Nyquist - 1, mask: {curve.mask}")
+
+
+def _in_masks(maps: Maps) -> list[Measurement]:
+    """Mean FSC, of all shells and of the last third, inside a sphere as the papers' baselines have it, and inside a
+    soft mask of the truth, which is the same for all methods."""
+    made = automatic_mask(maps.truth, maps.voxel_size)
+    masks = {
+        "in_sphere": spherical_mask(len(maps.volume), maps.voxel_size),
+        "in_soft_mask": Mask(made.values, f"of the truth, {made.description}"),
+    }
+    pairs = {"truth": (maps.volume, maps.truth)} | ({} if maps.halves is None else {"half": maps.halves})
+    measurements = []
+    for name, mask in masks.items():
+        for subject, pair in pairs.items():
+            curve = fourier_shell_correlation(*pair, voxel_size=maps.voxel_size, mask=mask)
+            for part, first in (("mean", 1), ("high", 2 * (curve.box_size // 2) // 3)):
+                text = f"mean over shells {first} to Nyquist - 1, mask: {curve.mask}"
+                measurements.append(_mean_over(curve, f"fsc_{subject}_{name}_{part}", first, text))
+    return measurements
 
 
 def _mean_over(curve: FscCurve, name: str, first: int, definition: str) -> Measurement:
@@ -252,7 +271,7 @@ def _images_read(run: Run, n_particles: int) -> int:
     n_steps, batch_size = (getattr(settings, name, None) for name in ("n_steps", "batch_size"))
     if n_steps and batch_size:
         return n_steps * batch_size
-    return n_particles * getattr(settings, "n_epochs", 1)
+    return n_particles * getattr(settings, "n_epochs", 1) * getattr(settings, "passes_per_epoch", 1)
 
 
 def _local(maps: Maps) -> Judged:

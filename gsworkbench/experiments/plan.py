@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,16 +30,21 @@ SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 EXPERIMENTS = ROOT / "paper_figures" / "experiments"
 _SHORT = {"n_gaussians": "n", "n_particles": "p"}  # in names of runs
 _NOT_FACTORS = ("seed",)
+PAPERS = ("CryoSplat", "GEM", "CryoGS")
 
 
 @dataclass(frozen=True)
 class Method:
-    """One thing that is compared: a row of `methods`. settings override the preset's, by name."""
+    """One thing that is compared: a row of `methods`. settings override the preset's, by name.
+
+    recipe : "printed" where it is a paper's recipe as the paper prints it, as far as a fit of this size can be.
+    """
 
     label: str
     method: str
     preset: str | None = None
     settings: dict = field(default_factory=dict)
+    recipe: Literal["printed", "ours"] = "ours"
 
 
 @dataclass(frozen=True)
@@ -54,25 +59,33 @@ class RunConfig:
 class Rule:
     """A statement that numbers decide (experiments/verdicts.py says how).
 
-    compare : higher, lower, equal (`of` against `than`); rising, falling, exponent_below (`along` a factor); above,
-    below (`of` against `value`); crosses (a resolution). of, than : values of factors that choose runs, "min" and "max"
-    the smallest and largest there are. least : the difference that counts, in place of one shell.
+    compare : higher, lower, equal (`of` against `than`, seed by seed); rising, falling, exponent_below (`along` a
+    factor); above, below (`of` against `value`); crosses (a resolution); together (twice the sd over seeds below
+    `value`). of, than : values of factors that choose runs, "min" and "max" the smallest and largest there are.
+    margin : the difference that counts, in place of 0.01, half a shell of resolution, or 5 % of a time or a memory.
+    why : the reason for it. masks : of an FSC: none; paper, a sphere for `than` alone; soft, one of the truth for both.
     """
 
     metric: str
-    compare: Literal["higher", "lower", "equal", "rising", "falling", "exponent_below", "above", "below", "crosses"]
+    compare: Literal[
+        "higher", "lower", "equal", "rising", "falling", "exponent_below", "above", "below", "crosses", "together"
+    ]
     of: dict = field(default_factory=dict)
     than: dict = field(default_factory=dict)
     along: str | None = None
     value: float | None = None
-    least: float | None = None
+    margin: float | None = None
+    why: str = ""
+    masks: Literal["none", "paper", "soft"] = "none"
 
     def __post_init__(self) -> None:
         """Raise InputError for a rule that lacks what its comparison needs."""
-        if self.compare in ("above", "below", "exponent_below") and self.value is None:
+        if self.compare in ("above", "below", "exponent_below", "together") and self.value is None:
             raise InputError(f"a rule that compares {self.compare!r} needs a value")
         if self.compare in ("rising", "falling", "exponent_below") and self.along is None:
             raise InputError(f"a rule that compares {self.compare!r} needs the factor it goes along")
+        if self.margin is not None and not self.why:
+            raise InputError("a rule with a margin of its own needs the reason (why)")
 
     @property
     def limit(self) -> float:
@@ -120,6 +133,8 @@ class Experiment:
     source : who printed it and where. claim : what was said. printed : the value and its definition, "" for none.
     definition : of assessment.definitions, the one its authors used. notes : what is different here. not_run : why
     there is no outcome at this scale. table : metrics. measures : assessments beside the FSC. rules : the verdict.
+    remarks : rules of ours, which are printed and decide nothing. twins : name of a run -> the same with half the
+    steps, of the first seed of each fit; none where nothing is decided, or nothing about maps.
     """
 
     name: str
@@ -135,6 +150,18 @@ class Experiment:
     table: tuple[str, ...]
     measures: tuple[str, ...]
     rules: tuple[Rule, ...]
+    remarks: tuple[Rule, ...] = ()
+    twins: dict[str, Run] = field(default_factory=dict)
+
+    @property
+    def of_paper(self) -> bool:
+        """Whether a paper makes the claim, not a reviewer or this program."""
+        return self.source.startswith(PAPERS)
+
+    @property
+    def all_runs(self) -> tuple[Run, ...]:
+        """Runs and their twins."""
+        return (*self.runs, *self.twins.values())
 
 
 @dataclass(frozen=True)
@@ -155,7 +182,7 @@ class Registry:
 
     def owners(self, experiment: str) -> list[str]:
         """Return the experiments that make the runs of this one."""
-        names = {run.name for run in self.experiments[experiment].runs}
+        names = {run.name for run in self.experiments[experiment].all_runs}
         return [owner for owner, runs in self.owned.items() if names & {run.name for run in runs}]
 
     def parameters(self, kind: str, name: str) -> dict[str, Any]:
@@ -207,20 +234,25 @@ def _resolve(content: dict[str, Any], scale: str) -> Registry:
     datasets = {name: from_mapping(Simulation, settings) for name, settings in sizes.items()}
     methods = {name: from_mapping(Method, row) for name, row in content["methods"].items()}
     experiments = {
-        name: _experiment(name, row, scale, datasets, methods, content.get("lists", {}))
+        name: _experiment(
+            name, row, scale, datasets, methods, content.get("lists", {}), decides=scale in content["decided_at"]
+        )
         for name, row in content["experiments"].items()
     }
     runs: dict[str, Run] = {}
     owned = {}
     for name, experiment in experiments.items():
-        owned[name] = tuple(run for run in experiment.runs if run.name not in runs)
+        owned[name] = tuple(run for run in experiment.all_runs if run.name not in runs)
         runs |= {run.name: run for run in owned[name]}
     return Registry(scale, scale in content["decided_at"], datasets, methods, experiments, runs, owned)
 
 
 @dataclass(frozen=True)
 class ExperimentRow:
-    """An experiment as paper_figures/experiments has it; factors, figure and not_run may differ by scale."""
+    """An experiment as paper_figures/experiments has it; factors, figure and not_run may differ by scale.
+
+    about_cost : whether it asks for time or memory alone, so that no fit has to converge.
+    """
 
     source: str
     question: str
@@ -236,6 +268,8 @@ class ExperimentRow:
     )  # fmt: skip
     measures: tuple[str, ...] = ()
     verdict: list = field(default_factory=list)
+    remarks: list = field(default_factory=list)
+    about_cost: bool = False
 
 
 def _experiment(
@@ -245,6 +279,8 @@ def _experiment(
     datasets: dict[str, Simulation],
     methods: dict[str, Method],
     lists: Mapping[str, Any],
+    *,
+    decides: bool,
 ) -> Experiment:
     if not isinstance(content, Mapping):
         raise InputError(f"experiment {name!r} needs named values")
@@ -257,15 +293,40 @@ def _experiment(
         for block in [blocks] if isinstance(blocks, Mapping) else blocks:
             runs |= {run.name: run for run in _runs(_with_lists(block, lists), scale, datasets, methods)}
         figure = from_mapping(Figure, row.figure) if row.figure else None
-        rules = tuple(from_mapping(Rule, rule) for rule in row.verdict)
+        rules, remarks = (tuple(from_mapping(Rule, rule) for rule in rules) for rules in (row.verdict, row.remarks))
     except InputError as error:
         raise InputError(f"experiment {name!r}: {error.problem}", remedy=error.remedy) from error
     if not runs and not reason:
         raise InputError(f"experiment {name!r} has neither runs nor a reason why at scale {scale!r}")
     return Experiment(
         name, row.source, row.question, row.claim, row.printed, row.definition, row.notes, reason or None,
-        tuple(runs.values()), figure, row.table, row.measures, rules,
+        tuple(runs.values()), figure, row.table, row.measures, rules, remarks,
+        _twins(runs.values()) if decides and not row.about_cost else {},
     )  # fmt: skip
+
+
+def _twins(runs: Iterable[Run]) -> dict[str, Run]:
+    """Return the twin of each fit's first seed, with half the steps."""
+    twins: dict[str, Run] = {}
+    seen: set[str] = set()
+    for run in runs:
+        fit = same_fit(run)
+        shorter = find_method(run.config.reconstruction.method).halved(run.config.reconstruction.settings)
+        if fit in seen or shorter is None:
+            continue
+        seen.add(fit)
+        reconstruction = dataclasses.replace(run.config.reconstruction, settings=shorter)
+        config = dataclasses.replace(run.config, reconstruction=reconstruction)
+        twins[run.name] = dataclasses.replace(run, name=f"{run.name}-half", config=config)
+    return twins
+
+
+def same_fit(run: Run) -> str:
+    """Return what runs have in common that differ in their seeds alone."""
+    plain = to_mapping(run.config)
+    for part in ("dataset", "reconstruction"):
+        plain[part].pop("seed", None)
+    return repr(plain)
 
 
 def _with_lists(block: Mapping[str, Any], lists: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def experiments_schema() -> dict[str, Any]:
         "factors": {"anyOf": [block, {"type": "array", "items": block}]},
         "not_run": {"type": ["string", "object"]},
         "verdict": {"type": "array", "items": schema_of(Rule)},
+        "remarks": {"type": "array", "items": schema_of(Rule)},
     }
     experiment["required"] = [name for name in experiment["required"] if name != "factors"]
     by_scale = {"type": "object", "additionalProperties": schema_of(Simulation)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ class NeuralField:
 
 
 DEFAULT = NeuralField()
+
+
+def halved(settings: NeuralField) -> NeuralField | None:
+    """The same with half the epochs; None where there is one alone."""
+    return replace(settings, n_epochs=settings.n_epochs // 2) if settings.n_epochs > 1 else None
 
 
 def solve(task: Task) -> Iterator[tuple[Part, Solution]]:

@@ -52,6 +52,12 @@ DEFAULT = OnePass()
 PREVIEW = OnePass(n_boosted_steps=15, n_steps=30, background=False)  # a second or two at 64^3
 
 
+def halved(settings: OnePass) -> OnePass:
+    """The same with half the steps of each part of the descent."""
+    first, second, last = (n // 2 for n in (settings.n_boosted_steps, settings.n_steps, settings.n_final_steps))
+    return replace(settings, n_boosted_steps=first, n_steps=second, n_final_steps=last)
+
+
 def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
     """Fit Gaussians to the normal equations of each part, and combine the maps with backprojections."""
     from gsworkbench.methods.combination import Candidate, combined

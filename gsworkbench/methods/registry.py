@@ -1,7 +1,8 @@
 """The table of methods: each is one row here and one file. Imports nothing that needs torch, scipy or pandas.
 
 The file of a method holds a frozen record of its settings, DEFAULT, the settings of a user who names none, and
-solve(task), which yields a Solution for each part of a task; it may hold PRESETS, recipes by name. It imports torch,
+solve(task), which yields a Solution for each part of a task; it may hold PRESETS, recipes by name, and halved, the same
+settings with half the steps. It imports torch,
 and the modules of its mathematics, only inside functions. Rows name these files by strings, so that the code of a
 method counts for the runs of that method alone (experiments/run_keys.py).
 """
@@ -73,6 +74,11 @@ class Method:
     @property
     def setting_names(self) -> tuple[str, ...]:
         return tuple(f.name for f in dataclasses.fields(self.settings))
+
+    def halved(self, settings: Any) -> Any:
+        """The same settings with half the steps, to see what the other half changes; None where there are none."""
+        halved = getattr(importlib.import_module(self.module), "halved", None)
+        return None if halved is None else halved(settings)
 
     @property
     def solve(self) -> Solve:

@@ -6,7 +6,7 @@ The mathematics are in splatting_3dgs_fit.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ class Splatting3dgs:
 
 
 DEFAULT = Splatting3dgs()
+
+
+def halved(settings: Splatting3dgs) -> Splatting3dgs:
+    """The same with half the steps."""
+    return replace(settings, n_steps=settings.n_steps // 2)
 
 
 def solve(task: Task) -> Iterator[tuple[Part, Solution]]:

@@ -6,7 +6,7 @@ Papers are rows of PRESETS, not flags: to add a recipe, add a row. The mathemati
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Stochastic:
 
     n_gaussians: int = 30_000  # CryoSplat's headline
     n_epochs: int = 5
+    passes_per_epoch: int = 1  # over the particles: a small set has to be seen more often for as many steps at a rate
     n_steps: int | None = None  # if given, the fit ends after so many batches, whatever the number of epochs
     batch_size: int = 1
     learning_rate: float = 1e-3
@@ -102,6 +103,15 @@ PRESETS: dict[str, Stochastic] = {
 # fmt: on
 
 DEFAULT = PRESETS["tuned"]
+
+
+def halved(settings: Stochastic) -> Stochastic | None:
+    """The same with half the steps at every rate; None where an epoch cannot be halved."""
+    if settings.n_steps is not None:
+        return replace(settings, n_steps=max(1, settings.n_steps // 2))
+    if settings.passes_per_epoch > 1:
+        return replace(settings, passes_per_epoch=settings.passes_per_epoch // 2)
+    return replace(settings, n_epochs=settings.n_epochs // 2) if settings.schedule != "epoch" else None
 
 
 def solve(task: Task) -> Iterator[tuple[Part, Solution]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,8 @@ from gsworkbench.system.progress import progress
 
 if TYPE_CHECKING:
     from gsworkbench.methods.stochastic import Stochastic
+
+_CHECKPOINT_SECONDS = 5.0  # between checkpoints inside an epoch of many passes
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,20 @@ def fit(
     if state["optimizer"]:
         optimizer.restore(state["optimizer"])
     losses = list(state["losses"])
-    n_epochs = math.ceil(_epochs(config, len(stack)))
-    for epoch in range(state["epoch"], n_epochs):
-        description = f"{label}: epoch {epoch + 1}/{n_epochs}"
+    n_passes = math.ceil(_passes(config, len(stack)))
+    saved = time.monotonic()
+    for epoch in range(state["epoch"], n_passes):
+        description = f"{label}: pass {epoch + 1}/{n_passes}"
         losses.append(
             _epoch(optimizer, term, rotations, state["image_scale"], config, seed, epoch, backend, description)
         )
-        if epoch + 1 in config.double_after_epochs:
+        ended = (epoch + 1) % config.passes_per_epoch == 0
+        if ended and (epoch + 1) // config.passes_per_epoch in config.double_after_epochs:
             doubled = split(_gaussians(optimizer.parameters, config, stack.box_size), seed=seed + epoch)
             optimizer = _optimizer(_parameters(doubled, config, stack.box_size), config, stack.box_size)
-        if checkpoint and distributed.is_first():
+        late = ended or epoch + 1 == n_passes or time.monotonic() - saved > _CHECKPOINT_SECONDS
+        if checkpoint and late and distributed.is_first():
+            saved = time.monotonic()
             done = {"epoch": epoch + 1, "losses": losses, "image_scale": state["image_scale"]}
             _save(checkpoint, optimizer, done, _fingerprint(stack, config, seed, optimizer.parameters, backend))
     edge = stack.box_size * stack.pixel_size
@@ -257,16 +264,17 @@ def _optimizer(parameters: Parameters, config: Stochastic, box_size: int) -> Des
     return descent(parameters, rates, _meaning(config, box_size))
 
 
-def _epochs(config: Stochastic, n: int) -> float:
+def _passes(config: Stochastic, n: int) -> float:
     """How often the fit goes over n particles."""
-    return config.n_epochs if config.n_steps is None else config.n_steps * config.batch_size / n
+    passes = config.n_epochs * config.passes_per_epoch
+    return passes if config.n_steps is None else config.n_steps * config.batch_size / n
 
 
 def _learning_rate(config: Stochastic, n: int, epoch: int, done: float) -> float:
-    """The common learning rate when the fraction `done` of an epoch over n particles is behind us."""
+    """The common learning rate when the fraction `done` of the pass `epoch` over n particles is behind us."""
     if config.schedule == "epoch":
-        return config.learning_rate * config.gamma**epoch
-    progress = (epoch + done) / _epochs(config, n)
+        return config.learning_rate * config.gamma ** (epoch // config.passes_per_epoch)
+    progress = (epoch + done) / _passes(config, n)
     if config.schedule == "exponential":
         return config.learning_rate * config.gamma**progress
     return config.learning_rate * cosine(progress)
