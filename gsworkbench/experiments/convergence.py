@@ -1,7 +1,8 @@
 """Has a fit converged? Each iterative run has a twin with half the steps, and what the other half changed is looked at.
 
-A claim about a recipe is decided only where twice the steps change the FSC to the truth, and that between half maps, by
-less than a third of what counts for the claim: else the difference that is found may be one of unfinished fits.
+A claim about a recipe is decided only where twice the steps change what is compared by less than a third of what counts
+for the claim, or by less than a third of the room that the found difference leaves before the outcome would be another:
+else the difference may be one of unfinished fits.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-PART = 3  # of a margin that more steps may still change
+PART = 3  # of a margin, or of the room, that more steps may still change
 LOOKED_AT = ("fsc_truth_mean", "fsc_half_mean")
 
 
@@ -22,24 +23,35 @@ class Gate:
     steps: str
     changes: dict[str, float]
 
+    def of(self, metric: str) -> dict[str, float]:
+        """The changes that matter for a metric: its own, or those of LOOKED_AT where it has none."""
+        names = (metric,) if metric in self.changes else LOOKED_AT
+        return {name: self.changes[name] for name in names if name in self.changes}
+
     @property
-    def worst(self) -> tuple[str, float]:
-        """The metric that changed most, and by how much."""
-        return max(self.changes.items(), key=lambda item: abs(item[1]))
+    def worst(self) -> float:
+        """The largest change of what is LOOKED_AT."""
+        return max((abs(change) for change in self.of("").values()), default=0.0)
 
     def __str__(self) -> str:
-        listed = ", ".join(f"{name} by {change:+.4f}" for name, change in self.changes.items())
+        listed = ", ".join(f"{name} by {change:+.4f}" for name, change in self.of("").items())
         return f"{self.label}: the second half of {self.steps} changed {listed}"
 
 
-def unconverged(names: set[str], gates: Iterable[Gate], margin: float) -> str:
-    """Return why runs of these names are not converged as far as a margin asks, in words; "" where they are."""
+def unconverged(names: set[str], gates: Iterable[Gate], metric: str, margin: float, room: float = 0.0) -> str:
+    """Return why runs of these names are not converged as far as a rule asks, in words; "" where they are.
+
+    margin : what counts for the rule. room : by how much its finding may move before the outcome is another.
+    """
+    allowed = max(margin, room) / PART
     for gate in gates:
-        if gate.changes and names & set(gate.runs):
-            metric, change = gate.worst
-            if abs(change) > margin / PART:
+        if not names & set(gate.runs):
+            continue
+        for name, change in gate.of(metric).items():
+            if abs(change) > allowed:
                 return (
-                    f"{gate.label}: the second half of {gate.steps} still changed {metric} by {change:+.4f}, more than "
-                    f"a third of what counts ({margin / PART:.2g}); more steps would decide"
+                    f"{gate.label}: the second half of {gate.steps} still changed {name} by {change:+.4f}, more than "
+                    f"{allowed:.2g}, a third of what counts or of the room that the difference leaves; more steps "
+                    "would decide"
                 )
     return ""

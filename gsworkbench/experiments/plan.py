@@ -134,7 +134,8 @@ class Experiment:
     definition : of assessment.definitions, the one its authors used. notes : what is different here. not_run : why
     there is no outcome at this scale. table : metrics. measures : assessments beside the FSC. rules : the verdict.
     remarks : rules of ours, which are printed and decide nothing. twins : name of a run -> the same with half the
-    steps, of the first seed of each fit; none where nothing is decided, or nothing about maps.
+    steps, of the first seed of each fit; none where nothing is decided, or nothing about maps. see : whose verdict this
+    is, "" for one of its own.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Experiment:
     rules: tuple[Rule, ...]
     remarks: tuple[Rule, ...] = ()
     twins: dict[str, Run] = field(default_factory=dict)
+    see: str = ""
 
     @property
     def of_paper(self) -> bool:
@@ -251,7 +253,8 @@ def _resolve(content: dict[str, Any], scale: str) -> Registry:
 class ExperimentRow:
     """An experiment as paper_figures/experiments has it; factors, figure and not_run may differ by scale.
 
-    about_cost : whether it asks for time or memory alone, so that no fit has to converge.
+    about_cost : whether it asks for time or memory alone, so that no fit has to converge. see : the experiment that has
+    the verdict, where this one has another picture of the same claim.
     """
 
     source: str
@@ -270,6 +273,7 @@ class ExperimentRow:
     verdict: list = field(default_factory=list)
     remarks: list = field(default_factory=list)
     about_cost: bool = False
+    see: str = ""
 
 
 def _experiment(
@@ -301,7 +305,7 @@ def _experiment(
     return Experiment(
         name, row.source, row.question, row.claim, row.printed, row.definition, row.notes, reason or None,
         tuple(runs.values()), figure, row.table, row.measures, rules, remarks,
-        _twins(runs.values()) if decides and not row.about_cost else {},
+        _twins(runs.values()) if decides and rules and not row.about_cost else {}, row.see,
     )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ UNDECIDED = "undecided: "
 TOO_SMALL = "too small to decide"
 NOT_STATED = "definition not stated"
 NOT_RUN = "not run, because "
+SEE = "the same claim as "
 DECIDED = (REPRODUCED, CONTRADICTED, HOLDS, STAND_IN_HOLDS, STAND_IN_FAILS)
 
 # Unit of a metric -> the margin where a rule gives none, and how it is said.
@@ -80,6 +81,8 @@ def verdict(
     if experiment.not_run:
         reason = experiment.not_run
         return (reason if reason.startswith((NOT_STATED, TOO_SMALL)) else NOT_RUN + reason), [], []
+    if experiment.see:
+        return f"{SEE}{experiment.see}", [], []
     gates = tuple(gates)
     findings, remarks = (
         [_found(rule, rows, registry, gates) for rule in rules] for rules in (experiment.rules, experiment.remarks)
