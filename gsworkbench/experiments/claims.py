@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gsworkbench.experiments import figures, tables
-from gsworkbench.experiments.convergence import LOOKED_AT, Gate
+from gsworkbench.experiments.convergence import Gate
 from gsworkbench.experiments.measures import assess_run, why_not_run
 from gsworkbench.experiments.plan import EXPERIMENTS, Experiment, Registry, Run, read_registry, same_fit
 from gsworkbench.experiments.results import Result, frame, rows_of, write_results
@@ -21,6 +21,9 @@ from gsworkbench.io.locks import held
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+
+_NAMED = ("method", "seed", "data_seed")  # factors that a label of a fit names otherwise, or not
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,15 @@ def _gate(
     alike = tuple(other.name for other in experiment.runs if same_fit(other) == same_fit(run))
     whole = {r.metric: r.value for r in results if r.run == run.name}
     half = {m.metric: m.value for m in assess_run(twin, ("fsc",), folder)}
-    changes = {}
-    for metric in LOOKED_AT:
-        first, second = half.get(metric), whole.get(metric)
-        if first is not None and second is not None:
-            changes[metric] = second - first
+    changes = {
+        metric: second - first
+        for metric, second in whole.items()
+        if second is not None and (first := half.get(metric)) is not None
+    }
     settings = run.config.reconstruction.settings
-    varied = {k: v for k, v in run.factors.items() if k not in ("dataset", "method", "seed", "data_seed")}
-    label = ", ".join([registry.methods[run.method].label, *(f"{k} {v}" for k, v in varied.items())])
+    differ = {k for other in experiment.runs for k, v in other.factors.items() if run.factors.get(k) != v}
+    varied = [f"{k.replace('_', ' ')} {v}" for k, v in run.factors.items() if k in differ and k not in _NAMED]
+    label = ", ".join([registry.methods[run.method].label, *varied])
     return Gate(label, alike, _steps(settings, run), changes)
 
 
@@ -170,7 +174,7 @@ def seen(claim: Claim) -> str:
     measured = [gate for gate in claim.gates if gate.changes]
     if not measured:
         return text
-    worst = max(measured, key=lambda gate: abs(gate.worst[1]))
+    worst = max(measured, key=lambda gate: gate.worst)
     return f"{text} Fits of {', '.join(dict.fromkeys(g.steps for g in measured))}; least converged: {worst}."
 
 

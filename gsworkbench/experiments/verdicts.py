@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,11 +60,15 @@ MASKS = {"none": "", "sphere": "_in_sphere", "soft": "_in_soft_mask"}
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rule found. outcome : None where it could not be run. why : if undecided, what would decide it."""
+    """What one rule found. outcome : None where it could not be run. why : if undecided, what would decide it.
+
+    room : by how much the numbers may move before the outcome is another.
+    """
 
     says: str
     outcome: Outcome | None
     why: str = ""
+    room: float = 0.0
 
 
 class NothingMeasured(LookupError):
@@ -121,9 +125,9 @@ def _found(rule: Rule, rows: pd.DataFrame, registry: Registry, gates: tuple[Gate
         finding = decide(rule, rows, registry)
     except NothingMeasured as missing:
         return Finding(f"{rule.metric}: not run, because {missing}", None, str(missing))
-    if finding.outcome is None or not rule.metric.startswith(("fsc", "overstatement", "power", "correction", "rise")):
+    if finding.outcome is None or rule.metric.endswith(("seconds", "second", "bytes")):
         return finding
-    because = unconverged(_spoken_of(rule, rows), gates, margin_of(rule, rows))
+    because = unconverged(_spoken_of(rule, rows), gates, rule.metric, margin_of(rule, rows), finding.room)
     if because:
         return Finding(f"{finding.says}; {because}", "undecided", f"not converged, {because}")
     return finding
@@ -209,7 +213,7 @@ def spelt_all(factors: dict[str, Any], registry: Registry) -> str:
 def _worded(rule: Rule, found: Interval, outcome: Outcome, test: Callable[[Interval], Outcome], text: str) -> Finding:
     """Add to a text what an interval decided, and to an undecided outcome what would decide it."""
     if outcome != "undecided":
-        return Finding(f"{text}: {outcome}", outcome)
+        return Finding(f"{text}: {outcome}", outcome, room=_room(found, outcome, test))
     more = seeds_needed(found, test)
     if not found.bounded:
         why = "one seed has no interval; run at least three"
@@ -218,6 +222,24 @@ def _worded(rule: Rule, found: Interval, outcome: Outcome, test: Callable[[Inter
     else:
         why = "too close to what counts for any number of seeds"
     return Finding(f"{text}: undecided, {why}", outcome, why)
+
+
+def _room(found: Interval, outcome: Outcome, test: Callable[[Interval], Outcome]) -> float:
+    """By how much a whole interval may be moved, either way, before a test says something else: by bisection."""
+
+    def same(by: float) -> bool:
+        moved = (
+            Interval(found.mean + s * by, found.low + s * by, found.high + s * by, found.sd, found.n) for s in (1, -1)
+        )
+        return all(test(at) == outcome for at in moved)
+
+    low, high = 0.0, 1.0
+    if same(high):
+        return high
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if same(middle) else (low, middle)
+    return low
 
 
 def masked(metric: str, mask: str) -> str:
@@ -240,9 +262,7 @@ def _two(rule: Rule, rows: pd.DataFrame, registry: Registry) -> Finding:
         except NothingMeasured:
             continue
         others.append(f"{said}: {other.outcome}")
-    return Finding(
-        f"{finding.says}. With {'; '.join(others)}" if others else finding.says, finding.outcome, finding.why
-    )
+    return replace(finding, says=f"{finding.says}. With {'; '.join(others)}") if others else finding
 
 
 # `masks` of a rule -> in words. paper: a sphere for what the claim is compared with, none for its subject.
