@@ -134,10 +134,16 @@ def _add_combine(commands: Any) -> None:
         "combine",
         help="join files of 'accumulate': half sets to the full set, parts to the whole",
         description="Add files of 'accumulate'. They must agree in box, pixel size and sign, and share no particle. "
-        "Where half sets 1 and 2 share images, that is said.",
+        "Where half sets 1 and 2 share images, that is said. One file can be given, to write it in another form.",
     )
     command.add_argument("sums", type=Path, nargs="+", metavar="FILE", help="files of 'accumulate' (.npz)")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    command.add_argument(
+        "--without-identities",
+        action="store_true",
+        help="leave out which particles went in; whether a particle is in two files can then not be told",
+    )
+    command.add_argument("--single", action="store_true", help="round to 32 bits: half the size, no longer exact")
     command.set_defaults(run=_combine)
 
 
@@ -145,11 +151,21 @@ def _combine(options: argparse.Namespace) -> None:
     from gsworkbench.normal_equations.equations import NormalEquations, sample_of
     from gsworkbench.particles.image_sample import shared_by_halves
 
-    total = NormalEquations.load_all(options.sums)
+    total, held_out = NormalEquations.load_pair(options.sums[0])
+    for path in options.sums[1:]:
+        train, test = NormalEquations.load_pair(path)
+        if (test is None) != (held_out is None):
+            raise InputError("some of these files hold held-out particles apart, and others do not", file=path)
+        total = total.plus(train, path)
+        held_out = None if held_out is None or test is None else held_out.plus(test, path)
     alarm = shared_by_halves(sample_of(path) for path in options.sums)
     print_notes([alarm] if alarm else [])
-    total.save(options.out)
+    if total.unnamed and len(options.sums) > 1:
+        print_notes(["not all files name their particles: whether one is counted twice was not checked"])
+    total.save(options.out, held_out=held_out, identities=not options.without_identities, single=options.single)
     print(f"{_sums(total)} in {options.out}")
+    if held_out is not None:
+        print(f"  and, apart, of {held_out.n_particles:,} held-out particles")
 
 
 def _sums(sums: Any) -> str:

@@ -35,10 +35,12 @@ from gsworkbench.inspection.findings import particle_alarms
 from gsworkbench.io.files import appear_together, atomic_path, remove
 from gsworkbench.io.locks import lock_folder
 from gsworkbench.io.mrc import Volume, map_voxel_size, read_map, write_map
+from gsworkbench.methods.deposited_sums import KEPT
 from gsworkbench.methods.linear_half_maps import linear_half_maps
 from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.registry import METHODS
+from gsworkbench.methods.sums_of_parts import keep_sums as write_kept_sums
 from gsworkbench.methods.task import FEW, SUMS, Solution, Task, fit_device, make_task, substituted_task
 from gsworkbench.methods.task import solutions as solve
 from gsworkbench.normal_equations.equations import CHECKPOINT_SECONDS
@@ -96,6 +98,7 @@ def reconstruct(
     seed: int = 0,
     backend: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    keep_sums: bool = False,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Reconstruction:
@@ -137,6 +140,9 @@ def reconstruct(
         A name of `available_backends()`. By default the fastest one that works.
     device : {"auto", "cpu", "cuda"}
         Where the fit runs. "auto" takes a GPU that works.
+    keep_sums : bool
+        Leave the sums over the particles of each half set in the folder, with which maps can be made and judged again
+        without the particles.
     resume : bool
         Continue an interrupted run from its checkpoints.
     checkpoint_seconds : float
@@ -179,7 +185,15 @@ def reconstruct(
         backend=backend,
         device=device,
     )
-    return _reconstruct(particles, out, config, truth=truth, resume=resume, checkpoint_seconds=checkpoint_seconds)
+    return _reconstruct(
+        particles,
+        out,
+        config,
+        truth=truth,
+        keep=keep_sums,
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+    )
 
 
 def _configured(settings: Any, **options: Any) -> ReconstructionConfig:
@@ -203,6 +217,7 @@ def _reconstruct(
     config: ReconstructionConfig,
     *,
     truth: str | Path | None = None,
+    keep: bool = False,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Reconstruction:
@@ -210,37 +225,53 @@ def _reconstruct(
     output_dir = Path(output_dir)
     truth = None if truth is None else Path(truth)
     _check(config, stack, output_dir)
-    true_map = _matching_map(truth, stack) if truth else None
-    mask: str | Mask = config.mask
-    if config.mask not in MASKS:
-        mask = user_mask(_matching_map(Path(config.mask), stack, only_box=True), config.mask)
+    if keep and not config.half_maps:
+        raise InputError("sums are kept of half sets", remedy="leave out --no-half-maps, or use accumulate")
+    true_map, mask = reference_maps(truth, config, stack)
     with lock_folder(output_dir, CHECKPOINTS):
-        made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds)
-        record, volume, halves = made.record, made.solutions[ALL].volume, made.halves
-        with record.stage("assess"):
-            assessment = assess(
-                volume,
-                halves,
-                true_map,
-                voxel_size=stack.pixel_size,
-                linear=made.linear,
-                mask=mask,
-                seed=config.seed,
-            )
-            figures = assessment.as_dict()
-            if made.substituted and halves is not None:
-                figures["noise_substitution"] = _substitution_figures(made, halves)
-        record.results |= figures
-        if true_map is not None:
-            record.results["agreement"] = asdict(agreement(volume, true_map))
-        record.warnings += [*_saturation(assessment.resolutions), *assessment.alarms]
-        with _replacing(output_dir):
-            _write(made, output_dir)
-            with record.stage("assess"):
-                names = half_map_names(config)
-                write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", names)
-            record.finish(output_dir / "run.json")
+        made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds, keep=keep)
+        result = judge_and_write(made, output_dir, true_map, mask)
         _remove_sums(output_dir / CHECKPOINTS)
+    return result
+
+
+def reference_maps(
+    truth: Path | None, config: ReconstructionConfig, stack: ParticleStack
+) -> tuple[Volume | None, str | Mask]:
+    """Read the truth and the mask that a run is judged by; a mask that has only a name stays that."""
+    true_map = _matching_map(truth, stack) if truth else None
+    if config.mask in MASKS:
+        return true_map, config.mask
+    return true_map, user_mask(_matching_map(Path(config.mask), stack, only_box=True), config.mask)
+
+
+def judge_and_write(made: Made, output_dir: Path, true_map: Volume | None, mask: str | Mask) -> Reconstruction:
+    """Judge what was made, and write it to a folder in place of an earlier run; the caller has locked the folder."""
+    stack, config = made.stack, made.config
+    record, volume, halves = made.record, made.solutions[ALL].volume, made.halves
+    with record.stage("assess"):
+        assessment = assess(
+            volume,
+            halves,
+            true_map,
+            voxel_size=stack.pixel_size,
+            linear=made.linear,
+            mask=mask,
+            seed=config.seed,
+        )
+        figures = assessment.as_dict()
+        if made.substituted and halves is not None:
+            figures["noise_substitution"] = _substitution_figures(made, halves)
+    record.results |= figures
+    if true_map is not None:
+        record.results["agreement"] = asdict(agreement(volume, true_map))
+    record.warnings += [*_saturation(assessment.resolutions), *assessment.alarms]
+    with _replacing(output_dir):
+        _write(made, output_dir)
+        with record.stage("assess"):
+            what = f"{config.method}, {record.n_particles[ALL.label]:,} particles"
+            write_assessment(output_dir, assessment, what, half_map_names(config))
+        record.finish(output_dir / "run.json")
     return Reconstruction(
         output_dir, volume, halves, assessment.curves, assessment.resolutions, record, assessment.estimates
     )
@@ -271,11 +302,11 @@ def make_maps(
 
 
 @dataclass(frozen=True)
-class _Maps:
+class Made:
     """What the methods made of a stack, half sets dealt, before any of it is written.
 
     solutions : of each part. linear : least-squares maps of the half sets, or None. substituted : those of both half
-    sets with random phases, or empty.
+    sets with random phases, or empty. sums_of : the task whose sums are to be kept, or None.
     """
 
     stack: ParticleStack
@@ -285,6 +316,7 @@ class _Maps:
     phases: str
     record: RunRecord
     linear: tuple[Volume, Volume] | None = None
+    sums_of: Task | None = None
 
     @property
     def halves(self) -> tuple[Volume, Volume] | None:
@@ -300,7 +332,9 @@ def _make(
     truth: Path | None,
     resume: bool,
     checkpoint_seconds: float,
-) -> _Maps:
+    *,
+    keep: bool = False,
+) -> Made:
     if config.half_maps:
         stack = stack.with_half_sets(config.seed)
     shared = particle_alarms(stack, most_images=0) if config.half_maps else []
@@ -311,11 +345,12 @@ def _make(
     task, *again = _tasks(stack, output_dir, config, record, resume, checkpoint_seconds)
     solutions = dict(solve(task))
     record.results |= {part.label: solution.report for part, solution in solutions.items()}
-    linear = linear_half_maps(task)
+    linear = linear_half_maps(task, hold_out=keep)
+    made = Made(stack, config, solutions, {}, "", record, linear, task if keep else None)
     if not again:
-        return _Maps(stack, config, solutions, {}, "", record, linear)
+        return made
     phases = str(next(iter(again[0].parts.values())).random_phases)
-    return _Maps(stack, config, solutions, dict(solve(again[0])), phases, record, linear)
+    return replace(made, substituted=dict(solve(again[0])), phases=phases)
 
 
 def _tasks(
@@ -338,10 +373,12 @@ def _tasks(
 
 def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Have the files of this run appear together, in place of those of an earlier one."""
-    return appear_together(instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED)])
+    return appear_together(
+        instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED, *KEPT)]
+    )
 
 
-def _write(made: _Maps, output_dir: Path) -> None:
+def _write(made: Made, output_dir: Path) -> None:
     """Write what was made, but for the record."""
     stack, config, solutions = made.stack, made.config, made.solutions
     files = map_files(config)
@@ -352,11 +389,19 @@ def _write(made: _Maps, output_dir: Path) -> None:
         write_map(output_dir / file, volume, stack.pixel_size, "least-squares backprojection, no filter")
     for file, solution in zip(SUBSTITUTED, made.substituted.values(), strict=False):
         write_map(output_dir / file, solution.volume, stack.pixel_size, f"{config.method}, {made.phases}")
-    write_with_half_sets(stack.source, output_dir / RUN_DATA, stack)
+    if made.sums_of is not None:
+        write_kept_sums(made.sums_of, output_dir, KEPT)
+    if len(stack):  # else there are sums in place of particles
+        write_with_half_sets(stack.source, output_dir / RUN_DATA, stack)
 
 
 def run_worker(
-    stack: ParticleStack, output_dir: str | Path, config: ReconstructionConfig, *, resume: bool = False
+    stack: ParticleStack,
+    output_dir: str | Path,
+    config: ReconstructionConfig,
+    *,
+    keep_sums: bool = False,
+    resume: bool = False,
 ) -> None:
     """What the other processes of torchrun do while the first one calls `reconstruct`: the same passes and fits."""
     _check(config, stack, Path(output_dir))
@@ -364,7 +409,7 @@ def run_worker(
     first, *again = _tasks(stack, Path(output_dir), config, RunRecord.start(to_mapping(config), []), resume)
     for _ in solve(first):
         pass
-    linear_half_maps(first)
+    linear_half_maps(first, hold_out=keep_sums)
     for task in again:
         for _ in solve(task):
             pass
@@ -393,7 +438,7 @@ def _check(config: ReconstructionConfig, stack: ParticleStack, output_dir: Path)
             raise InputError("noise substitution is read off half maps", remedy="leave out --no-half-maps")
 
 
-def _substitution_figures(made: _Maps, halves: tuple[Volume, Volume]) -> dict[str, Any]:
+def _substitution_figures(made: Made, halves: tuple[Volume, Volume]) -> dict[str, Any]:
     """Figures of the substituted half maps beside the half maps: those of the judge, and the mean where phases are
     random."""
     third, fourth = (solution.volume for solution in made.substituted.values())
