@@ -98,7 +98,7 @@ def _add_half_maps(command: Any) -> None:
         type=Path,
         nargs=2,
         metavar=("MAP", "MAP"),
-        help="unfiltered backprojections of half sets 1 and 2, or files of sums (.npz) that they are made from: the FSC "
+        help="unfiltered backprojections of half sets 1 and 2, or files of sums (.npz) to make these from: the FSC "
         "to the unknown truth is estimated with them",
     )
     command.set_defaults(held_out=None, beyond=None, substituted=None)
