@@ -7,15 +7,20 @@ the specimen inside |k| < D / 2, as these particles with these poses and CTFs sh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gsworkbench.assessment.assess import chosen_mask
+from gsworkbench.assessment.map_names import ERRORS, MAP
+from gsworkbench.assessment.mask_names import MASKS
 from gsworkbench.assessment.masks import Mask
+from gsworkbench.assessment.of_files import read_maps
 from gsworkbench.errors import InputError
-from gsworkbench.io.mrc import Map
+from gsworkbench.io.mrc import Map, read_images, stack_shape
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,51 @@ def region_mean(volume: Map, parts: Iterable[Map], mask: Mask | Map, *, level: f
     if len(means) < 2:
         raise InputError(f"an error needs two parts or more, not {len(means)}")
     return _region_mean(_weighted(volume, weights), np.array(means), float(np.sum(values)), level)
+
+
+@dataclass(frozen=True)
+class MeasuredRegion:
+    """A region in the maps of a run. mask : its name. linear, of_map : its mean in the linear map and the run's map."""
+
+    mask: str
+    linear: RegionMean
+    of_map: float
+
+    def __str__(self) -> str:
+        return f"{self.mask} ({self.linear.n_voxels:,.0f} voxels): {self.linear}; in {MAP} {self.of_map:.4g}"
+
+
+def regions_of_run(folder: Path, masks: Sequence[str], *, level: float = 0.95) -> list[MeasuredRegion]:
+    """Measure regions of a run that was made with an error map; masks are names as `assess` has them, or paths.
+
+    Raises InputError for a folder without an error map, and for masks of another box.
+    """
+    missing = next((name for name in (MAP, *ERRORS) if not (folder / name).is_file()), None)
+    if missing:
+        remedy = "give the folder of a run of reconstruct or backproject with --error-map"
+        raise InputError(f"this folder has no {missing}", file=folder, remedy=remedy)
+    user = [name for name in masks if name not in MASKS]
+    read = read_maps(folder / ERRORS[1], folder / MAP, masks=user)
+    linear, of_map, *values = read.volumes
+    given = dict(zip(user, values, strict=True))
+    n, found = len(linear), []
+    for name in masks:
+        mask = chosen_mask(name, given.get(name), of_map, read.voxel_size)
+        if mask is None:
+            raise InputError(f"{name} is no region", remedy="give a mask")
+        parts = _parts(folder / ERRORS[2], n)
+        mean = region_mean(linear, parts, mask, level=level)
+        found.append(MeasuredRegion(name, mean, _weighted(of_map, _weights(mask.values, of_map.shape))))
+    return found
+
+
+def _parts(path: Path, box_size: int) -> Iterator[Map]:
+    """The maps of a stack of images of which `box_size` make one, one at a time."""
+    n_images, side, _ = stack_shape(path)
+    if side != box_size or n_images % box_size:
+        raise InputError(f"not a stack of maps of {box_size} voxels", file=path)
+    for start in range(0, n_images, box_size):
+        yield read_images(path, np.arange(start, start + box_size), warn_of_blank=False)
 
 
 def _region_mean(value: float, means: NDArray[np.float64], n_voxels: float, level: float) -> RegionMean:

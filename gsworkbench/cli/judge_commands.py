@@ -17,10 +17,11 @@ from gsworkbench.errors import InputError
 
 
 def add(commands: Any) -> None:
-    """Add fsc, postprocess, localres and directional."""
+    """Add fsc, postprocess, localres, directional and region."""
     _add_fsc(commands)
     _add_localres(commands)
     _add_directional(commands)
+    _add_region(commands)
 
 
 def _add_fsc(commands: Any) -> None:
@@ -85,6 +86,21 @@ def _add_directional(commands: Any) -> None:
     )
     add_places(command.add_argument_group("of --particles, as for fsc: views need none but --passthrough"))
     command.set_defaults(run=_directional)
+
+
+def _add_region(commands: Any) -> None:
+    command = commands.add_parser(
+        "region",
+        help="the mean density of a region, with an interval for its noise",
+        description="Mean density inside masks, above the mean of the box, of a run that was made with --error-map: of "
+        "its linear map with a standard error and an interval, and of its map.",
+    )
+    command.add_argument("folder", type=Path, help="folder of reconstruct or backproject with --error-map")
+    command.add_argument(
+        "--mask", action="append", required=True, help=f"{mask_choices('own', 'none')}; can be given again"
+    )
+    command.add_argument("--level", type=float, default=0.95, help="of the interval (default 0.95)")
+    command.set_defaults(run=_region)
 
 
 def _add_half_maps(command: Any) -> None:
@@ -299,3 +315,10 @@ def _directional(options: argparse.Namespace) -> None:
     with _linear_of_sums(options, halves[0]) as notes:
         print("\n".join(direct(*halves, **named, linear=options.linear, rotations=rotations).report()))
     print_notes(notes)
+
+
+def _region(options: argparse.Namespace) -> None:
+    from gsworkbench.assessment.region_means import regions_of_run
+
+    for found in regions_of_run(options.folder, options.mask, level=options.level):
+        print(found)

@@ -117,6 +117,12 @@ def add_outputs(command: Any) -> None:
         help="leave the sums over the particles of each half set in the folder (sums_half1.npz, sums_half2.npz): maps "
         "can be made, masked and judged again from these files alone",
     )
+    command.add_argument(
+        "--error-map",
+        action="store_true",
+        help="measure the noise of the linear map between 32 parts of the particles (read once more): error_map.mrc, "
+        "and intervals for the mean density of any region by 'region'",
+    )
     command.add_argument("--seed", type=int, default=0, help="random numbers: start, order of particles, half sets")
     command.add_argument("--threads", type=int, metavar="N", help="processor threads to use")
     add_checkpoints(command)
@@ -160,7 +166,7 @@ def _backproject(options: argparse.Namespace) -> None:
 
 
 def _run_reconstruction(options: argparse.Namespace, values: dict[str, Any]) -> None:
-    from gsworkbench.reconstruction.memory_needed import beside_what_is_free, reconstruct_bytes
+    from gsworkbench.reconstruction.memory_needed import beside_what_is_free, error_map_words, reconstruct_bytes
     from gsworkbench.reconstruction.run import reconstruct, run_worker
 
     names = (
@@ -180,12 +186,15 @@ def _run_reconstruction(options: argparse.Namespace, values: dict[str, Any]) -> 
         return run_worker(read_stack(options), options.out, config, keep_sums=options.keep_sums, resume=options.resume)
     stack = read_stack(options)
     print(f"memory: {beside_what_is_free(reconstruct_bytes(stack, config))}", flush=True)
+    if options.error_map:
+        print(error_map_words(stack), flush=True)
     result = reconstruct(
         stack,
         options.out,
         config,
         truth=options.truth,
         keep_sums=options.keep_sums,
+        error_map=options.error_map,
         resume=options.resume,
         checkpoint_seconds=options.checkpoint_every,
     )
@@ -195,7 +204,7 @@ def _run_reconstruction(options: argparse.Namespace, values: dict[str, Any]) -> 
 # Options that say how particles are read and treated: sums are what was made of them.
 _OF_PARTICLES = {
     **dict.fromkeys(("stack", "datadir", "poses", "ctf", "ind", "class_number", "sign", "pixel_size", "image_scale")),
-    **dict.fromkeys(("strict_paths", "no_ctf", "keep_outliers", "keep_sums", "resume"), False),
+    **dict.fromkeys(("strict_paths", "no_ctf", "keep_outliers", "keep_sums", "error_map", "resume"), False),
     **{"passthrough": [], "normalise": True, "particle_scales": True},
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from gsworkbench.assessment.assess import (
     write_assessment,
 )
 from gsworkbench.assessment.fsc import FscCurve, Resolution
-from gsworkbench.assessment.map_names import LINEAR, MAP, REGULARISED, UNFILTERED
+from gsworkbench.assessment.map_names import ERRORS, LINEAR, MAP, REGULARISED, UNFILTERED
 from gsworkbench.assessment.mask_names import MASKS
 from gsworkbench.assessment.masks import Mask
 from gsworkbench.assessment.of_files import SAME_SIZE, unknown_size
@@ -36,6 +37,7 @@ from gsworkbench.io.files import appear_together, atomic_path, remove
 from gsworkbench.io.locks import lock_folder
 from gsworkbench.io.mrc import Volume, map_voxel_size, read_map, write_map
 from gsworkbench.methods.deposited_sums import KEPT
+from gsworkbench.methods.error_map import PARTS, MapErrors, deal_parts, map_errors
 from gsworkbench.methods.linear_half_maps import linear_half_maps
 from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
@@ -99,6 +101,7 @@ def reconstruct(
     backend: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     keep_sums: bool = False,
+    error_map: bool = False,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Reconstruction:
@@ -143,6 +146,9 @@ def reconstruct(
     keep_sums : bool
         Leave the sums over the particles of each half set in the folder, with which maps can be made and judged again
         without the particles.
+    error_map : bool
+        Measure the noise of the linear map of all particles between 32 parts of them, for which the particles are read
+        once more: error_map.mrc, and what `region_mean` needs.
     resume : bool
         Continue an interrupted run from its checkpoints.
     checkpoint_seconds : float
@@ -172,7 +178,7 @@ def reconstruct(
     >>> [curve.name for curve in made.curves]
     ['fsc_unmasked', 'fsc_unmasked_truth', 'fsc_unmasked_estimate']
     """
-    config = _configured(
+    config = configured(
         settings,
         mask=str(mask),
         half_maps=half_maps,
@@ -191,12 +197,13 @@ def reconstruct(
         config,
         truth=truth,
         keep=keep_sums,
+        error_map=error_map,
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
     )
 
 
-def _configured(settings: Any, **options: Any) -> ReconstructionConfig:
+def configured(settings: Any, **options: Any) -> ReconstructionConfig:
     """The whole configuration, from the settings of one method and the options that all methods share."""
     if isinstance(settings, ReconstructionConfig):
         usual = ReconstructionConfig()
@@ -218,6 +225,7 @@ def _reconstruct(
     *,
     truth: str | Path | None = None,
     keep: bool = False,
+    error_map: bool = False,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Reconstruction:
@@ -227,10 +235,16 @@ def _reconstruct(
     _check(config, stack, output_dir)
     if keep and not config.half_maps:
         raise InputError("sums are kept of half sets", remedy="leave out --no-half-maps, or use accumulate")
+    if error_map:
+        if distributed.size() > 1:
+            raise InputError("an error map is made by one process", remedy="start it without torchrun")
+        deal_parts(stack, config.seed)  # too few particles are refused before anything is made
     true_map, mask = reference_maps(truth, config, stack)
     with lock_folder(output_dir, CHECKPOINTS):
-        made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds, keep=keep)
+        made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds, keep=keep, error_map=error_map)
         result = judge_and_write(made, output_dir, true_map, mask)
+        if made.errors is not None:
+            remove(made.errors.parts)
         _remove_sums(output_dir / CHECKPOINTS)
     return result
 
@@ -307,6 +321,7 @@ class Made:
 
     solutions : of each part. linear : least-squares maps of the half sets, or None. substituted : those of both half
     sets with random phases, or empty. sums_of : the task whose sums are to be kept, or None.
+    errors : the linear map of all particles and its noise, or None.
     """
 
     stack: ParticleStack
@@ -317,6 +332,7 @@ class Made:
     record: RunRecord
     linear: tuple[Volume, Volume] | None = None
     sums_of: Task | None = None
+    errors: MapErrors | None = None
 
     @property
     def halves(self) -> tuple[Volume, Volume] | None:
@@ -334,6 +350,7 @@ def _make(
     checkpoint_seconds: float,
     *,
     keep: bool = False,
+    error_map: bool = False,
 ) -> Made:
     if config.half_maps:
         stack = stack.with_half_sets(config.seed)
@@ -347,10 +364,22 @@ def _make(
     record.results |= {part.label: solution.report for part, solution in solutions.items()}
     linear = linear_half_maps(task, hold_out=keep)
     made = Made(stack, config, solutions, {}, "", record, linear, task if keep else None)
+    if error_map:
+        made = replace(made, errors=_errors(task))
     if not again:
         return made
     phases = str(next(iter(again[0].parts.values())).random_phases)
     return replace(made, substituted=dict(solve(again[0])), phases=phases)
+
+
+def _errors(task: Task) -> MapErrors:
+    """Measure the noise of the linear map of all particles of a task."""
+    stack, config = task.parts[ALL], task.config
+    with task.record.stage("error map"):
+        spectrum = chosen_noise(config.noise_spectrum, stack)
+        found = map_errors(stack, task.checkpoints / ERRORS[2], noise_spectrum=spectrum, seed=config.seed)
+    task.record.results["error_map"] = {"parts": PARTS, "components_left_out": round(found.left_out, 5)}
+    return found
 
 
 def _tasks(
@@ -374,7 +403,7 @@ def _tasks(
 def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Have the files of this run appear together, in place of those of an earlier one."""
     return appear_together(
-        instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED, *KEPT)]
+        instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *ERRORS, *UNFILTERED, *SUBSTITUTED, *KEPT)]
     )
 
 
@@ -389,6 +418,11 @@ def _write(made: Made, output_dir: Path) -> None:
         write_map(output_dir / file, volume, stack.pixel_size, "least-squares backprojection, no filter")
     for file, solution in zip(SUBSTITUTED, made.substituted.values(), strict=False):
         write_map(output_dir / file, solution.volume, stack.pixel_size, f"{config.method}, {made.phases}")
+    if made.errors is not None:
+        write_map(output_dir / ERRORS[0], made.errors.error, stack.pixel_size, "standard error of the linear map")
+        write_map(output_dir / ERRORS[1], made.errors.volume, stack.pixel_size, "least squares, all particles")
+        with atomic_path(output_dir / ERRORS[2]) as temporary:
+            shutil.copyfile(made.errors.parts, temporary)
     if made.sums_of is not None:
         write_kept_sums(made.sums_of, output_dir, KEPT)
     if len(stack):  # else there are sums in place of particles
