@@ -40,7 +40,9 @@ _LEAST_IN_PART = 2  # specimens: a part needs some, and an independent other
 _LEAST_KERNEL = 0.1  # of a shell's mean: K itself is known to a percent of that
 WHILE_RUNNING = 192  # bytes per voxel on disk: b and K of each part
 KEPT_BYTES = 4 * PARTS + 8  # bytes per voxel on disk, that stay: the parts of the error and two maps
-MEMORY = 900  # bytes per voxel, measured: the whole K, padded, and its transforms; pages of the files on disk are among them
+MEMORY = (
+    900  # bytes per voxel, measured: the whole K, padded, and its transforms; pages of the files on disk are among them
+)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gsworkbench.particles.noise_spectrum import chosen_noise
 from gsworkbench.system import distributed
 
 TRAIN, TEST = "sums", "held out"  # of a part: the equations without every tenth particle, and of these
-_HELD_OUT = 10  # every tenth particle is held out
+HELD_OUT = 10  # every tenth particle is held out
 
 Files = dict[Part, tuple[Path, Path | None]]  # of the equations without the held-out particles, and of these
 
@@ -77,7 +77,7 @@ def load_part(task: Task, files: Files, part: Part) -> tuple[NormalEquations, No
 def _accumulated(task: Task, part: Part, hold_out: bool) -> tuple[Path, Path | None]:
     """Return the files of a part's equations without every tenth particle, and of these; all in one for few."""
     stack = task.parts[part]
-    held = every_nth(stack.specimens(), _HELD_OUT)
+    held = every_nth(stack.specimens(), HELD_OUT)
     if len(stack) < FEW / 2 or not hold_out or held.all():
         held[:] = False
     spectrum = chosen_noise(task.config.noise_spectrum, stack)

@@ -1,4 +1,4 @@
-"""Maps from files of sums alone: the same as from the particles, and one sentence where the files do not go together."""
+"""Maps from files of sums alone: those of the particles, and one sentence where the files do not go together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gsworkbench.assessment.fsc import shell_indices
 from gsworkbench.assessment.map_names import LINEAR
 from gsworkbench.cli.main import main
 from gsworkbench.errors import InputError
-from gsworkbench.io.mrc import read_map
+from gsworkbench.io.mrc import new_image_stack, read_map, write_map
 from gsworkbench.lab.commands import command_line
 from gsworkbench.lab.fits import LiveFits
 from gsworkbench.lab.opened_run import read_run
@@ -33,12 +33,9 @@ def kept(noisy_set, tmp_path_factory):
     """A run of particles whose images are in other units, so that maps have a factor, with its sums."""
     folder = tmp_path_factory.mktemp("kept")
     images = noisy_set.stack.images()
-    from gsworkbench.io.mrc import new_image_stack
-
     with new_image_stack(folder / "particles.mrcs", len(images), 32, 12.0) as stack:
         stack[:] = 50 * images + 7
-    star = noisy_set.star.read_text()
-    (folder / "particles.star").write_text(star)
+    (folder / "particles.star").write_text(noisy_set.star.read_text())
     command = ["reconstruct", str(folder / "particles.star"), "--out", str(folder / "run"), "--keep-sums", *FEW]
     assert main(command) == 0
     return folder / "run"
@@ -192,8 +189,6 @@ def test_a_particle_in_both_half_sets_is_refused(kept, tmp_path, capsys):
 
 
 def test_sums_of_another_box_than_the_half_maps(kept, tmp_path, capsys):
-    from gsworkbench.io.mrc import write_map
-
     halves = [tmp_path / "1.mrc", tmp_path / "2.mrc"]
     for seed, half in enumerate(halves):
         write_map(half, np.random.default_rng(seed).standard_normal((16, 16, 16)), 12.0)
@@ -208,6 +203,24 @@ def test_sums_without_held_out_particles_are_fitted_without_a_background(noisy_s
     assert of_sums(tmp_path, tmp_path / "fit", *FEW) == 0
     assert "the mixture is fitted without a background" in capsys.readouterr().out
     assert read_deposit([tmp_path / name for name in KEPT]).n_particles["all"] == 600
+
+
+def test_accumulate_holds_a_tenth_out_by_jobs_too(noisy_set, tmp_path, capsys):
+    for half, name in enumerate(KEPT, 1):
+        parts = [str(tmp_path / f"{half}{part}.npz") for part in (1, 2)]
+        for part, out in enumerate(parts, 1):
+            given = ["--half-set", str(half), "--part", f"{part}/2", "--hold-out", "--out", out]
+            assert main(["accumulate", str(noisy_set.star), *given]) == 0
+        assert main(["combine", *parts, "--out", str(tmp_path / name)]) == 0
+        train, test = NormalEquations.load_pair(tmp_path / name)
+        assert (train.n_particles, test.n_particles) == (270, 30)
+    assert not list(tmp_path.glob(".*"))
+    assert of_sums(tmp_path, tmp_path / "fit", *FEW) == 0
+    assert "without a background" not in capsys.readouterr().out
+    main(["accumulate", str(noisy_set.star), "--half-set", "1", "--part", "1/2", "--out", str(tmp_path / "bare.npz")])
+    capsys.readouterr()
+    code = main(["combine", str(tmp_path / "12.npz"), str(tmp_path / "bare.npz"), "--out", str(tmp_path / "x.npz")])
+    assert "some of these files hold held-out particles apart, and others do not" in refused(capsys, code)
 
 
 def test_sums_are_not_overwritten_by_what_is_made_of_them(kept, capsys):

@@ -33,7 +33,9 @@ def written(path, arrays, header):
     np.savez(path, **(arrays | {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}))
 
 
-def test_the_example_of_the_page_reads_a_file_without_this_program(sums, tmp_path):
+def test_the_example_of_the_page_reads_a_file_without_this_program(noisy_set, tmp_path):
+    stack = noisy_set.stack
+    sums = [accumulate(stack[(np.arange(len(stack)) % 10 == 0) == held_out]) for held_out in (False, True)]
     (reader,) = (code for code in re.findall(r"(?s)```python\n(.*?)```", PAGE.read_text()) if "np.load" in code)
     assert "gsworkbench" not in reader
     sums[0].save(tmp_path / "sums_half1.npz", held_out=sums[1])
@@ -45,8 +47,7 @@ def test_the_example_of_the_page_reads_a_file_without_this_program(sums, tmp_pat
     kernel = (sums[0] + sums[1]).kernel(circular=True).numpy()
     assert np.abs(found["K"] - kernel).max() < 1e-12 * kernel.max()
     volume = least_squares(sums[0] + sums[1])
-    inside = np.hypot(*np.meshgrid(np.arange(32) - 16, np.arange(32) - 16)) < 12
-    assert np.corrcoef(found["volume"][:, inside].ravel(), volume[:, inside].ravel())[0, 1] > 0.99
+    assert np.corrcoef(found["volume"].ravel(), volume.ravel())[0, 1] > 0.95  # components of little weight differ
 
 
 def test_every_entry_of_the_header_is_on_the_page(sums, tmp_path):
@@ -60,7 +61,11 @@ def test_every_entry_of_the_header_is_on_the_page(sums, tmp_path):
 def test_a_file_has_two_sets_and_loads_as_their_sum(sums, tmp_path):
     sums[0].save(tmp_path / "x.npz", held_out=sums[1])
     train, test = NormalEquations.load_pair(tmp_path / "x.npz")
-    for found, true in ((train, sums[0]), (test, sums[1]), (NormalEquations.load(tmp_path / "x.npz"), sums[0] + sums[1])):
+    for found, true in (
+        (train, sums[0]),
+        (test, sums[1]),
+        (NormalEquations.load(tmp_path / "x.npz"), sums[0] + sums[1]),
+    ):
         assert found.grid_sums.tobytes() == true.grid_sums.tobytes()
         assert found.particles.tobytes() == true.particles.tobytes()
         assert (found.energy, found.noise_power) == (true.energy, true.noise_power)
