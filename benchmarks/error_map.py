@@ -6,7 +6,8 @@ Simulates particles of two molecules, in white and in coloured noise, with 30 se
 parts of its error and a one-pass fit. Counts, for regions of several sizes inside the molecule, at its edge and in the
 solvent, how often the 95 % interval of the linear map's mean holds that of the truth (inside |k| < D / 2, both counted
 from the mean of the box). For comparison, the same is counted for intervals about the fit's mean, by the delete-a-group
-jackknife of the whole fit (32 fits without one part each, for the first seeds). `--write` puts the tables into
+jackknife, for the first seeds: of the whole fit, repeated 32 times without one part, and of a mixture without
+background that goes on from that of all particles for a few steps. `--write` puts the tables into
 docs/measured/error_map.md. The intervals were developed on seeds 0 to 9. It takes about ten minutes on one core.
 """
 
@@ -30,8 +31,9 @@ from gsworkbench.imaging.fourier import map_shells
 from gsworkbench.io.mrc import read_images, read_map
 from gsworkbench.methods.error_map import PARTS, deal_parts, map_errors
 from gsworkbench.methods.one_pass import OnePass
-from gsworkbench.methods.one_pass_fit import fit_one_pass
+from gsworkbench.methods.one_pass_fit import DEFAULT_CONTEXT, _descend, _final, fit_one_pass, sample
 from gsworkbench.normal_equations.classical_map import classical_map
+from gsworkbench.normal_equations.diagonal import diagonal, softened
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.simulation.simulate import simulate
@@ -156,6 +158,25 @@ def refitted(stack: ParticleStack, dealt: NDArray[np.int64]) -> list[NDArray[np.
     return [fit_one_pass(summed(out, False), summed(out, True), FIT).volume for out in (None, *range(PARTS))]
 
 
+def continued(stack: ParticleStack, dealt: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """The mixture of all particles, then those that go on from the same beginning without each part."""
+    sums = [accumulate(stack[dealt == part]) for part in range(PARTS)]
+    total = sums[0]
+    for other in sums[1:]:
+        total = total + other
+    whole, alone = diagonal(total), replace(FIT, background=False)
+    begun, _ = _descend(softened(whole), None, alone, DEFAULT_CONTEXT)
+    maps = []
+    for part in (None, *sums):
+        of = whole
+        if part is not None:
+            less = diagonal(part)
+            of = replace(whole, data=whole.data - less.data, kernel=whole.kernel - less.kernel)
+        mixture, _ = _descend(softened(of), None, _final(alone), DEFAULT_CONTEXT, start=begun)
+        maps.append(sample(mixture, whole).numpy())
+    return maps
+
+
 def count_set(of: Set, seeds: range) -> dict[tuple[str, str], Count]:
     """(estimator, region) -> what was seen of it."""
     counts: dict[tuple[str, str], Count] = defaultdict(Count)
@@ -173,16 +194,19 @@ def count_set(of: Set, seeds: range) -> dict[tuple[str, str], Count]:
             found = map_errors(stack, folder / "parts.mrcs", seed=seed)
             stored = read_images(found.parts, np.arange(PARTS * box)).reshape(PARTS, box, box, box)
             classical = classical_map(accumulate(stack))
-            refits = refitted(stack, deal_parts(stack, seed)) if number < of.refits else []
+            refits = {}
+            if number < of.refits:
+                dealt = deal_parts(stack, seed)
+                refits = {"one-pass fit": refitted(stack, dealt), "Gaussians continued": continued(stack, dealt)}
             for region, mask in masks.items():
                 weights = mask / mask.sum() - 1 / mask.size
                 of_region = region_mean(found.volume, stored, mask, level=LEVEL)
                 rows = {"linear": (of_region.value, of_region.error)}
                 rows["Wiener"] = (float(np.vdot(classical, weights)), of_region.error)
-                if refits:
-                    whole, *without = (float(np.vdot(volume, weights)) for volume in refits)
+                for fit, maps in refits.items():
+                    whole, *without = (float(np.vdot(volume, weights)) for volume in maps)
                     spread = np.square(np.array(without) - np.mean(without)).sum()
-                    rows["one-pass fit"] = (whole, float(np.sqrt((PARTS - 1) / PARTS * spread)))
+                    rows[fit] = (whole, float(np.sqrt((PARTS - 1) / PARTS * spread)))
                 for estimator, (value, error) in rows.items():
                     count = counts[estimator, region]
                     scale = float(target.max())  # the truth of a set is in units of its own noise: seeds differ

@@ -17,6 +17,7 @@ from gsworkbench.io.mrc import new_image_stack, read_map, write_map
 from gsworkbench.lab.commands import command_line
 from gsworkbench.lab.fits import LiveFits
 from gsworkbench.lab.opened_run import read_run
+from gsworkbench.lab.tabs import View, tabs_of
 from gsworkbench.methods.backprojection import Backprojection
 from gsworkbench.methods.deposited_sums import KEPT, read_deposit
 from gsworkbench.methods.part import ALL
@@ -221,6 +222,36 @@ def test_accumulate_holds_a_tenth_out_by_jobs_too(noisy_set, tmp_path, capsys):
     capsys.readouterr()
     code = main(["combine", str(tmp_path / "12.npz"), str(tmp_path / "bare.npz"), "--out", str(tmp_path / "x.npz")])
     assert "some of these files hold held-out particles apart, and others do not" in refused(capsys, code)
+
+
+def test_files_of_version_3_are_taken_too(noisy_set, tmp_path, capsys):
+    for half, name in enumerate(KEPT, 1):
+        assert main(["accumulate", str(noisy_set.star), "--half-set", str(half), "--out", str(tmp_path / name)]) == 0
+        with np.load(tmp_path / name) as file:
+            arrays = dict(file)
+        header = json.loads(arrays["header"].tobytes())
+        header = {"version": 3} | header.pop("training") | header | {"version": 3}
+        for entry in ("format", "density_unit", "n_particles"):
+            header.pop(entry)
+        np.savez(tmp_path / name, **(arrays | {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}))
+    assert of_sums(tmp_path, tmp_path / "map", command="backproject") == 0
+    said = capsys.readouterr().out
+    assert "600 particles" in said and "densities are in units of the noise" in said
+
+
+def test_one_file_makes_one_map(kept, tmp_path):
+    assert main(["combine", *(str(kept / name) for name in KEPT), "--out", str(tmp_path / "all.npz")]) == 0
+    out = tmp_path / "map"
+    assert main(["reconstruct", str(tmp_path / "all.npz"), "--no-half-maps", "--out", str(out), *FEW]) == 0
+    assert read_map(out / MAPS[0])[0].std() > 0 and not (out / MAPS[1]).exists()
+    train, test = NormalEquations.load_pair(tmp_path / "all.npz")
+    assert (train.n_particles, test.n_particles, train.half_set) == (540, 60, 0)
+
+
+def test_pictures_of_a_run_that_was_made_from_sums(deposit, tmp_path):
+    assert of_sums(deposit, tmp_path / "run", command="backproject") == 0
+    pictures = [tab.picture() for tab in tabs_of(View(read_run(tmp_path / "run")))]
+    assert sum(picture is not None for picture in pictures) >= 3
 
 
 def test_sums_are_not_overwritten_by_what_is_made_of_them(kept, capsys):
