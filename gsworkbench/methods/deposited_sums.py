@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from gsworkbench.errors import InputError
-from gsworkbench.methods.backprojection import FROM_SUMS
 from gsworkbench.methods.linear_half_maps import linear_map
 from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
@@ -28,6 +27,7 @@ from gsworkbench.system.provenance import RunRecord
 
 KEPT = ("sums_half1.npz", "sums_half2.npz")  # in the folder of `reconstruct --keep-sums`
 METHODS_OF_SUMS = ("one-pass", "voxels", "backprojection")
+FILTERS_OF_SUMS = ("wiener", "none")  # of backprojection; the others measure halves of the particles
 _MUST_AGREE = ("box_size", "pixel_size", "data_sign", "engine", "weighted", "normalised", "phases")
 
 
@@ -151,10 +151,9 @@ def require_sums_suffice(config: ReconstructionConfig) -> None:
     if config.method not in METHODS_OF_SUMS:
         raise InputError(f"the method {config.method} needs particles, and there are only sums", remedy=remedy)
     used = getattr(config.settings, "filter", None)
-    if used is not None and used not in FROM_SUMS:
-        raise InputError(
-            f"the filter {used!r} needs particles, and there are only sums", remedy=f"use {' or '.join(FROM_SUMS)}"
-        )
+    if used is not None and used not in FILTERS_OF_SUMS:
+        remedy = f"use {' or '.join(FILTERS_OF_SUMS)}"
+        raise InputError(f"the filter {used!r} needs particles, and there are only sums", remedy=remedy)
     if config.noise_substitute_beyond is not None:
         raise InputError("noise substitution needs particles, and there are only sums", remedy="give the particles")
     if config.noise_spectrum != "white":

@@ -29,7 +29,7 @@ from torch import Tensor
 from gsworkbench.errors import InputError
 from gsworkbench.imaging.fourier import centred_irfftn, map_shells
 from gsworkbench.io.mrc import Volume, new_image_stack
-from gsworkbench.methods.combination import molecule
+from gsworkbench.methods.molecule_support import molecule
 from gsworkbench.normal_equations.classical_map import classical_map, data_transform
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.particles.stack import ParticleStack
