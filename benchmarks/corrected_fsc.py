@@ -1,4 +1,4 @@
-"""Which FSC is to be believed? Corrected curves, noise substitution, held-out likelihood and estimate against the truth.
+"""Which FSC is to be believed? Corrected curves, noise substitution, held-out likelihood, estimate against the truth.
 
     python benchmarks/corrected_fsc.py [--sets 1] [--write]
 
@@ -155,7 +155,7 @@ def answers(halves: Halves, substituted: Halves, linear: Halves, truth: Map, vox
 
 
 def held_out_gain(volume: Map, unseen: DiagonalEquations) -> float:
-    """By how much a map at its best scale lowers the error of particles that it was not fitted to, <V, b>^2 / <V, KV>."""
+    """By how much a map, at its best scale, lowers the error of particles it was not fitted to: <V, b>^2 / <V, KV>."""
     density = torch.from_numpy(np.asarray(volume, np.float32))
     with_data = float((density * from_transform(unseen.data)).double().sum())
     own = float((density * from_transform(unseen.kernel * to_transform(density))).double().sum())

@@ -6,8 +6,8 @@ Simulates particles of several molecules, with and without solvent, in white and
 reconstructs half maps by every method that runs here; and compares, in shells that have an estimate, the estimate with
 the FSC of the half maps to the truth, without a mask, in a sphere, and in a tight mask made of the truth. `--write`
 puts the table into docs/measured/truth_estimate.md and the figure beside it. The estimate was developed on other seeds.
-It takes about twenty minutes on one core. `--programs` makes, in place of that table, one of the half maps of RELION and
-cryoDRGN, as far as they are on PATH, on sets of its own (a few minutes).
+It takes about twenty minutes on one core. `--programs` makes, in place of that table, one of the half maps of RELION
+and cryoDRGN, as far as they are on PATH, on sets of its own (ten minutes).
 """
 
 from __future__ import annotations

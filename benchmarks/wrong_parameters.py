@@ -118,8 +118,9 @@ class Row:
 
 
 HEAD = (
-    "| molecule | what is wrong | method | half maps say | FSC to the truth | FSC to the map that these parameters allow "
-    "| estimate | distance of the estimate from the truth | from the map that these parameters allow |\n|" + "---|" * 9
+    "| molecule | what is wrong | method | half maps say | FSC to the truth "
+    "| FSC to the map that these parameters allow | estimate "
+    "| distance of the estimate from the truth | from the map that these parameters allow |\n|" + "---|" * 9
 )
 
 
