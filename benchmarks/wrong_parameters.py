@@ -38,7 +38,7 @@ SETS = [
     Set("ribosome", 48, 2000, 0.1, True, False, 71),
     Set("chaperonin", 48, 2000, 0.1, True, False, 72),
 ]
-MANY = 10_000  # particles behind the map that wrong parameters allow
+MANY = 40_000  # particles behind the map that wrong parameters allow
 OTHER = 1000  # added to a set's seed for these
 METHODS = {
     "backprojection": Backprojection(),
