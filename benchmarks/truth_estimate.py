@@ -1,12 +1,13 @@
 """How far is the estimated FSC to the truth from the FSC to the truth?
 
-    python benchmarks/truth_estimate.py [--sets 3] [--write]
+    python benchmarks/truth_estimate.py [--sets 3] [--programs] [--write]
 
 Simulates particles of several molecules, with and without solvent, in white and coloured noise, at SNR 0.3 to 0.005;
 reconstructs half maps by every method that runs here; and compares, in shells that have an estimate, the estimate with
 the FSC of the half maps to the truth, without a mask, in a sphere, and in a tight mask made of the truth. `--write`
 puts the table into docs/measured/truth_estimate.md and the figure beside it. The estimate was developed on other seeds.
-It takes about twenty minutes on one core.
+It takes about twenty minutes on one core. `--programs` makes, in place of that table, one of the half maps of RELION
+and cryoDRGN, as far as they are on PATH, on sets of its own (ten minutes).
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from one_pass import with_solvent
+from program_half_maps import PROGRAMS, half_maps_of
+from written_tables import MEASURED, write_table
 
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import Mask, automatic_mask, spherical_mask
 from gsworkbench.assessment.truth_estimate import TruthEstimate, estimate_truth_fsc
+from gsworkbench.errors import NotRun
 from gsworkbench.io.mrc import Map, new_image_stack
 from gsworkbench.methods.backprojection import Backprojection
 from gsworkbench.methods.linear_half_maps import linear_half_maps
@@ -35,7 +39,7 @@ from gsworkbench.methods.part import HALVES
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.registry import METHODS
 from gsworkbench.methods.stochastic import PRESETS
-from gsworkbench.methods.task import make_task, solutions
+from gsworkbench.methods.task import Task, make_task, solutions
 from gsworkbench.methods.voxels import Voxels
 from gsworkbench.molecules import load_molecule
 from gsworkbench.particles.stack import ParticleStack
@@ -43,7 +47,7 @@ from gsworkbench.simulation import simulate
 from gsworkbench.simulation.simulation_config import Simulation
 from gsworkbench.system.provenance import RunRecord
 
-PAGE = Path(__file__).parents[1] / "docs" / "measured" / "truth_estimate.md"
+PAGE = MEASURED / "truth_estimate.md"
 FIGURE = PAGE.with_name("figure_truth_estimate.png")
 EDGE = {"ribosome": 384.0, "spliceosome": 480.0, "chaperonin": 288.0, "large_subunit": 384.0}  # A
 
@@ -77,6 +81,15 @@ SETS = [
     Set("ribosome", 128, 1000, 0.1, True, True, 40),
 ]
 
+PROGRAM_SETS = [
+    Set("ribosome", 48, 1500, 0.1, False, False, 41),
+    Set("spliceosome", 48, 1500, 0.03, True, True, 42),
+    Set("chaperonin", 48, 1500, 0.3, True, False, 43),
+    Set("chaperonin", 48, 1500, 0.02, False, True, 44),
+]
+
+HalfMapsOf = Callable[[ParticleStack, Set, Path], tuple[Map, Map]]
+
 QUICK: dict[str, Any] = {
     "one pass": OnePass(),
     "one pass, Gaussians alone": OnePass(combine=False),
@@ -87,8 +100,6 @@ QUICK: dict[str, Any] = {
 
 def slow_methods() -> dict[str, Any]:
     """Settings of the methods that read particles again and again, at lengths that fit here."""
-    from dataclasses import replace
-
     short = {"n_gaussians": 512}
     return {
         "tuned": replace(PRESETS["tuned"], **short),
@@ -127,12 +138,18 @@ HEAD = (
 )
 
 
-def particles(of: Set, folder: Path) -> tuple[ParticleStack, Map]:
-    """Particles of a set, and the truth."""
+def truth_of(of: Set, pixel_size: float) -> Map:
+    """(D, D, D) map of a set's molecule, with solvent or without, at a pixel size in A."""
+    b_factor = Simulation(of.molecule).b_factor
+    volume = simulate.potential(load_molecule(of.molecule), box_size=of.box, pixel_size=pixel_size, b_factor=b_factor)
+    return with_solvent(volume, pixel_size) if of.solvent else volume
+
+
+def particles(of: Set, folder: Path, *, noisy: bool = True) -> tuple[ParticleStack, Map]:
+    """Particles of a set, with or without noise, and the truth."""
     pixel = EDGE[of.molecule] / of.box
     config = Simulation(of.molecule, n_particles=of.n, box_size=of.box, pixel_size=pixel, snr=of.snr, seed=of.seed)
-    volume = simulate.potential(load_molecule(of.molecule), box_size=of.box, pixel_size=pixel, b_factor=config.b_factor)
-    truth = with_solvent(volume, pixel) if of.solvent else volume
+    truth = truth_of(of, pixel)
     stack = simulate.draw_particles(config, folder / "particles.mrcs")
     amplitudes = None
     if of.coloured:
@@ -144,31 +161,54 @@ def particles(of: Set, folder: Path) -> tuple[ParticleStack, Map]:
             images[rows] = simulate.form_images(truth, stack[rows])
         scale = np.sqrt(of.snr / np.square(images, dtype=np.float64).mean())
         for i in range(len(stack)):
-            images[i] = scale * images[i] + simulate.draw_noise(of.seed, i, of.box, amplitudes)
+            noise = simulate.draw_noise(of.seed, i, of.box, amplitudes) if noisy else 0
+            images[i] = scale * images[i] + noise
     return stack.with_half_sets(of.seed), truth
 
 
-def half_maps(stack: ParticleStack, settings: Any, seed: int, folder: Path) -> tuple[Map, Map]:
-    """Half maps of one method."""
+def task_of(stack: ParticleStack, settings: Any, seed: int, folder: Path) -> Task:
+    """The task of making both half maps by the method that has these settings."""
     method = next(row.name for row in METHODS.values() if row.settings is type(settings))
-    config = ReconstructionConfig(method, settings, seed=seed)
-    task = make_task(stack, config, RunRecord([], {}), folder)
-    made = dict(solutions(task))
-    return made[HALVES[0]].volume, made[HALVES[1]].volume
+    task = make_task(stack, ReconstructionConfig(method, settings, seed=seed), RunRecord([], {}), folder)
+    return replace(task, parts={part: chosen for part, chosen in task.parts.items() if part in HALVES})
 
 
-def rows_of(of: Set, folder: Path) -> Iterator[Row]:
+def half_maps(settings: Any) -> HalfMapsOf:
+    """What makes the half maps of one method."""
+
+    def make(stack: ParticleStack, of: Set, folder: Path) -> tuple[Map, Map]:
+        made = dict(solutions(task_of(stack, settings, of.seed, folder)))
+        return made[HALVES[0]].volume, made[HALVES[1]].volume
+
+    return make
+
+
+def program(name: str) -> HalfMapsOf:
+    """What makes the half maps of another program."""
+    return lambda stack, of, _: half_maps_of(name, stack, of.seed)
+
+
+def linear_maps(stack: ParticleStack, folder: Path) -> tuple[Map, Map]:
+    found = linear_half_maps(task_of(stack, Backprojection("none"), 0, folder))
+    assert found is not None
+    return found
+
+
+def rows_of(of: Set, folder: Path, methods: Mapping[str, HalfMapsOf]) -> Iterator[Row]:
+    """Rows of a set; a method that is not installed here has none."""
     stack, truth = particles(of, folder)
-    config = ReconstructionConfig("backprojection", Backprojection("none"))
-    linear = linear_half_maps(make_task(stack, config, RunRecord([], {}), folder / "linear"))
-    assert linear is not None
+    linear = linear_maps(stack, folder / "linear")
     masks = {
         "none": None,
         "sphere": spherical_mask(of.box, stack.pixel_size),
         "tight": automatic_mask(truth, stack.pixel_size),
     }
-    for number, (method, settings) in enumerate((QUICK | (slow_methods() if of.slow else {})).items()):
-        halves = half_maps(stack, settings, of.seed, folder / str(number))
+    for number, (method, make) in enumerate(methods.items()):
+        try:
+            halves = make(stack, of, folder / str(number))
+        except NotRun as absent:
+            print(f"{method}: {absent}")
+            continue
         for name, mask in masks.items():
             found = estimate_truth_fsc(halves, linear, voxel_size=stack.pixel_size, mask=mask)
             if found.told.any():
@@ -227,29 +267,28 @@ def draw(rows: list[Row]) -> None:
     figure.savefig(FIGURE, dpi=150)
 
 
-def write(table: str) -> None:
-    begin, end = "<!-- made by benchmarks/truth_estimate.py -->\n", "<!-- end of truth_estimate -->"
-    head, _, rest = PAGE.read_text().partition(begin)
-    PAGE.write_text(head + begin + "\n" + table + "\n" + end + rest.partition(end)[2])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=len(SETS), help="the first so many sets")
+    parser.add_argument("--programs", action="store_true", help="the half maps of RELION and cryoDRGN")
     parser.add_argument("--write", action="store_true", help="write the table and the figure into docs/measured")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows: list[Row] = []
     print(HEAD)
-    for of in SETS[: options.sets]:
+    for of in (PROGRAM_SETS if options.programs else SETS)[: options.sets]:
+        settings = QUICK | (slow_methods() if of.slow else {})
+        made = {name: half_maps(chosen) for name, chosen in settings.items()}
         with tempfile.TemporaryDirectory() as name:
-            for found in rows_of(of, Path(name)):
+            for found in rows_of(of, Path(name), {p: program(p) for p in PROGRAMS} if options.programs else made):
                 rows.append(found)
                 print(found, flush=True)
     print(summary(rows))
     if options.write:
-        write("\n".join([summary(rows), "", HEAD, *map(str, rows)]) + "\n")
-        draw(rows)
+        script = f"truth_estimate.py{' --programs' * options.programs}"
+        write_table(PAGE, script, "\n".join([summary(rows), "", HEAD, *map(str, rows)]))
+        if not options.programs:
+            draw(rows)
 
 
 if __name__ == "__main__":

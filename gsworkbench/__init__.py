@@ -25,6 +25,7 @@ _PUBLIC = {
     "simulate": "gsworkbench.simulation.simulate:simulate",
     "Simulation": "gsworkbench.simulation.simulation_config:Simulation",
     "reconstruct": "gsworkbench.reconstruction.run:reconstruct",
+    "reconstruct_sums": "gsworkbench.reconstruction.from_sums:reconstruct_sums",
     "accumulate": "gsworkbench.normal_equations.equations:accumulate",
     "NormalEquations": "gsworkbench.normal_equations.equations:NormalEquations",
     # settings of the methods
@@ -45,6 +46,7 @@ _PUBLIC = {
     "resolution": "gsworkbench.assessment.fsc:resolution",
     "assess": "gsworkbench.assessment.assess:assess",
     "estimate_truth_fsc": "gsworkbench.assessment.truth_estimate:estimate_truth_fsc",
+    "region_mean": "gsworkbench.assessment.region_means:region_mean",
     "local_resolution": "gsworkbench.assessment.local:local_resolution",
     "directional_fsc": "gsworkbench.assessment.directional:directional_fsc",
     "DEFINITIONS": "gsworkbench.assessment.definitions:DEFINITIONS",

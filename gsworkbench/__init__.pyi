@@ -7,6 +7,7 @@ from gsworkbench.assessment.fsc import fourier_shell_correlation as fourier_shel
 from gsworkbench.assessment.fsc import resolution as resolution
 from gsworkbench.assessment.local import local_resolution as local_resolution
 from gsworkbench.assessment.masks import Mask as Mask
+from gsworkbench.assessment.region_means import region_mean as region_mean
 from gsworkbench.assessment.truth_estimate import estimate_truth_fsc as estimate_truth_fsc
 from gsworkbench.errors import InputError as InputError
 from gsworkbench.gaussians.mixture import Gaussians as Gaussians
@@ -25,6 +26,7 @@ from gsworkbench.normal_equations.equations import accumulate as accumulate
 from gsworkbench.particles.read import read_particles as read_particles
 from gsworkbench.particles.stack import CtfParameters as CtfParameters
 from gsworkbench.particles.stack import ParticleStack as ParticleStack
+from gsworkbench.reconstruction.from_sums import reconstruct_sums as reconstruct_sums
 from gsworkbench.reconstruction.run import reconstruct as reconstruct
 from gsworkbench.rendering import available_backends as available_backends
 from gsworkbench.rendering import project as project
@@ -61,6 +63,8 @@ __all__ = [
     "read_map",
     "read_particles",
     "reconstruct",
+    "reconstruct_sums",
+    "region_mean",
     "resolution",
     "simulate",
     "voxelize",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 MAP = "run_class001.mrc"
 LINEAR = ("linear_half1.mrc", "linear_half2.mrc")  # least-squares backprojections that stand for the truth
+# Of `reconstruct --error-map`: standard errors, the linear map that they are of, and the error that each part brings.
+ERRORS = ("error_map.mrc", "linear_all.mrc", "error_parts.mrcs")
 UNFILTERED = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 REGULARISED = ("run_half1_class001.mrc", "run_half2_class001.mrc")
 

@@ -42,6 +42,11 @@ def _add_accumulate(commands: Any) -> None:
     command.add_argument(
         "--part", default="1/1", metavar="I/N", help="take the I-th of N equal parts of these particles, as in 2/5"
     )
+    command.add_argument(
+        "--hold-out",
+        action="store_true",
+        help="keep the sums over every tenth particle apart, in the same file: a fit is tested on them",
+    )
     add_images(command)
     add_noise(command)
     command.add_argument(
@@ -58,11 +63,15 @@ def _add_accumulate(commands: Any) -> None:
 def _accumulate(options: argparse.Namespace) -> None:
     import time
 
+    import numpy as np
+
     from gsworkbench.imaging.residual import require_white_protein
     from gsworkbench.inspection.findings import particle_alarms
     from gsworkbench.io.files import remove
     from gsworkbench.io.locks import lock_file
+    from gsworkbench.methods.sums_of_parts import HELD_OUT
     from gsworkbench.normal_equations.equations import accumulate
+    from gsworkbench.particles.half_sets import every_nth
     from gsworkbench.particles.noise_spectrum import chosen_noise
     from gsworkbench.particles.views import refuse_one_view
     from gsworkbench.reconstruction.memory_needed import accumulate_bytes, beside_what_is_free
@@ -82,23 +91,37 @@ def _accumulate(options: argparse.Namespace) -> None:
         stack = stack.with_random_phases(options.noise_substitute_beyond, options.seed)
     if distributed.is_first():
         print(f"memory: {beside_what_is_free(accumulate_bytes(stack.box_size))}", flush=True)
-    checkpoint = options.out.with_name(f".{options.out.name}.unfinished")
     wall, cpu = time.perf_counter(), time.process_time()
-    with lock_file(options.out) if distributed.is_first() else contextlib.nullcontext():
-        sums = accumulate(
-            stack,
+    held = every_nth(stack.specimens(), HELD_OUT) if options.hold_out else np.zeros(len(stack), bool)
+    if held.all():
+        raise InputError("too few particles to hold a tenth out", file=options.particles, remedy="leave out --hold-out")
+    spectrum = chosen_noise(options.noise_spectrum, stack)
+    checkpoints = [options.out.with_name(f".{options.out.name}{what}.unfinished") for what in ("", ".heldout")]
+
+    def pass_over(rows: Any, checkpoint: Path) -> Any:
+        return accumulate(
+            stack[rows],
             engine=options.engine,
-            noise_spectrum=chosen_noise(options.noise_spectrum, stack),
+            noise_spectrum=spectrum[rows] if spectrum is not None and spectrum.ndim == 2 else spectrum,
             threads=options.threads,
             checkpoint=checkpoint,
             checkpoint_seconds=options.checkpoint_every,
             resume=options.resume,
         )
+
+    with lock_file(options.out) if distributed.is_first() else contextlib.nullcontext():
+        sums = pass_over(~held, checkpoints[0])
+        if held.any() and distributed.is_first():
+            sums.save(checkpoints[0])
+        held_out = pass_over(held, checkpoints[1]) if held.any() else None
         if not distributed.is_first():
             return
-        sums.save(options.out)
-        remove(checkpoint)
+        sums.save(options.out, held_out=held_out)
+        for checkpoint in checkpoints:
+            remove(checkpoint)
     print(f"{_sums(sums)} in {options.out}")
+    if held_out is not None:
+        print(f"  and, apart, of {held_out.n_particles:,} held-out particles")
     print(f"  {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s")
 
 
@@ -134,10 +157,16 @@ def _add_combine(commands: Any) -> None:
         "combine",
         help="join files of 'accumulate': half sets to the full set, parts to the whole",
         description="Add files of 'accumulate'. They must agree in box, pixel size and sign, and share no particle. "
-        "Where half sets 1 and 2 share images, that is said.",
+        "Where half sets 1 and 2 share images, that is said. One file can be given, to write it in another form.",
     )
     command.add_argument("sums", type=Path, nargs="+", metavar="FILE", help="files of 'accumulate' (.npz)")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    command.add_argument(
+        "--without-identities",
+        action="store_true",
+        help="leave out which particles went in; whether a particle is in two files can then not be told",
+    )
+    command.add_argument("--single", action="store_true", help="round to 32 bits: half the size, no longer exact")
     command.set_defaults(run=_combine)
 
 
@@ -145,11 +174,21 @@ def _combine(options: argparse.Namespace) -> None:
     from gsworkbench.normal_equations.equations import NormalEquations, sample_of
     from gsworkbench.particles.image_sample import shared_by_halves
 
-    total = NormalEquations.load_all(options.sums)
+    total, held_out = NormalEquations.load_pair(options.sums[0])
+    for path in options.sums[1:]:
+        train, test = NormalEquations.load_pair(path)
+        if (test is None) != (held_out is None):
+            raise InputError("some of these files hold held-out particles apart, and others do not", file=path)
+        total = total.plus(train, path)
+        held_out = None if held_out is None or test is None else held_out.plus(test, path)
     alarm = shared_by_halves(sample_of(path) for path in options.sums)
     print_notes([alarm] if alarm else [])
-    total.save(options.out)
+    if total.unnamed and len(options.sums) > 1:
+        print_notes(["not all files name their particles: whether one is counted twice was not checked"])
+    total.save(options.out, held_out=held_out, identities=not options.without_identities, single=options.single)
     print(f"{_sums(total)} in {options.out}")
+    if held_out is not None:
+        print(f"  and, apart, of {held_out.n_particles:,} held-out particles")
 
 
 def _sums(sums: Any) -> str:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gsworkbench.assessment.judge_defaults import MODEL_B_FACTOR, PROGRAMS
 from gsworkbench.assessment.mask_names import mask_choices
-from gsworkbench.cli.shared_options import add_places, number
+from gsworkbench.cli.shared_options import add_places, number, print_notes
 from gsworkbench.errors import InputError
 
 
 def add(commands: Any) -> None:
-    """Add fsc, postprocess, localres and directional."""
+    """Add fsc, postprocess, localres, directional and region."""
     _add_fsc(commands)
     _add_localres(commands)
     _add_directional(commands)
+    _add_region(commands)
 
 
 def _add_fsc(commands: Any) -> None:
@@ -85,6 +88,21 @@ def _add_directional(commands: Any) -> None:
     command.set_defaults(run=_directional)
 
 
+def _add_region(commands: Any) -> None:
+    command = commands.add_parser(
+        "region",
+        help="the mean density of a region, with an interval for its noise",
+        description="Mean density inside masks, above the mean of the box, of a run that was made with --error-map: of "
+        "its linear map with a standard error and an interval, and of its map.",
+    )
+    command.add_argument("folder", type=Path, help="folder of reconstruct or backproject with --error-map")
+    command.add_argument(
+        "--mask", action="append", required=True, help=f"{mask_choices('own', 'none')}; can be given again"
+    )
+    command.add_argument("--level", type=float, default=0.95, help="of the interval (default 0.95)")
+    command.set_defaults(run=_region)
+
+
 def _add_half_maps(command: Any) -> None:
     command.add_argument("half1", type=Path, help="half map 1 (.mrc), or the folder of a reconstruction")
     command.add_argument("half2", type=Path, nargs="?", help="half map 2 (.mrc)")
@@ -96,7 +114,8 @@ def _add_half_maps(command: Any) -> None:
         type=Path,
         nargs=2,
         metavar=("MAP", "MAP"),
-        help="unfiltered backprojections of half sets 1 and 2: the FSC to the unknown truth is estimated with them",
+        help="unfiltered backprojections of half sets 1 and 2, or files of sums (.npz) to make these from: the FSC "
+        "to the unknown truth is estimated with them",
     )
     command.set_defaults(held_out=None, beyond=None, substituted=None)
 
@@ -152,7 +171,9 @@ def _fsc(options: argparse.Namespace) -> None:
     from gsworkbench.io.locks import outputs
 
     halves = _found(options)
-    assessment = _assessment(options, halves)
+    with _linear_of_sums(options, halves[0]) as notes:
+        assessment = _assessment(options, halves)
+    assessment = replace(assessment, notes=(*assessment.notes, *notes))
     if options.particles is not None:
         assessment = assessment.with_alarms(*_particle_alarms(options))
     sharpened = _sharpened(options, halves, assessment) if hasattr(options, "sharpen") else None
@@ -163,6 +184,29 @@ def _fsc(options: argparse.Namespace) -> None:
     print("\n".join(assessment.report()))
     if sharpened is not None:
         print(f"sharpened by a B factor of {sharpened.b_factor:.1f} A^2{'; ' * bool(sharpened.note)}{sharpened.note}")
+
+
+@contextlib.contextmanager
+def _linear_of_sums(options: argparse.Namespace, half: Path) -> Iterator[tuple[str, ...]]:
+    """Where --linear names files of sums, make their maps, which it names meanwhile; yield what is to be said."""
+    if not any(path.suffix == ".npz" for path in options.linear or ()):
+        yield ()
+        return
+    from gsworkbench.assessment.map_names import LINEAR
+    from gsworkbench.io.mrc import map_voxel_size, stack_shape, write_map
+    from gsworkbench.methods.deposited_sums import linear_maps_of_sums
+
+    deposit, maps = linear_maps_of_sums(*options.linear)
+    stack = deposit.stack
+    box, size = stack_shape(half)[1], options.voxel_size or map_voxel_size(half) or stack.pixel_size
+    if stack.box_size != box or abs(size / stack.pixel_size - 1) > 1e-2:
+        sums = f"{stack.box_size} px of {stack.pixel_size:.4g} A"
+        raise InputError(f"the sums have {sums}, the half maps {box} voxels of {size:.4g} A", file=options.linear[0])
+    with tempfile.TemporaryDirectory() as folder:
+        options.linear = Path(folder) / LINEAR[0], Path(folder) / LINEAR[1]
+        for file, volume in zip(options.linear, maps, strict=True):
+            write_map(file, volume, stack.pixel_size, "least-squares backprojection, no filter")
+        yield deposit.notes
 
 
 def _found(options: argparse.Namespace) -> tuple[Path, Path]:
@@ -254,7 +298,9 @@ def _localres(options: argparse.Namespace) -> None:
 
     named = {k: getattr(options, k) for k in ("out", "mask", "window", "step", "threshold", "truth", "voxel_size")}
     halves = _found(options)  # in a folder it finds the linear maps too
-    print("\n".join(localise(*halves, **named, linear=options.linear).report()))
+    with _linear_of_sums(options, halves[0]) as notes:
+        print("\n".join(localise(*halves, **named, linear=options.linear).report()))
+    print_notes(notes)
 
 
 def _directional(options: argparse.Namespace) -> None:
@@ -266,4 +312,13 @@ def _directional(options: argparse.Namespace) -> None:
     rotations = None if table is None else table.require_poses()
     named = {k: getattr(options, k) for k in ("out", "mask", "half_angle", "threshold", "voxel_size")}
     halves = _found(options)
-    print("\n".join(direct(*halves, **named, linear=options.linear, rotations=rotations).report()))
+    with _linear_of_sums(options, halves[0]) as notes:
+        print("\n".join(direct(*halves, **named, linear=options.linear, rotations=rotations).report()))
+    print_notes(notes)
+
+
+def _region(options: argparse.Namespace) -> None:
+    from gsworkbench.assessment.region_means import regions_of_run
+
+    for found in regions_of_run(options.folder, options.mask, level=options.level):
+        print(found)

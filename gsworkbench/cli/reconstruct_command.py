@@ -30,7 +30,7 @@ def _add_reconstruct(commands: Any) -> None:
         description="Fit 3D Gaussians to particles with known poses and CTF: maps, half maps, mask, FSC and a record, "
         "named as RELION names them.",
     )
-    add_particles(command)
+    add_particles(command, or_sums=True)
     add_outputs(command)
     command.add_argument(
         "--n-gaussians",
@@ -88,7 +88,7 @@ def _add_backproject(commands: Any) -> None:
         help="wiener: signal over signal and noise (default); none; fsc: figure of merit of each shell; local: "
         "low-pass at the local resolution; the last two from halves of the same particles",
     )
-    add_particles(command)
+    add_particles(command, or_sums=True)
     add_outputs(command)
     command.set_defaults(run=_backproject)
 
@@ -111,6 +111,18 @@ def add_outputs(command: Any) -> None:
         help="give each particle its own scale where the strength of their signal differs (default: yes)",
     )
     add_noise(command)
+    command.add_argument(
+        "--keep-sums",
+        action="store_true",
+        help="leave the sums over the particles of each half set in the folder (sums_half1.npz, sums_half2.npz): maps "
+        "can be made, masked and judged again from these files alone",
+    )
+    command.add_argument(
+        "--error-map",
+        action="store_true",
+        help="measure the noise of the linear map between 32 parts of the particles (read once more): error_map.mrc, "
+        "and intervals for the mean density of any region by 'region'",
+    )
     command.add_argument("--seed", type=int, default=0, help="random numbers: start, order of particles, half sets")
     command.add_argument("--threads", type=int, metavar="N", help="processor threads to use")
     add_checkpoints(command)
@@ -154,7 +166,7 @@ def _backproject(options: argparse.Namespace) -> None:
 
 
 def _run_reconstruction(options: argparse.Namespace, values: dict[str, Any]) -> None:
-    from gsworkbench.reconstruction.memory_needed import beside_what_is_free, reconstruct_bytes
+    from gsworkbench.reconstruction.memory_needed import beside_what_is_free, error_map_words, reconstruct_bytes
     from gsworkbench.reconstruction.run import reconstruct, run_worker
 
     names = (
@@ -168,18 +180,55 @@ def _run_reconstruction(options: argparse.Namespace, values: dict[str, Any]) -> 
         "noise_substitute_beyond",
     )
     config = from_mapping(ReconstructionConfig, values | {name: getattr(options, name) for name in names})
+    if options.particles.suffix == ".npz" or options.sums2 is not None:
+        return _of_sums(options, config)
     if not distributed.is_first():
-        return run_worker(read_stack(options), options.out, config, resume=options.resume)
+        return run_worker(read_stack(options), options.out, config, keep_sums=options.keep_sums, resume=options.resume)
     stack = read_stack(options)
     print(f"memory: {beside_what_is_free(reconstruct_bytes(stack, config))}", flush=True)
+    if options.error_map:
+        print(error_map_words(stack), flush=True)
     result = reconstruct(
         stack,
         options.out,
         config,
         truth=options.truth,
+        keep_sums=options.keep_sums,
+        error_map=options.error_map,
         resume=options.resume,
         checkpoint_seconds=options.checkpoint_every,
     )
+    _print_result(result)
+
+
+# Options that say how particles are read and treated: sums are what was made of them.
+_OF_PARTICLES = {
+    **dict.fromkeys(("stack", "datadir", "poses", "ctf", "ind", "class_number", "sign", "pixel_size", "image_scale")),
+    **dict.fromkeys(("strict_paths", "no_ctf", "keep_outliers", "keep_sums", "error_map", "resume"), False),
+    **{"passthrough": [], "normalise": True, "particle_scales": True},
+}
+
+
+def _of_sums(options: argparse.Namespace, config: ReconstructionConfig) -> None:
+    from gsworkbench.methods.deposited_sums import read_deposit
+    from gsworkbench.reconstruction.from_sums import reconstruct_sums
+    from gsworkbench.reconstruction.memory_needed import beside_what_is_free, reconstruct_bytes
+
+    if given := [name for name, usual in _OF_PARTICLES.items() if getattr(options, name) != usual]:
+        flag = "--class" if given[0] == "class_number" else f"--{given[0].replace('_', '-')}"
+        raise InputError(f"{flag} is an option for particles, and these are sums", file=options.particles)
+    if not distributed.is_first():
+        return
+    files = [options.particles, *([options.sums2] if options.sums2 is not None else [])]
+    if len(files) == 1 and config.half_maps:
+        remedy = "give the files of half sets 1 and 2, or --no-half-maps"
+        raise InputError("one file of sums makes no half maps", file=files[0], remedy=remedy)
+    stack = read_deposit(files).stack
+    print(f"memory: {beside_what_is_free(reconstruct_bytes(stack, config))}", flush=True)
+    _print_result(reconstruct_sums(files, options.out, config, truth=options.truth))
+
+
+def _print_result(result: Any) -> None:
     print(f"{len(result.volume)}^3 map of {result.record.n_particles['all']:,} particles in {result.output_dir}")
     estimated = {estimate.half.name for estimate in result.estimates}
     for r in result.resolutions:

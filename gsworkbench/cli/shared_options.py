@@ -19,10 +19,14 @@ def number(text: str) -> Any:
         return text
 
 
-def add_particles(command: Any) -> None:
-    command.add_argument(
-        "particles", type=Path, help=".star (RELION 3.0 to 5), .cs (cryoSPARC), .mrcs or .txt (cryoDRGN)"
-    )
+def add_particles(command: Any, *, or_sums: bool = False) -> None:
+    """Add the particles to read; or_sums : or files of sums in their place."""
+    help = ".star (RELION 3.0 to 5), .cs (cryoSPARC), .mrcs or .txt (cryoDRGN)"
+    if or_sums:
+        help += "; or the sums of half set 1 (.npz of --keep-sums or accumulate)"
+    command.add_argument("particles", type=Path, help=help)
+    if or_sums:
+        command.add_argument("sums2", type=Path, nargs="?", metavar="SUMS", help="the sums of half set 2 (.npz)")
     group = command.add_argument_group("where images, poses and CTF are")
     add_places(group)
     group.add_argument(

@@ -34,7 +34,7 @@ HEADS = (
 )  # fmt: skip
 _PAPERS = {"cryoDRGN": "resolution_half_0.143_cryodrgn", "GEM/CryoNeRF": "resolution_half_0.143_gem"}
 # What is in the repository of the pictures.
-IN_DOCS = ("review_baseline", "fig3", "fig8", "fig9", "review_truth", "review_numbers")
+IN_DOCS = ("review_baseline", "fig3", "fig8", "fig9", "gamma_bias", "review_truth", "review_numbers")
 DOCS_HEAD = """Made by `env/run snakemake all --config scale={scale}` and
 `python -m gsworkbench.experiments.report {scale} results/{scale} paper_figures/output/{scale} --docs docs/measured`.
 Particles are simulated, so that the truth is known; the ribosome 6ZU5 stands in for the Pf80S of EMPIAR-10028. A

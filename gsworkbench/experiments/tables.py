@@ -31,6 +31,8 @@ HEADINGS = {
     "fsc_truth_high": "FSC to the truth, last third",
     "fsc_half_high": "FSC of half maps, last third",
     "overstatement_mean": "half maps overstate by (H)",
+    "fsc_estimate_mean": "estimated FSC of a half map to the truth",
+    "fsc_estimate_overstatement": "half maps agree more than the estimate allows by",
     "resolution_truth_0.5": "resolution to the truth (0.5)",
     "resolution_half_0.143": "resolution of half maps (0.143)",
     "resolution_half_0.143_cryodrgn": "the same as cryoDRGN reads it",

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from gsworkbench.config import to_mapping
-from gsworkbench.lab.opened_run import RunFolder
+from gsworkbench.lab.opened_run import RunFolder, deposit_of
 from gsworkbench.methods.one_pass import PREVIEW
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 
@@ -34,12 +34,16 @@ def changed(config: ReconstructionConfig) -> dict[str, Any]:
 def command_line(config: ReconstructionConfig, run: RunFolder, out: str | Path, reading: Sequence[str] = ()) -> str:
     """The command that fits the particles of `run`, in its half sets, with these settings, into the folder `out`.
 
-    reading : the options that `particles_of` returned.
+    reading : the options that `particles_of` returned; or the files of sums that take the place of the particles.
     """
     command = config.row.command
     classical = command != "reconstruct"
     words = ["gsworkbench", command]
-    words += [str(run.folder / "run_data.star"), *reading, "--out", str(out)]
+    table = run.folder / "run_data.star"
+    if not reading and not table.is_file() and (deposit := deposit_of(run)):
+        reading = [str(file) for file in deposit.files]
+    of_sums = bool(reading) and reading[0].endswith(".npz")
+    words += [*([] if of_sums else [str(table)]), *reading, "--out", str(out)]
     words += [] if classical else ["--method", config.method]
     words += ["--preset", PRESET] if config.method == "stochastic" else []
     if (number := config.n_gaussians) is not None:

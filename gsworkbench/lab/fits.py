@@ -6,7 +6,7 @@ same numbers; only nothing but the sums is written. The sums of a run lie in its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.io.files import sha256
 from gsworkbench.io.mrc import Volume
 from gsworkbench.lab.commands import identity
-from gsworkbench.lab.opened_run import RunFolder, dataset_of, particles_of
-from gsworkbench.methods.backprojection import Backprojection
+from gsworkbench.lab.opened_run import RunFolder, dataset_of, deposit_of, particles_of
+from gsworkbench.methods.deposited_sums import Deposit
 from gsworkbench.methods.one_pass import OnePass
 from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.sums_of_parts import sums_of_parts
 from gsworkbench.methods.task import PartSums, Solution, Task, make_task, solutions, substituted_task
-from gsworkbench.normal_equations.classical_map import classical_map, least_squares
+from gsworkbench.normal_equations.classical_map import least_squares
 from gsworkbench.normal_equations.equations import NormalEquations
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.reconstruction.run import Reconstruction
@@ -63,12 +63,27 @@ class Outcome:
 
 
 class LiveFits:
-    """The particles of one run, ready to be fitted again and again."""
+    """The particles of one run, ready to be fitted again and again.
+
+    Where the particles are not at hand, but the files of sums that the run was made from or kept, these are fitted.
+    reading : options of the command line that the particles need, or the files of sums. deposit : these files, or None.
+    """
+
+    deposit: Deposit | None = None
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self.stack, self.reading = particles_of(run)
-        self.sums = saved_sums(run, self.stack)
+        self.sums: PartSums
+        try:
+            self.stack, self.reading = particles_of(run)
+        except InputError:
+            self.deposit = deposit_of(run)
+            if self.deposit is None:
+                raise
+            self.stack, self.reading = self.deposit.stack, tuple(map(str, self.deposit.files))
+            self.sums = dict(self.deposit.sums)
+        else:
+            self.sums = saved_sums(run, self.stack)
         self.linear = linear_maps(self.sums)
 
     def warm_up(self) -> None:
@@ -78,15 +93,20 @@ class LiveFits:
 
     def fit(self, config: ReconstructionConfig, show: Callable[[str, Solution], None] | None = None) -> Outcome:
         """Fit all particles and both half sets, then judge; `show` is given each map as it is made."""
-        task = replace(_task(self.run, self.stack, config), sums=self.sums)
-        solutions = {}
-        for part, solution in solutions_of(task):
-            solutions[part] = solution
+        task = replace(self._task(config), sums=self.sums)
+        solved = {}
+        for part, solution in solutions(task):
+            solved[part] = solution
             if show is not None:
                 show(part.label, solution)
         beyond = config.noise_substitute_beyond
-        again = [] if beyond is None else [made.volume for _, made in solutions_of(substituted_task(task, beyond))]
-        return self._judged(task, solutions, again)
+        again = [] if beyond is None else [made.volume for _, made in solutions(substituted_task(task, beyond))]
+        return self._judged(task, solved, again)
+
+    def _task(self, config: ReconstructionConfig) -> Task:
+        if self.deposit is None:
+            return _task(self.run, self.stack, config)
+        return self.deposit.task(config, _record(config))
 
     def _judged(self, task: Task, solutions: dict[Part, Solution], substituted: list[Volume]) -> Outcome:
         config, record = task.config, task.record
@@ -132,18 +152,11 @@ def substitution_curves(
     return found.substituted, replace(found.corrected, name="fsc_true")
 
 
-def solutions_of(task: Task) -> Iterator[tuple[Part, Solution]]:
-    """Solve a task as `reconstruct` does; the classical map too is made from the sums at hand."""
-    if task.config.settings == Backprojection("wiener"):
-        return solutions(task, _backprojected)
-    return solutions(task)
-
-
 def saved_sums(run: RunFolder, stack: ParticleStack) -> PartSums:
     """Sums over both half sets and all particles, from the run's folder, or from one pass that leaves them there."""
     task = _task(run, stack, ReconstructionConfig())
     source = sha256(run.folder / "run_data.star")
-    kept: PartSums = {}
+    kept: dict[Part, Pair] = {}
     for part in HALVES:
         train, test = (_loaded(task.sums_file(part, what), source) for what in ("sums", "held out"))
         if train is not None:
@@ -184,21 +197,17 @@ def explored_table(folder: Path) -> Path:
 
 
 def _task(run: RunFolder, stack: ParticleStack, config: ReconstructionConfig) -> Task:
-    record = RunRecord(command=[], config=to_mapping(config), machine=machine(), threads=_threads())
-    return make_task(stack, config, record, run.folder / FOLDER / "checkpoints")
+    return make_task(stack, config, _record(config), run.folder / FOLDER / "checkpoints")
+
+
+def _record(config: ReconstructionConfig) -> RunRecord:
+    return RunRecord(command=[], config=to_mapping(config), machine=machine(), threads=_threads())
 
 
 def _threads() -> int:
     import torch
 
     return torch.get_num_threads()
-
-
-def _backprojected(task: Task) -> Iterator[tuple[Part, Solution]]:
-    for part, (train, test) in sums_of_parts(task, hold_out=True).items():
-        with task.stage(part):
-            volume = classical_map(train if test is None else train + test)
-        yield part, Solution(volume)
 
 
 def _together(first: Pair, second: Pair) -> Pair:

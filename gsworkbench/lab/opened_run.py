@@ -17,6 +17,7 @@ from gsworkbench.assessment.map_names import MAP, find_half_maps
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians
 from gsworkbench.io.mrc import Volume, read_map
+from gsworkbench.methods.deposited_sums import KEPT, Deposit, read_deposit
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig, read_config
 from gsworkbench.particles.read import read_particles
 from gsworkbench.particles.stack import ParticleStack
@@ -145,6 +146,18 @@ class Sample:
     @property
     def residual(self) -> NDArray[np.float32]:
         return self.data - self.model
+
+
+def deposit_of(run: RunFolder) -> Deposit | None:
+    """The files of sums that a run was made from, or that it kept; None where there are none for both half sets."""
+    kept = [run.folder / name for name in KEPT]
+    if all(path.is_file() for path in kept):
+        return read_deposit(kept)
+    named = [Path(name) for name in run.record.get("inputs", {}) if name.endswith(".npz")]
+    places = (Path.cwd(), *run.folder.parents)
+    found = [next((above / path for above in places if (above / path).is_file()), None) for path in named]
+    files = [path for path in found if path is not None]
+    return read_deposit(files) if len(files) == len(KEPT) else None
 
 
 def sample_particles(stack: ParticleStack, volume: Volume, n: int = 4, *, seed: int = 0) -> Sample:

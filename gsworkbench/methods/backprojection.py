@@ -34,13 +34,19 @@ DEFAULT = Backprojection()
 
 
 def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
-    """Backproject the particles of each part and filter the map."""
-    from gsworkbench.methods.backprojection_filters import filtered_backprojection
+    """Backproject the particles of each part, or take the sums of them that are at hand, and filter the map."""
+    from gsworkbench.methods.backprojection_filters import filtered_backprojection, filtered_sums
+    from gsworkbench.methods.deposited_sums import FILTERS_OF_SUMS
     from gsworkbench.methods.task import Solution
     from gsworkbench.particles.noise_spectrum import chosen_noise
 
+    settings: Backprojection = task.config.settings
     for part, stack in task.parts.items():
         with task.stage(part):
-            spectrum = chosen_noise(task.config.noise_spectrum, stack)
-            volume = filtered_backprojection(stack, task.config.settings, noise_spectrum=spectrum, label=part.label)
+            if task.sums is not None and settings.filter in FILTERS_OF_SUMS:
+                train, test = task.sums[part]
+                volume = filtered_sums(train if test is None else train + test, settings)
+            else:
+                spectrum = chosen_noise(task.config.noise_spectrum, stack)
+                volume = filtered_backprojection(stack, settings, noise_spectrum=spectrum, label=part.label)
         yield part, Solution(volume)

@@ -19,7 +19,7 @@ from gsworkbench.assessment.local_filter import locally_filtered
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.io.mrc import Volume
 from gsworkbench.normal_equations.classical_map import classical_map, least_squares
-from gsworkbench.normal_equations.equations import accumulate
+from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.particles.stack import ParticleStack
 
 if TYPE_CHECKING:
@@ -44,10 +44,14 @@ def filtered_backprojection(
 ) -> Volume:
     """(D, D, D) map of all particles of a stack, in image units / A; noise_spectrum as in `accumulate`."""
     if config.filter in ("wiener", "none"):
-        sums = accumulate(stack, noise_spectrum=noise_spectrum, label=label)
-        return classical_map(sums) if config.filter == "wiener" else least_squares(sums)
+        return filtered_sums(accumulate(stack, noise_spectrum=noise_spectrum, label=label), config)
     pair = as_pair(stack, noise_spectrum=noise_spectrum, label=label)
     return weighted_by_fsc(pair) if config.filter == "fsc" else weighted_locally(pair)
+
+
+def filtered_sums(sums: NormalEquations, config: Backprojection) -> Volume:
+    """The same from sums over all particles, for the filters "wiener" and "none"."""
+    return classical_map(sums) if config.filter == "wiener" else least_squares(sums)
 
 
 def as_pair(

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import fft, ndimage
 
 from gsworkbench.io.mrc import Volume
+from gsworkbench.methods.molecule_support import molecule
 from gsworkbench.methods.part import ALL, Part
 from gsworkbench.methods.task import Solution, Task
 from gsworkbench.normal_equations.diagonal import DiagonalEquations, from_transform, shell_sum, to_transform, wiener_map
@@ -33,9 +33,6 @@ _LEAST_SIGNAL = 8.0  # of the signal in a shell, in standard errors: below, noth
 _FLAT = 1.5  # of a shell's mean of K: components with less count by K, ones with more alike
 _RIDGE = 0.02  # of the least squares, beside 1: the two maps may be nearly the same
 _TRUSTED = 0.1  # mean share of a fit, from which on the support of the molecule is taken from it
-_SMOOTH = 2.0  # voxels, standard deviation of the blur that a support is made with
-_LEVEL = 0.3  # of the blurred map's 99.9th percentile, above which it is the molecule
-_GROWN, _EDGE = 1.0, 4.0  # voxels
 SUPPORTS = ("fit", "backprojection", "none")
 
 
@@ -189,21 +186,6 @@ def _correlations(sums: Float64) -> _Correlations:
         error=np.where(known, error, 0) / scale,
         known=known,
     )
-
-
-def molecule(volume: Volume) -> Volume:
-    """(D, D, D) soft mask of where a map holds a molecule: its density, blurred, above a part of its highest."""
-    k = [fft.fftfreq(n) for n in volume.shape]
-    k[2] = fft.rfftfreq(volume.shape[2])
-    square = k[0][:, None, None] ** 2 + k[1][:, None] ** 2 + k[2] ** 2
-    blur = np.exp(-2 * np.pi**2 * _SMOOTH**2 * square)
-    smooth = fft.irfftn(fft.rfftn(volume) * blur, s=volume.shape, axes=(0, 1, 2))
-    smooth = smooth - np.median(smooth)
-    inside = smooth > _LEVEL * max(float(np.percentile(smooth, 99.9)), 0.0)
-    if not inside.any():
-        return np.ones_like(volume)
-    distance = ndimage.distance_transform_edt(~inside)
-    return (0.5 * (1 + np.cos(np.pi * np.clip((distance - _GROWN) / _EDGE, 0, 1)))).astype(np.float32)
 
 
 def combined(

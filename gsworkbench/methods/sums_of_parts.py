@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gsworkbench.methods.part import ALL, Part
+from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.task import FEW, PartSums, Task
 from gsworkbench.normal_equations.equations import NormalEquations, accumulate
 from gsworkbench.particles.half_sets import every_nth
@@ -15,7 +15,7 @@ from gsworkbench.particles.noise_spectrum import chosen_noise
 from gsworkbench.system import distributed
 
 TRAIN, TEST = "sums", "held out"  # of a part: the equations without every tenth particle, and of these
-_HELD_OUT = 10  # every tenth particle is held out
+HELD_OUT = 10  # every tenth particle is held out
 
 Files = dict[Part, tuple[Path, Path | None]]  # of the equations without the held-out particles, and of these
 
@@ -33,8 +33,11 @@ def write_sums(task: Task, *, hold_out: bool) -> Files:
         return {part: _accumulated(task, part, hold_out) for part in halves or [ALL]}
 
 
-def sums_of_halves(task: Task) -> Files:
-    """Return the files of the equations of both half sets: those that the method wrote, or of one pass made now."""
+def sums_of_halves(task: Task, *, hold_out: bool = False) -> Files:
+    """Return the files of the equations of both half sets: those that the method wrote, or of one pass made now.
+
+    hold_out : whether the pass that is made now keeps every tenth particle apart.
+    """
     if task.sums is not None:
         return {}
     files = {}
@@ -43,7 +46,7 @@ def sums_of_halves(task: Task) -> Files:
         if task.config.row.leaves_sums:
             files[part] = (train, test if test.is_file() else None)
         else:
-            files[part] = _accumulated(task, part, hold_out=False)
+            files[part] = _accumulated(task, part, hold_out)
     return files
 
 
@@ -51,6 +54,14 @@ def sums_of_parts(task: Task, *, hold_out: bool) -> PartSums:
     """Return the equations of each part without every tenth particle, and of these, all in memory."""
     files = write_sums(task, hold_out=hold_out)
     return {part: load_part(task, files, part) for part in task.parts}
+
+
+def keep_sums(task: Task, folder: Path, names: tuple[str, str]) -> None:
+    """Write the equations of half sets 1 and 2, which lie in the folder of checkpoints, to files of these names."""
+    for part, name in zip(HALVES, names, strict=True):
+        train, test = (task.sums_file(part, what) for what in (TRAIN, TEST))
+        held_out = NormalEquations.load(test) if test.is_file() else None
+        NormalEquations.load(train).save(folder / name, held_out=held_out)
 
 
 def load_part(task: Task, files: Files, part: Part) -> tuple[NormalEquations, NormalEquations | None]:
@@ -66,7 +77,7 @@ def load_part(task: Task, files: Files, part: Part) -> tuple[NormalEquations, No
 def _accumulated(task: Task, part: Part, hold_out: bool) -> tuple[Path, Path | None]:
     """Return the files of a part's equations without every tenth particle, and of these; all in one for few."""
     stack = task.parts[part]
-    held = every_nth(stack.specimens(), _HELD_OUT)
+    held = every_nth(stack.specimens(), HELD_OUT)
     if len(stack) < FEW / 2 or not hold_out or held.all():
         held[:] = False
     spectrum = chosen_noise(task.config.noise_spectrum, stack)

@@ -7,7 +7,7 @@ maps, is reconstruction/run.py's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gsworkbench.gaussians.mixture import Gaussians
     from gsworkbench.methods.registry import Solve
 
-PartSums = dict[Part, tuple[NormalEquations, NormalEquations | None]]
+PartSums = Mapping[Part, tuple[NormalEquations, NormalEquations | None]]
 
 SUMS = ".sums.npz"  # checkpoints that a finished run removes
 FEW = 500  # fewer particles than this get a warning, and half as many no held-out particles

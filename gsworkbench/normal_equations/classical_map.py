@@ -34,7 +34,7 @@ def backproject(
 def classical_map(sums: NormalEquations) -> NDArray[np.float32]:
     """(D, D, D) map from sums over particles, in image units / A. Zero in the corners and from Nyquist on."""
     kernel, noise = sums.kernel(circular=True).clamp_min(0), _noise(sums)
-    signal = _mean(_transform(sums).abs().square() - noise * kernel) / _mean(kernel.square()).clamp_min(1e-300)
+    signal = _mean(data_transform(sums).abs().square() - noise * kernel) / _mean(kernel.square()).clamp_min(1e-300)
     signal = torch.maximum(signal, _LEAST_SNR * noise / _mean(kernel).clamp_min(1e-300))
     mean = _mean(kernel)
     softened = _divided(sums, kernel, noise / signal.clamp_min(1e-300) + DIVISION_SOFTENING * mean)
@@ -55,12 +55,13 @@ def _divided(sums: NormalEquations, kernel: Tensor, damping: Tensor) -> NDArray[
     """
     shell = map_shells(sums.box_size)
     mean = _mean(kernel)[shell]
-    transform = _transform(sums) / (kernel + damping[shell] + 1e-3 * mean)
+    transform = data_transform(sums) / (kernel + damping[shell] + 1e-3 * mean)
     transform[(shell >= sums.box_size // 2) | (mean == 0)] = 0
     return centred_irfftn(transform).float().numpy()
 
 
-def _transform(sums: NormalEquations) -> Tensor:
+def data_transform(sums: NormalEquations) -> Tensor:
+    """(D, D, D // 2 + 1) transform of b about the voxel D // 2."""
     return torch.fft.rfftn(torch.fft.ifftshift(sums.b()))
 
 

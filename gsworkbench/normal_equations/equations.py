@@ -18,15 +18,14 @@ them off, to the padded one, unless sums were made by finufft.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-import json
 import math
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,23 +33,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsworkbench.errors import InputError
-from gsworkbench.io.files import atomic_path, sha256
+from gsworkbench.io.files import sha256
 from gsworkbench.io.mrc import read_images, stack_shape
-from gsworkbench.io.npz import load_archive
 from gsworkbench.normal_equations.insertion import PADDING, Direct, Float64, Grid
+from gsworkbench.normal_equations.sums_format import SumsOfSet, nodes, read_header, read_sums, write_sums
 from gsworkbench.particles.image_sample import sample
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.system import distributed
 from gsworkbench.system.progress import progress
 
-VERSION = 3
 ENGINES = ("gridding", "finufft")
 CHUNK_BYTES = 2**22  # of images read at a time: memory that stays in the cache and is used again
 CHECKPOINT_SECONDS = 60.0
 COLUMNS = 16  # of a grid, transformed at a time
 LARGEST_BOX = 800  # cells of the grid are numbered by 32 bits
 _EXACT = 2.0**53  # quanta that float64 counts without a gap
-_ARRAYS = ("grid_sums", "particles")
+# What two sets in one file have in common.
+_SHARED = (
+    *("box_size", "pixel_size", "half_set", "data_sign", "engine", "weighted", "normalised", "phases"),
+    *("density_unit", "sources"),
+)
 _LEAST_NOISE = 1e-4
 _LEVEL_IMAGES = 100  # of the first file, whose median says how large pixels are
 
@@ -65,12 +67,12 @@ class NormalEquations:
     Attributes
     ----------
     grid_sums : (3, m) float64: real and imaginary part of the sum of CTF times centred transform, and the sum of CTF^2,
-        at m nodes (`_nodes`) of the half grid (2 D, 2 D, D + 1) of the padded box, origin at node 0. A Friedel pair
-        stands at x >= 0 only, once.
+        at m nodes (`sums_format.nodes`) of the half grid (2 D, 2 D, D + 1) of the padded box, origin at node 0. A
+        Friedel pair stands at x >= 0 only, once.
     box_size, pixel_size : D and A of the map.
     energy_sum, noise_sum : sums over particles of the power inside the disc, and of the noise power of one component.
-    data_quantum, ctf_quantum : powers of two that the sums are multiples of.
-    particles : (n,) uint64, sorted: the identity of each particle (image content, index, pose).
+    data_quantum, ctf_quantum : powers of two that the sums are multiples of; 0 for sums that are not exact.
+    particles : (n,) uint64, sorted: the identity of each particle (image content, index, pose), if it has one.
     half_set : 1 or 2 if all particles are of that half set, else 0.
     data_sign : the factor applied to all images, +1 or -1; 0 if there are both.
     engine : "gridding", or "finufft", whose sums are exact to its tolerance but not repeatable to the bit.
@@ -79,6 +81,9 @@ class NormalEquations:
     phases : what was done to the images' phases, in words (ParticleStack.random_phases).
     sources : SHA-256 of the metadata files and noise spectra that went in.
     images : a sample of the images that went in (particles/image_sample.py).
+    density_unit : the factor that brings maps made of these sums to the units of the image files / A
+        (ParticleStack.normalisation); None where it is not known.
+    unnamed : how many particles have no identity, because the file that they came from left it out.
 
     Examples
     --------
@@ -104,12 +109,13 @@ class NormalEquations:
     normalised: bool
     phases: str
     sources: tuple[str, ...]
-    version: int = VERSION
     images: tuple[int, ...] = ()
+    density_unit: float | None = None
+    unnamed: int = 0
 
     @property
     def n_particles(self) -> int:
-        return len(self.particles)
+        return len(self.particles) + self.unnamed
 
     @property
     def energy(self) -> float:
@@ -160,12 +166,19 @@ class NormalEquations:
             half_set=self.half_set if self.half_set == other.half_set else 0,
             sources=tuple(sorted({*self.sources, *other.sources})),
             images=sample((*self.images, *other.images)),
+            density_unit=self._unit_with(other),
+            unnamed=self.unnamed + other.unnamed,
         )
         return total._checked()
 
+    def _unit_with(self, other: NormalEquations) -> float | None:
+        """The unit of both together: a power of two; where data sets differ in it, that of the greater."""
+        known = [(part.n_particles, part.density_unit) for part in (self, other) if part.density_unit is not None]
+        return max(known)[1] if known else None
+
     def require_addable(self, other: NormalEquations) -> None:
         """Raise InputError for sums of another box, pixel size, sign or engine, and for a particle that is in both."""
-        for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "normalised", "phases", "version"):
+        for name in ("box_size", "pixel_size", "data_sign", "engine", "weighted", "normalised", "phases"):
             if getattr(self, name) != getattr(other, name):
                 raise InputError(
                     f"these sums cannot be added: {name} is {getattr(self, name)} here and {getattr(other, name)} there"
@@ -176,42 +189,53 @@ class NormalEquations:
                 f"{len(both):,} particles are counted in both sums", remedy="add parts without common particles"
             )
 
-    def save(self, path: str | Path) -> None:
-        """Write a .npz file, atomically; `load` reads it."""
-        header = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _ARRAYS}
-        text = np.frombuffer(json.dumps(header).encode(), np.uint8)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, header=text, particles=self.particles, sums=self.grid_sums)
+    def save(
+        self,
+        path: str | Path,
+        *,
+        held_out: NormalEquations | None = None,
+        identities: bool = True,
+        single: bool = False,
+    ) -> None:
+        """Write a .npz file, atomically; `load` and `load_pair` read it, and docs/reference/sums.md describes it.
+
+        held_out : sums over other particles of the same half set, which a fit is tested on, in the same file.
+        identities : False leaves out the identities of particles and the sample of their images; nobody can then tell
+        from the file whether a particle is also in another. single : float32, half the size, exact no longer.
+        """
+        if held_out is not None:
+            self.require_addable(held_out)
+        shared = {name: getattr(self, name) for name in _SHARED}
+        if held_out is not None:
+            shared["sources"] = tuple(sorted({*self.sources, *held_out.sources}))
+        sets = [part._as_set() for part in (self, held_out) if part is not None]
+        write_sums(path, shared, sets, identities=identities, single=single)
 
     @staticmethod
     def load(path: str | Path, *, half_set: int | None = None) -> NormalEquations:
-        """Read a file of `save`; one that is damaged, of another version or not of `half_set` raises InputError."""
+        """Read the sums over all particles of a file of `save`, held-out ones included.
+
+        A file that is damaged, of a version not known or not of `half_set` raises InputError.
+        """
+        train, test = NormalEquations.load_pair(path, half_set=half_set)
+        return train if test is None else train._with(test, out=train.grid_sums)
+
+    @staticmethod
+    def load_pair(path: str | Path, *, half_set: int | None = None) -> tuple[NormalEquations, NormalEquations | None]:
+        """Read the sums of a file without the held-out particles, and of these, None where it has none."""
+        shared, sets = read_sums(path)
         try:
-            file = load_archive(path)
-            header = json.loads(file["header"].tobytes())
-            if header.get("version") != VERSION:
-                problem = f"the sums are of version {header.get('version')}, this program reads version {VERSION}"
-                raise InputError(problem, file=path, remedy="accumulate them again")
-            box_size = int(header["box_size"])
-            if not 0 < box_size**3 < file["sums"].size:
-                raise ValueError("fewer sums than a map of this box has")  # before a grid is made for it
-            if file["sums"].shape != (3, np.count_nonzero(_nodes(box_size, header["engine"]))):
-                raise ValueError("the sums are not those of this box")
-            header["sources"] = tuple(header["sources"])
-            header["images"] = sample(map(int, header.get("images", ())))
-            result = NormalEquations(grid_sums=file["sums"], particles=file["particles"], **header)
-        except InputError:
-            raise
-        except FileNotFoundError as error:
-            raise InputError("there is no such file", file=path) from error
-        except Exception as error:  # zipfile and NumPy meet damage with errors of a dozen types
+            train, *rest = (NormalEquations._of_set(shared, of_set) for of_set in sets)
+            for other in rest:
+                train.require_addable(other)
+        except Exception as error:  # entries of the header that are missing, or no numbers
             raise InputError(
                 "not a file of sums, or a damaged one", file=path, remedy="accumulate them again"
             ) from error
-        if half_set is not None and result.half_set != half_set:
-            found = f"half set {result.half_set}" if result.half_set else "no single half set"
+        if half_set is not None and train.half_set != half_set:
+            found = f"half set {train.half_set}" if train.half_set else "no single half set"
             raise InputError(f"the sums are of {found}, not of half set {half_set}", file=path)
-        return result
+        return train, rest[0] if rest else None
 
     @staticmethod
     def load_all(paths: Sequence[str | Path]) -> NormalEquations:
@@ -221,12 +245,44 @@ class NormalEquations:
         """
         total = NormalEquations.load(paths[0])
         for path in paths[1:]:
-            part = NormalEquations.load(path)
-            try:
-                total = total._with(part, out=total.grid_sums)
-            except InputError as error:
-                raise InputError(error.problem, file=path, remedy=error.remedy) from error
+            total = total.plus(NormalEquations.load(path), path)
         return total
+
+    def plus(self, other: NormalEquations, path: str | Path) -> NormalEquations:
+        """Add `other`, of the file `path`, in the memory of these sums; what cannot be added raises InputError."""
+        try:
+            return self._with(other, out=self.grid_sums)
+        except InputError as error:
+            raise InputError(error.problem, file=path, remedy=error.remedy) from error
+
+    def _as_set(self) -> SumsOfSet:
+        names = ("n_particles", "energy_sum", "noise_sum", "data_quantum", "ctf_quantum", "images")
+        return SumsOfSet(self.grid_sums, self.particles, {name: getattr(self, name) for name in names})
+
+    @staticmethod
+    def _of_set(shared: dict[str, Any], of_set: SumsOfSet) -> NormalEquations:
+        numbers = of_set.numbers
+        entries = {name: shared[name] for name in _SHARED}
+        unit = entries["density_unit"]
+        entries |= {
+            "box_size": int(entries["box_size"]),
+            "pixel_size": float(entries["pixel_size"]),
+            "density_unit": None if unit is None else float(unit),
+            "sources": tuple(map(str, entries["sources"])),
+        }
+        if not entries["pixel_size"] > 0 or entries["half_set"] not in (0, 1, 2):
+            raise ValueError("a pixel size above 0, and half set 0, 1 or 2")
+        return NormalEquations(
+            grid_sums=of_set.grid_sums,
+            energy_sum=numbers["energy_sum"],
+            noise_sum=numbers["noise_sum"],
+            data_quantum=float(numbers.get("data_quantum", 0.0)),
+            ctf_quantum=float(numbers.get("ctf_quantum", 0.0)),
+            particles=of_set.particles,
+            unnamed=int(numbers["n_particles"]) - len(of_set.particles),
+            images=sample(map(int, numbers.get("images", ()))),
+            **entries,
+        )
 
     def _voxels(self, parts: Float64, places: Tensor) -> Tensor:
         """Voxels at `places` along each axis, of sums on the padded half grid: real and imaginary part, or a real one.
@@ -237,10 +293,10 @@ class NormalEquations:
         """
         edge = PADDING * self.box_size
         mate = (-torch.arange(edge)) % edge
-        nodes = _nodes(self.box_size, self.engine)
-        grids = np.zeros((len(parts), *nodes.shape))
+        kept = nodes(self.box_size, self.engine)
+        grids = np.zeros((len(parts), *kept.shape))
         for grid_part, part in zip(grids, parts, strict=True):
-            grid_part[nodes] = part
+            grid_part[kept] = part
         volume = torch.empty(len(places), len(places), self.box_size + 1, dtype=torch.complex128)
         for start in range(0, self.box_size + 1, COLUMNS):
             columns = range(self.box_size + 1)[start : start + COLUMNS]
@@ -259,6 +315,8 @@ class NormalEquations:
         return (result + origin) / self.box_size**2  # a sum over pixels is one over components / D^2
 
     def _checked(self) -> NormalEquations:
+        if not (self.data_quantum and self.ctf_quantum):
+            return self
         real, imaginary, power = (max(part.max(), -part.min()) for part in self.grid_sums)
         largest = max(real / self.data_quantum, imaginary / self.data_quantum, power / self.ctf_quantum)
         if not largest < _EXACT:
@@ -271,9 +329,9 @@ class NormalEquations:
 
 def sample_of(path: str | Path) -> tuple[int, tuple[int, ...]]:
     """Return the half set and the sample of images of a file that `load` read before, without reading its sums."""
-    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-        header = json.loads(file["header"].tobytes())
-    return int(header["half_set"]), sample(map(int, header.get("images", ())))
+    header = read_header(path)
+    sets = (header.get(name, {}) for name in ("training", "held_out"))
+    return int(header["half_set"]), sample(int(number) for of_set in sets for number in of_set.get("images", ()))
 
 
 def accumulate(
@@ -419,7 +477,7 @@ class _Pass:
         indices = np.concatenate([np.empty(0, np.int64), *self.summed])
         return dataclasses.replace(
             self.empty,
-            grid_sums=self.engine.sums(_nodes(self.empty.box_size, self.empty.engine)),
+            grid_sums=self.engine.sums(nodes(self.empty.box_size, self.empty.engine)),
             energy_sum=self.energy_sum,
             noise_sum=self.noise_sum,
             particles=np.sort(self.identities[indices]),
@@ -462,6 +520,7 @@ def _empty(
         weighted=weighted,
         normalised=stack.normalisation is not None,
         phases="as they are" if stack.random_phases is None else str(stack.random_phases),
+        density_unit=1.0 if stack.normalisation is None else stack.normalisation.unit,
         sources=tuple(sorted(sources)),
         images=sample(_image_numbers(stack)),
     )
@@ -568,14 +627,3 @@ def _rounded(values: Float64, quantum: float) -> float:
 def _power_of_two(value: float) -> float:
     """The least power of two that is not below a value; 1 for one that has none."""
     return 2.0 ** math.ceil(math.log2(value)) if 0 < value < math.inf else 1.0
-
-
-@functools.lru_cache(maxsize=2)
-def _nodes(box_size: int, engine: str) -> NDArray[np.bool_]:
-    """(2 D, 2 D, D + 1) the nodes that sums are kept of: what a sample inside the disc can reach; by finufft, all."""
-    edge = PADDING * box_size
-    if engine == "finufft":
-        return np.ones((edge, edge, edge // 2 + 1), bool)
-    k2 = np.rint(np.fft.fftfreq(edge, 1 / edge) ** 2).astype(np.int32)
-    reach = edge // 2 + 2
-    return k2[:, None, None] + k2[:, None] + k2[: edge // 2 + 1] <= reach**2

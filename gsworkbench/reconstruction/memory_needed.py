@@ -6,6 +6,7 @@ are bounds for one structure at the default settings on a CPU, Python and its li
 
 from __future__ import annotations
 
+from gsworkbench.methods.error_map import KEPT_BYTES, MEMORY, PARTS, WHILE_RUNNING
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.system.memory import available_memory
@@ -32,6 +33,17 @@ def reconstruct_bytes(stack: ParticleStack, config: ReconstructionConfig) -> int
         total += images
     total += GAUSSIAN * (config.n_gaussians or 0)
     return int(total)
+
+
+def error_map_words(stack: ParticleStack) -> str:
+    """Say what an error map takes: reading, memory and disk."""
+    voxels = stack.box_size**3
+    memory = beside_what_is_free(int(START + MEMORY * voxels))
+    return (
+        f"error map: the particles are read once more, in {PARTS} parts; memory {memory}; on disk "
+        f"{(WHILE_RUNNING + KEPT_BYTES) * voxels / 1e9:.2g} GB while it is made, of which "
+        f"{KEPT_BYTES * voxels / 1e9:.2g} GB stay"
+    )
 
 
 def beside_what_is_free(needed: int | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from gsworkbench.assessment.assess import (
     write_assessment,
 )
 from gsworkbench.assessment.fsc import FscCurve, Resolution
-from gsworkbench.assessment.map_names import LINEAR, MAP, REGULARISED, UNFILTERED
+from gsworkbench.assessment.map_names import ERRORS, LINEAR, MAP, REGULARISED, UNFILTERED
 from gsworkbench.assessment.mask_names import MASKS
 from gsworkbench.assessment.masks import Mask
 from gsworkbench.assessment.of_files import SAME_SIZE, unknown_size
@@ -35,10 +36,13 @@ from gsworkbench.inspection.findings import particle_alarms
 from gsworkbench.io.files import appear_together, atomic_path, remove
 from gsworkbench.io.locks import lock_folder
 from gsworkbench.io.mrc import Volume, map_voxel_size, read_map, write_map
+from gsworkbench.methods.deposited_sums import KEPT
+from gsworkbench.methods.error_map import PARTS, MapErrors, deal_parts, map_errors
 from gsworkbench.methods.linear_half_maps import linear_half_maps
 from gsworkbench.methods.part import ALL, HALVES, Part
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.registry import METHODS
+from gsworkbench.methods.sums_of_parts import keep_sums as write_kept_sums
 from gsworkbench.methods.task import FEW, SUMS, Solution, Task, fit_device, make_task, substituted_task
 from gsworkbench.methods.task import solutions as solve
 from gsworkbench.normal_equations.equations import CHECKPOINT_SECONDS
@@ -96,6 +100,8 @@ def reconstruct(
     seed: int = 0,
     backend: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    keep_sums: bool = False,
+    error_map: bool = False,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Reconstruction:
@@ -137,6 +143,12 @@ def reconstruct(
         A name of `available_backends()`. By default the fastest one that works.
     device : {"auto", "cpu", "cuda"}
         Where the fit runs. "auto" takes a GPU that works.
+    keep_sums : bool
+        Leave the sums over the particles of each half set in the folder, with which maps can be made and judged again
+        without the particles.
+    error_map : bool
+        Measure the noise of the linear map of all particles between 32 parts of them, for which the particles are read
+        once more: error_map.mrc, and what `region_mean` needs.
     resume : bool
         Continue an interrupted run from its checkpoints.
     checkpoint_seconds : float
@@ -166,7 +178,7 @@ def reconstruct(
     >>> [curve.name for curve in made.curves]
     ['fsc_unmasked', 'fsc_unmasked_truth', 'fsc_unmasked_estimate']
     """
-    config = _configured(
+    config = configured(
         settings,
         mask=str(mask),
         half_maps=half_maps,
@@ -179,10 +191,19 @@ def reconstruct(
         backend=backend,
         device=device,
     )
-    return _reconstruct(particles, out, config, truth=truth, resume=resume, checkpoint_seconds=checkpoint_seconds)
+    return _reconstruct(
+        particles,
+        out,
+        config,
+        truth=truth,
+        keep=keep_sums,
+        error_map=error_map,
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+    )
 
 
-def _configured(settings: Any, **options: Any) -> ReconstructionConfig:
+def configured(settings: Any, **options: Any) -> ReconstructionConfig:
     """The whole configuration, from the settings of one method and the options that all methods share."""
     if isinstance(settings, ReconstructionConfig):
         usual = ReconstructionConfig()
@@ -203,6 +224,8 @@ def _reconstruct(
     config: ReconstructionConfig,
     *,
     truth: str | Path | None = None,
+    keep: bool = False,
+    error_map: bool = False,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Reconstruction:
@@ -210,37 +233,59 @@ def _reconstruct(
     output_dir = Path(output_dir)
     truth = None if truth is None else Path(truth)
     _check(config, stack, output_dir)
-    true_map = _matching_map(truth, stack) if truth else None
-    mask: str | Mask = config.mask
-    if config.mask not in MASKS:
-        mask = user_mask(_matching_map(Path(config.mask), stack, only_box=True), config.mask)
+    if keep and not config.half_maps:
+        raise InputError("sums are kept of half sets", remedy="leave out --no-half-maps, or use accumulate")
+    if error_map:
+        if distributed.size() > 1:
+            raise InputError("an error map is made by one process", remedy="start it without torchrun")
+        deal_parts(stack, config.seed)  # too few particles are refused before anything is made
+    true_map, mask = reference_maps(truth, config, stack)
     with lock_folder(output_dir, CHECKPOINTS):
-        made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds)
-        record, volume, halves = made.record, made.solutions[ALL].volume, made.halves
-        with record.stage("assess"):
-            assessment = assess(
-                volume,
-                halves,
-                true_map,
-                voxel_size=stack.pixel_size,
-                linear=made.linear,
-                mask=mask,
-                seed=config.seed,
-            )
-            figures = assessment.as_dict()
-            if made.substituted and halves is not None:
-                figures["noise_substitution"] = _substitution_figures(made, halves)
-        record.results |= figures
-        if true_map is not None:
-            record.results["agreement"] = asdict(agreement(volume, true_map))
-        record.warnings += [*_saturation(assessment.resolutions), *assessment.alarms]
-        with _replacing(output_dir):
-            _write(made, output_dir)
-            with record.stage("assess"):
-                names = half_map_names(config)
-                write_assessment(output_dir, assessment, f"{config.method}, {len(stack):,} particles", names)
-            record.finish(output_dir / "run.json")
+        made = _make(stack, output_dir, config, truth, resume, checkpoint_seconds, keep=keep, error_map=error_map)
+        result = judge_and_write(made, output_dir, true_map, mask)
+        if made.errors is not None:
+            remove(made.errors.parts)
         _remove_sums(output_dir / CHECKPOINTS)
+    return result
+
+
+def reference_maps(
+    truth: Path | None, config: ReconstructionConfig, stack: ParticleStack
+) -> tuple[Volume | None, str | Mask]:
+    """Read the truth and the mask that a run is judged by; a mask that has only a name stays that."""
+    true_map = _matching_map(truth, stack) if truth else None
+    if config.mask in MASKS:
+        return true_map, config.mask
+    return true_map, user_mask(_matching_map(Path(config.mask), stack, only_box=True), config.mask)
+
+
+def judge_and_write(made: Made, output_dir: Path, true_map: Volume | None, mask: str | Mask) -> Reconstruction:
+    """Judge what was made, and write it to a folder in place of an earlier run; the caller has locked the folder."""
+    stack, config = made.stack, made.config
+    record, volume, halves = made.record, made.solutions[ALL].volume, made.halves
+    with record.stage("assess"):
+        assessment = assess(
+            volume,
+            halves,
+            true_map,
+            voxel_size=stack.pixel_size,
+            linear=made.linear,
+            mask=mask,
+            seed=config.seed,
+        )
+        figures = assessment.as_dict()
+        if made.substituted and halves is not None:
+            figures["noise_substitution"] = _substitution_figures(made, halves)
+    record.results |= figures
+    if true_map is not None:
+        record.results["agreement"] = asdict(agreement(volume, true_map))
+    record.warnings += [*_saturation(assessment.resolutions), *assessment.alarms]
+    with _replacing(output_dir):
+        _write(made, output_dir)
+        with record.stage("assess"):
+            what = f"{config.method}, {record.n_particles[ALL.label]:,} particles"
+            write_assessment(output_dir, assessment, what, half_map_names(config))
+        record.finish(output_dir / "run.json")
     return Reconstruction(
         output_dir, volume, halves, assessment.curves, assessment.resolutions, record, assessment.estimates
     )
@@ -271,11 +316,12 @@ def make_maps(
 
 
 @dataclass(frozen=True)
-class _Maps:
+class Made:
     """What the methods made of a stack, half sets dealt, before any of it is written.
 
     solutions : of each part. linear : least-squares maps of the half sets, or None. substituted : those of both half
-    sets with random phases, or empty.
+    sets with random phases, or empty. sums_of : the task whose sums are to be kept, or None.
+    errors : the linear map of all particles and its noise, or None.
     """
 
     stack: ParticleStack
@@ -285,6 +331,8 @@ class _Maps:
     phases: str
     record: RunRecord
     linear: tuple[Volume, Volume] | None = None
+    sums_of: Task | None = None
+    errors: MapErrors | None = None
 
     @property
     def halves(self) -> tuple[Volume, Volume] | None:
@@ -300,7 +348,10 @@ def _make(
     truth: Path | None,
     resume: bool,
     checkpoint_seconds: float,
-) -> _Maps:
+    *,
+    keep: bool = False,
+    error_map: bool = False,
+) -> Made:
     if config.half_maps:
         stack = stack.with_half_sets(config.seed)
     shared = particle_alarms(stack, most_images=0) if config.half_maps else []
@@ -311,11 +362,24 @@ def _make(
     task, *again = _tasks(stack, output_dir, config, record, resume, checkpoint_seconds)
     solutions = dict(solve(task))
     record.results |= {part.label: solution.report for part, solution in solutions.items()}
-    linear = linear_half_maps(task)
+    linear = linear_half_maps(task, hold_out=keep)
+    made = Made(stack, config, solutions, {}, "", record, linear, task if keep else None)
+    if error_map:
+        made = replace(made, errors=_errors(task))
     if not again:
-        return _Maps(stack, config, solutions, {}, "", record, linear)
+        return made
     phases = str(next(iter(again[0].parts.values())).random_phases)
-    return _Maps(stack, config, solutions, dict(solve(again[0])), phases, record, linear)
+    return replace(made, substituted=dict(solve(again[0])), phases=phases)
+
+
+def _errors(task: Task) -> MapErrors:
+    """Measure the noise of the linear map of all particles of a task."""
+    stack, config = task.parts[ALL], task.config
+    with task.record.stage("error map"):
+        spectrum = chosen_noise(config.noise_spectrum, stack)
+        found = map_errors(stack, task.checkpoints / ERRORS[2], noise_spectrum=spectrum, seed=config.seed)
+    task.record.results["error_map"] = {"parts": PARTS, "components_left_out": round(found.left_out, 5)}
+    return found
 
 
 def _tasks(
@@ -338,10 +402,12 @@ def _tasks(
 
 def _replacing(output_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Have the files of this run appear together, in place of those of an earlier one."""
-    return appear_together(instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *UNFILTERED, *SUBSTITUTED)])
+    return appear_together(
+        instead_of=[output_dir / name for name in ("run.json", *OUTPUTS, *ERRORS, *UNFILTERED, *SUBSTITUTED, *KEPT)]
+    )
 
 
-def _write(made: _Maps, output_dir: Path) -> None:
+def _write(made: Made, output_dir: Path) -> None:
     """Write what was made, but for the record."""
     stack, config, solutions = made.stack, made.config, made.solutions
     files = map_files(config)
@@ -352,11 +418,24 @@ def _write(made: _Maps, output_dir: Path) -> None:
         write_map(output_dir / file, volume, stack.pixel_size, "least-squares backprojection, no filter")
     for file, solution in zip(SUBSTITUTED, made.substituted.values(), strict=False):
         write_map(output_dir / file, solution.volume, stack.pixel_size, f"{config.method}, {made.phases}")
-    write_with_half_sets(stack.source, output_dir / RUN_DATA, stack)
+    if made.errors is not None:
+        write_map(output_dir / ERRORS[0], made.errors.error, stack.pixel_size, "standard error of the linear map")
+        write_map(output_dir / ERRORS[1], made.errors.volume, stack.pixel_size, "least squares, all particles")
+        with atomic_path(output_dir / ERRORS[2]) as temporary:
+            shutil.copyfile(made.errors.parts, temporary)
+    if made.sums_of is not None:
+        write_kept_sums(made.sums_of, output_dir, KEPT)
+    if len(stack):  # else there are sums in place of particles
+        write_with_half_sets(stack.source, output_dir / RUN_DATA, stack)
 
 
 def run_worker(
-    stack: ParticleStack, output_dir: str | Path, config: ReconstructionConfig, *, resume: bool = False
+    stack: ParticleStack,
+    output_dir: str | Path,
+    config: ReconstructionConfig,
+    *,
+    keep_sums: bool = False,
+    resume: bool = False,
 ) -> None:
     """What the other processes of torchrun do while the first one calls `reconstruct`: the same passes and fits."""
     _check(config, stack, Path(output_dir))
@@ -364,7 +443,7 @@ def run_worker(
     first, *again = _tasks(stack, Path(output_dir), config, RunRecord.start(to_mapping(config), []), resume)
     for _ in solve(first):
         pass
-    linear_half_maps(first)
+    linear_half_maps(first, hold_out=keep_sums)
     for task in again:
         for _ in solve(task):
             pass
@@ -393,7 +472,7 @@ def _check(config: ReconstructionConfig, stack: ParticleStack, output_dir: Path)
             raise InputError("noise substitution is read off half maps", remedy="leave out --no-half-maps")
 
 
-def _substitution_figures(made: _Maps, halves: tuple[Volume, Volume]) -> dict[str, Any]:
+def _substitution_figures(made: Made, halves: tuple[Volume, Volume]) -> dict[str, Any]:
     """Figures of the substituted half maps beside the half maps: those of the judge, and the mean where phases are
     random."""
     third, fourth = (solution.volume for solution in made.substituted.values())

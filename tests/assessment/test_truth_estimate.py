@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from gsworkbench.assessment.assess import assess
+from gsworkbench.assessment.definitions import judge
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.assessment.masks import spherical_mask
 from gsworkbench.assessment.transforms import inverse, transform
@@ -60,6 +61,21 @@ def test_the_estimate_is_the_fsc_to_the_truth(masked, noise, shared):
     assert np.mean(np.abs(np.concatenate(z)) < 2) > 0.9
     if shared:
         assert np.mean(said_too_much) > 5 * np.mean(off)
+
+
+def test_random_phases_do_not_show_a_mistake_that_half_maps_share():
+    """The corrected curve says of such half maps what the masked one says; the estimate says what is right."""
+    truth, halves, linear = maps(0, shared=1.0)
+    mask = spherical_mask(D, VOXEL)
+    judged = judge(*halves, "RELION", voxel_size=VOXEL, mask=mask)
+    corrected, start = judged.curve("fsc_corrected"), judged.randomised_from
+    assert corrected is not None and start is not None
+    found = estimate_truth_fsc(halves, linear, voxel_size=VOXEL, mask=mask)
+    shells = found.told & (np.arange(D // 2 + 1) >= start + 2)
+    true = true_fsc(halves, truth, mask)[shells]
+    said = np.sqrt(np.clip(corrected.values[shells], 0, None))
+    assert (said - true).mean() > 0.1
+    assert np.abs(found.half.values[shells] - true).mean() < 0.02
 
 
 def test_nothing_is_said_about_noise():

@@ -22,8 +22,8 @@ REGISTRIES = {scale: read_registry(scale) for scale in CONTENT["scales"]}
 EXPERIMENTS = [pytest.param(r, e, id=f"{s}-{n}") for s, r in REGISTRIES.items() for n, e in r.experiments.items()]
 
 CLAIMS = """
-fig2 conv fig3 fig6 fig4 table1 fig7 fig8 fig9 fig10 fig11 fig12 fig13 fig14 norm align lr dens saturation released
-start splatting_3dgs molecules deposited
+fig2 conv fig3 fig6 fig4 table1 fig7 fig8 fig9 gamma_bias fig10 fig11 fig12 fig13 fig14 norm align lr dens saturation
+released start splatting_3dgs molecules deposited
 gem_speed gem_memory gem_resolution gem_local gem_fslc gem_ablation gem_gradient
 cryogs_resolution cryogs_pose_deg cryogs_pose_px cryogs_particles cryogs_snr cryogs_mixture cryogs_isotropy
 review_baseline review_truth review_numbers review_smoothness review_crossing review_cost control_noise control_poses

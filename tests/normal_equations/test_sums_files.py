@@ -93,9 +93,9 @@ def test_the_wrong_half_set_is_refused(folder):
 def test_another_version_is_refused(folder, tmp_path):
     with np.load(folder / "base.npz") as file:
         arrays = dict(file)
-    text = arrays["header"].tobytes().replace(b'"version": 3', b'"version": 2')
+    text = arrays["header"].tobytes().replace(b'"version": 4', b'"version": 2')
     np.savez(tmp_path / "old.npz", **(arrays | {"header": np.frombuffer(text, np.uint8)}))
-    with pytest.raises(InputError, match="the sums are of version 2, this program reads version 3"):
+    with pytest.raises(InputError, match="the sums are of version 2, this program reads versions 3 and 4"):
         NormalEquations.load(tmp_path / "old.npz")
 
 
