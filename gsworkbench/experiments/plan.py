@@ -161,10 +161,6 @@ class Experiment:
         return self.source.startswith(PAPERS)
 
     @property
-    def runs_by_name(self) -> dict[str, Run]:
-        return {run.name: run for run in self.runs}
-
-    @property
     def all_runs(self) -> tuple[Run, ...]:
         """Runs and their twins."""
         return (*self.runs, *self.twins.values())

@@ -25,7 +25,15 @@ from urllib.parse import quote
 
 from gsworkbench.experiments.plan import Registry, read_registry
 from gsworkbench.experiments.tables import FORMATS
-from gsworkbench.experiments.verdicts import DECIDED
+from gsworkbench.experiments.verdicts import (
+    CONTRADICTED,
+    DECIDED,
+    HOLDS,
+    REPRODUCED,
+    SEE,
+    STAND_IN_FAILS,
+    STAND_IN_HOLDS,
+)
 from gsworkbench.io.files import atomic_path, write_text
 
 HEADS = (
@@ -37,9 +45,10 @@ _PAPERS = {"cryoDRGN": "resolution_half_0.143_cryodrgn", "GEM/CryoNeRF": "resolu
 IN_DOCS = ("review_baseline", "fig3", "fig8", "fig9", "gamma_bias", "review_truth", "review_numbers")
 DOCS_HEAD = """Made by `env/run snakemake all --config scale={scale}` and
 `python -m gsworkbench.experiments.report {scale} results/{scale} paper_figures/output/{scale} --docs docs/measured`.
-Particles are simulated, so that the truth is known; the ribosome 6ZU5 stands in for the Pf80S of EMPIAR-10028. A
-difference counts if it is larger than one shell and than two standard deviations over seeds. Times are CPU seconds of
-one thread and vary with the machine, the ratios less so."""
+Particles are simulated, so that the truth is known; the ribosome 6ZU5 stands in for the Pf80S of EMPIAR-10028. Runs are
+compared seed by seed, and a claim is decided by where the 95 % interval of the differences lies beside what counts;
+[how](../use/workflow.md#how-a-claim-is-decided). Times are CPU seconds of one thread and vary with the machine, the
+ratios less so."""
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; font-size: 13px } th, td { border-bottom: 1px solid #ddd; padding: .3rem .5rem;
@@ -81,10 +90,16 @@ def _number(measured: dict[str, Any] | None) -> str:
 
 def summary(outcomes: Sequence[dict[str, Any]]) -> str:
     """Return how many claims came out how, in one sentence."""
-    counts = Counter(o["verdict"].split(", because")[0].split(" at scale")[0] for o in outcomes)
-    decided = sum(o["verdict"] in DECIDED for o in outcomes)
+    own = [o["verdict"] for o in outcomes if not o["verdict"].startswith(SEE)]
+    counts = Counter(shortened(v) for v in own)
+    decided = sum(v in DECIDED for v in own)
     listed = "; ".join(f"{outcome}: {n}" for outcome, n in counts.most_common())
-    return f"{len(outcomes)} claims, {decided} decided. {listed}."
+    return f"{len(own)} claims, {decided} decided. {listed}."
+
+
+def shortened(verdict: str) -> str:
+    """Return an outcome without its reason."""
+    return verdict.split(", because")[0].split(" at scale")[0].split(":")[0]
 
 
 def links(outcome: dict[str, Any], results: Path, output: Path) -> dict[str, str]:
@@ -117,11 +132,22 @@ def markdown(registry: Registry, outcomes: Sequence[dict[str, Any]], results: Pa
         ]
         lines += [f"- {_escaped(f['says'])}" for f in outcome["findings"]]
         lines += [f"- {_escaped(name)}: not run, because {_escaped(why)}" for name, why in outcome["not_run"].items()]
+        lines += _beside(outcome)
         if outcome["figure"]:
             lines += ["", f"![{_escaped(outcome['claim'])}]({quote(outcome['figure'])})"]
         if outcome["notes"]:
             lines += ["", _escaped(outcome["notes"])]
     return "\n".join(lines) + "\n"
+
+
+def _beside(outcome: dict[str, Any]) -> list[str]:
+    """What this run could have seen, remarks and convergence, as Markdown."""
+    lines = ["", _escaped(outcome["seen"])] if outcome["seen"] else []
+    if outcome["remarks"]:
+        lines += ["", "Beside the claim:", "", *(f"- {_escaped(f['says'])}" for f in outcome["remarks"])]
+    if outcome["gates"]:
+        lines += ["", "Convergence:", "", *(f"- {_escaped(gate)}" for gate in outcome["gates"])]
+    return lines
 
 
 def _escaped(text: str) -> str:
@@ -155,7 +181,9 @@ def page(registry: Registry, outcomes: Sequence[dict[str, Any]], results: Path, 
 
 
 def _class(outcome: dict[str, Any]) -> str:
-    return {"reproduced": "reproduced", "not reproduced": "not"}.get(outcome["verdict"], "other")
+    short = shortened(outcome["verdict"])
+    good, bad = (REPRODUCED, HOLDS, STAND_IN_HOLDS), (CONTRADICTED, STAND_IN_FAILS)
+    return "reproduced" if short in good else "not" if short in bad else "other"
 
 
 def _section(outcome: dict[str, Any]) -> str:
@@ -163,15 +191,24 @@ def _section(outcome: dict[str, Any]) -> str:
     text = {k: html.escape(v) for k, v in outcome.items() if isinstance(v, str)}
     found = [f["says"] for f in outcome["findings"]]
     found += [f"{name}: not run, because {why}" for name, why in outcome["not_run"].items()]
-    listed = "".join(f"<li>{html.escape(line)}</li>" for line in found)
+    listed = _list(found)
+    remarks = [f["says"] for f in outcome["remarks"]]
+    beside = f"<p>Beside the claim:</p><ul>{_list(remarks)}</ul>" if remarks else ""
+    gates = outcome["gates"]
+    converged = f"<details><summary>Convergence</summary><ul>{_list(gates)}</ul></details>" if gates else ""
     image = ""
     if outcome["figure"]:
         image = f'<figure><img src="{html.escape(quote(outcome["figure"]))}" alt="{text["claim"]}"></figure>'
     return (
         f'<section id="{quote(outcome["name"])}"><h2>{text["name"]}</h2><p>{text["question"]}</p>'
         f'<p>Claim ({text["source"]}): {text["claim"]}</p><p>Outcome: <strong class="{_class(outcome)}">'
-        f'{text["verdict"]}</strong></p><ul>{listed}</ul>{image}<p class="notes">{text["notes"]}</p></section>'
+        f'{text["verdict"]}</strong></p><ul>{listed}</ul><p class="notes">{text["seen"]}</p>{beside}{converged}{image}'
+        f'<p class="notes">{text["notes"]}</p></section>'
     )
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "".join(f"<li>{html.escape(line)}</li>" for line in lines)
 
 
 def write_all_rows(registry: Registry, output: Path, path: Path) -> None:
@@ -199,12 +236,15 @@ def write_docs(registry: Registry, output: Path, docs: Path) -> None:
     for outcome in outcomes:
         lines += [
             "",
-            f"## {outcome['name']}: {outcome['verdict'].split(' at scale')[0]}",
+            f"## {outcome['name']}: {shortened(outcome['verdict'])}",
             "",
-            _escaped(outcome["question"]),
+            f"{_escaped(outcome['question'])} Claim ({_escaped(outcome['source'])}): {_escaped(outcome['claim'])}",
+            "",
+            f"Outcome: **{_escaped(outcome['verdict'])}**",
             "",
         ]
         lines += [f"- {_escaped(f['says'])}" for f in outcome["findings"]]
+        lines += _beside(outcome)
         if outcome["name"] in IN_DOCS and outcome["figure"]:
             with atomic_path(docs / outcome["figure"]) as temporary:
                 shutil.copyfile(output / outcome["figure"], temporary)

@@ -26,6 +26,7 @@ fig2 conv fig3 fig6 fig4 table1 fig7 fig8 fig9 gamma_bias fig10 fig11 fig12 fig1
 released start splatting_3dgs molecules deposited
 gem_speed gem_memory gem_resolution gem_local gem_fslc gem_ablation gem_gradient
 cryogs_resolution cryogs_pose_deg cryogs_pose_px cryogs_particles cryogs_snr cryogs_mixture cryogs_isotropy
+cryogs_cost
 review_baseline review_truth review_numbers review_smoothness review_crossing review_cost control_noise control_poses
 """
 
@@ -39,7 +40,8 @@ def test_every_experiment_has_runs_and_a_rule_or_a_reason(registry, experiment):
     assert experiment.claim and experiment.question.endswith("?") and experiment.source
     if experiment.not_run:
         return
-    assert experiment.runs and experiment.rules
+    assert experiment.runs and bool(experiment.rules) is not bool(experiment.see)
+    assert not experiment.see or experiment.see in registry.experiments
     assert experiment.figure is not None and experiment.figure.kind in KINDS
     assert {rule.compare for rule in experiment.rules} <= set(RULES)
     assert set(experiment.measures) <= set(MEASURES)
@@ -94,8 +96,10 @@ def test_quality_at_laptop_scale_has_three_seeds():
 
 
 def test_a_run_is_its_preset_with_the_factors_in_it():
-    run = REGISTRIES["laptop"].runs["ribosome-tuned-n2048-s0"]
-    assert to_mapping(run.config.reconstruction.settings) == to_mapping(PRESETS["tuned"]) | {"n_gaussians": 2048}
+    run = REGISTRIES["laptop"].runs["ribosome-tuned-n2048-passes_per_epoch4-s0"]
+    assert to_mapping(run.config.reconstruction.settings) == to_mapping(PRESETS["tuned"]) | {
+        "n_gaussians": 2048, "passes_per_epoch": 4,
+    }  # fmt: skip
     assert run.config.dataset == Simulation()  # 5,000 x 64^2 at 6 A/px, SNR 0.1
     noisy = REGISTRIES["laptop"].runs["sweep-snr0.01-one_pass-n1024-s1"].config
     assert noisy.dataset.snr == 0.01 and noisy.dataset.seed == noisy.reconstruction.seed == 1
@@ -107,8 +111,11 @@ def test_experiments_share_runs_and_settings_a_method_lacks_do_not_multiply_it(t
     registry = REGISTRIES["laptop"]
     assert not registry.owned["fig6"]  # all of fig3's
     content = copy.deepcopy(CONTENT)
-    content["experiments"]["fig2"]["factors"]["n_gaussians"] = [16, 32]
-    names = [run.name for run in _read(content, tmp_path, "laptop").experiments["fig2"].runs]
+    content["experiments"]["fig12"]["factors"][0] |= {
+        "n_gaussians": [16, 32],
+        "method": ["cryosplat", "backprojection"],
+    }
+    names = [run.name for run in _read(content, tmp_path, "laptop").experiments["fig12"].runs]
     assert sum("backprojection" in name for name in names) == 3  # one for each seed
     assert sum("cryosplat" in name for name in names) == 6
 
@@ -140,17 +147,21 @@ def _fig3(content):
     return content["experiments"]["fig3"]
 
 
+def _factors(content):
+    return _fig3(content)["factors"][0]
+
+
 BAD = {
     "scale": (lambda c: c["scales"].remove("smoke"), "no scale 'smoke'"),
     "section": (lambda c: c.pop("methods"), "sections must be"),
     "dataset setting": (lambda c: c["datasets"]["ribosome"]["smoke"].update(boxsize=8), "no parameter 'boxsize'"),
-    "dataset": (lambda c: _fig3(c)["factors"].update(dataset=["phage"]), "'fig3': there is no dataset 'phage'"),
-    "method": (lambda c: _fig3(c)["factors"].update(method=["magic"]), "no method 'magic'"),
+    "dataset": (lambda c: _factors(c).update(dataset=["phage"]), "'fig3': there is no dataset 'phage'"),
+    "method": (lambda c: _factors(c).update(method=["magic"]), "no method 'magic'"),
     "preset": (lambda c: c["methods"]["tuned"].update(preset="best"), "no preset 'best'"),
     "setting": (lambda c: c["methods"]["tuned"].update(settings={"gama": 0.1}), "no parameter 'gama'"),
-    "type": (lambda c: _fig3(c)["factors"].update(seed=["0"]), "seed must be int"),
-    "factor": (lambda c: _fig3(c)["factors"].update(gama=[0.1]), "no factor 'gama'"),
-    "no list": (lambda c: _fig3(c)["factors"].update(gamma=0.1), "'gamma' needs a list"),
+    "type": (lambda c: _factors(c).update(seed=["0"]), "seed must be int"),
+    "factor": (lambda c: _factors(c).update(gama=[0.1]), "no factor 'gama'"),
+    "no list": (lambda c: _factors(c).update(gamma=0.1), "'gamma' needs a list"),
     "experiment field": (lambda c: _fig3(c).update(grid={}), "no parameter 'grid'"),
     "no claim": (lambda c: _fig3(c).pop("claim"), "needs a value for claim"),
     "no runs": (lambda c: _fig3(c).update(factors=[]), "neither runs nor a reason"),
