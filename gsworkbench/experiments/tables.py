@@ -26,8 +26,6 @@ FORMATS: dict[str, Callable[[float], str]] = {
 HEADINGS = {
     "fsc_truth_mean": "mean FSC to the truth",
     "fsc_half_mean": "mean FSC of half maps",
-    "fsc_estimate_mean": "mean estimated FSC to the truth",
-    "fsc_estimate_overstatement": "half maps overstate by, without a truth",
     "fsc_truth_high": "FSC to the truth, last third",
     "fsc_half_high": "FSC of half maps, last third",
     "overstatement_mean": "half maps overstate by (H)",
@@ -51,6 +49,7 @@ HEADINGS = {
     "scheme_listed_scatter_seconds": "tiles, as listed, scatter",
     "scheme_depth_gather_seconds": "tiles, sorted by depth, gather",
     "rise_after_dip": "rise after a dip",
+    "fsc_half_in_sphere_high": "the same in a sphere",
     "power_ratio_high": "power over the truth's, last third",
 }
 HIDDEN = ("method", "seed", "data_seed")
