@@ -177,7 +177,7 @@ def fit_one_pass(
     report = HeldOutReport(signal, missed, curve, ladder)
     used = power if config.background else torch.zeros_like(power)
     weighted = replace(soft, weight=soft.weight / (1 + soft.kernel * used[soft.shell] / soft.noise))
-    gaussians, _ = fit_mixture(weighted, None, _final(config), context, start=trial)
+    gaussians, _ = fit_mixture(weighted, None, final_settings(config), context, start=trial)
     mixture = sample(gaussians, whole, context.backend)
     own = shell_mean(whole, seen.abs().square()).clamp_min(1e-300)
     misfit = (power / own)[: whole.box_size // 2].double().numpy()
@@ -273,14 +273,18 @@ def _found_and_missed(test: DiagonalEquations, seen: Tensor, power: Tensor) -> t
 
     The images' signal is the sum of K |V|^2, of which the sum of K S is missed.
     """
-    volume = from_transform(seen)
-    error = error_and_gradient(objective(test), volume)[0]
     missed = float(shell_sum(test, test.kernel * power[test.shell]).sum())
     found = float(shell_sum(test, test.kernel * seen.abs().square()).sum())
-    return -error / max(_standard_error(test, volume), 1e-300), missed / max(found + missed, 1e-300)
+    return gain(test, from_transform(seen)), missed / max(found + missed, 1e-300)
 
 
-def _final(config: OnePass) -> OnePass:
+def gain(test: DiagonalEquations, volume: Tensor) -> float:
+    """By how many standard errors a map lowers the error of equations that it was not fitted to."""
+    error = error_and_gradient(objective(test), volume)[0]
+    return -error / max(_standard_error(test, volume), 1e-300)
+
+
+def final_settings(config: OnePass) -> OnePass:
     """Settings of the second fit, which goes on from the first."""
     return replace(config, n_boosted_steps=0, n_steps=config.n_final_steps, learning_rate=config.learning_rate / 2)
 
@@ -298,7 +302,7 @@ def fit_mixture(
     *,
     start: Gaussians | None = None,
 ) -> tuple[Gaussians, Curve]:
-    """Adam on all particles at once, from a mixture in A or as configured. The equations are softened by the caller.
+    """Adam on all components at once, from a mixture in A or as configured. The equations are softened by the caller.
 
     Return the mixture in A and (step, error, error under `test`) along the way.
     """

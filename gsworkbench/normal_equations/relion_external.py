@@ -29,7 +29,6 @@ from gsworkbench.normal_equations.diagonal import DiagonalEquations
 
 GENERAL, SPECTRA = "external_reconstruct_general", "external_reconstruct_tau2"
 _SYMMETRIC = 1e-3  # of the largest weight: planes x = 0 of RELION are symmetric to float32, or not at all
-_UNKNOWN_PIXEL = 4.0  # A; RELION does not say how large pixels are, and the map does not depend on it
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def read_relion_external(path: str | Path) -> RelionSums:
     )  # fmt: skip
 
 
-def relion_equations(sums: RelionSums, pixel_size: float = _UNKNOWN_PIXEL) -> DiagonalEquations:
+def relion_equations(sums: RelionSums, pixel_size: float = 1.0) -> DiagonalEquations:
     """Return the normal equations of RELION's sums: their map has the scale of RELION's own.
 
     Lags of K beyond D/2 are cut off, as in `diagonal`. A shell of sums.radius or beyond weighs nothing.
