@@ -68,7 +68,9 @@ def _external_reconstruct(options: argparse.Namespace) -> None:
         write_json(sums.result.with_suffix(".json"), report)
         write_map(sums.result, made.volume, 1.0)
     what = f"{n:,} Gaussians" if n else "no Gaussians, as held-out components hold no signal of them"
-    print(f" + gsworkbench: {what}, box of {sums.box_size}, size {2 * sums.radius}, {report['seconds']:.1f} s", flush=True)
+    print(
+        f" + gsworkbench: {what}, box of {sums.box_size}, size {2 * sums.radius}, {report['seconds']:.1f} s", flush=True
+    )
 
 
 def _settings(words: list[str]) -> Any:

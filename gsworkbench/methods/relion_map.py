@@ -94,7 +94,9 @@ def relion_map(sums: RelionSums, config: OnePass = DEFAULT, context: FitContext 
     half = box_size // 2
     return RelionMap(
         from_transform(taken).float().numpy(),
-        replace(gaussians, means=gaussians.means / equations.pixel_size, scales=gaussians.scales / equations.pixel_size),
+        replace(
+            gaussians, means=gaussians.means / equations.pixel_size, scales=gaussians.scales / equations.pixel_size
+        ),
         share[:half].double().numpy(),
         (power / own)[:half].double().numpy(),
         signal,

@@ -77,7 +77,9 @@ def read_relion_external(path: str | Path) -> RelionSums:
     padding = _number(general, "rlnPaddingFactor", path)
     edge = round(padding * box_size)
     if not (box_size >= 4 and box_size % 2 == 0 and 0 < size <= box_size and padding >= 1 and edge % 2 == 0):
-        raise InputError(f"a box of {box_size} px, padded {padding:g} times, at size {size} is not understood", file=path)
+        raise InputError(
+            f"a box of {box_size} px, padded {padding:g} times, at size {size} is not understood", file=path
+        )
     shape = (edge, edge, edge // 2 + 1)
     real, imaginary, weight = (
         _volume(general, f"rlnExtRecons{name}", shape, path) for name in ("DataReal", "DataImag", "Weight")
