@@ -28,6 +28,7 @@ from gsworkbench.io.star_tables import read_tables
 from gsworkbench.normal_equations.diagonal import DiagonalEquations
 
 GENERAL, SPECTRA = "external_reconstruct_general", "external_reconstruct_tau2"
+_FLAT = 0.2  # of the mean weight at a radius: nodes with more count alike, nodes with less by their weight
 _SYMMETRIC = 1e-3  # of the largest weight: planes x = 0 of RELION are symmetric to float32, or not at all
 
 
@@ -106,25 +107,46 @@ def read_relion_external(path: str | Path) -> RelionSums:
 def relion_equations(sums: RelionSums, pixel_size: float = 1.0) -> DiagonalEquations:
     """Return the normal equations of RELION's sums: their map has the scale of RELION's own.
 
-    Lags of K beyond D/2 are cut off, as in `diagonal`. A shell of sums.radius or beyond weighs nothing.
+    Lags of K beyond D/2 are cut off, as in `diagonal`, and so are places of b: both mix neighbouring components. RELION
+    weighs shells by the noise that it finds in them, a hundred times more in one than in the next where that changes
+    (the first shells, after the first iteration), and what little a component has would drown in what its neighbours
+    leave there. So each radius is divided by its mean weight on the padded grid, and multiplied by it again afterwards.
+    A shell of sums.radius or beyond weighs nothing.
     """
     box = sums.box_size
     places = torch.arange(box)
     lags = torch.where(places < box // 2, places, places - box)
     shell = map_shells(box)
     inside = (shell < min(sums.radius, box // 2)).float()
+    weight = torch.from_numpy(sums.weight).double()
+    even = 1 / (weight + _FLAT * _ring_means(weight)).clamp_min(1e-300)
+    even[weight == 0] = 0
     # Both sums are real maps about voxel 0; transforms over D^2 on the image's side and on the map's leave D^-2, D^-4.
-    data = torch.fft.rfftn(_voxels(torch.from_numpy(sums.data), lags)) / box**2
-    kernel = torch.fft.rfftn(_voxels(torch.from_numpy(sums.weight), lags)).real.clamp_min(0) / box**4
-    from_first = torch.from_numpy(_half_box_phase(box))
+    data, kernel, variance = (
+        torch.fft.rfftn(_voxels(grid, lags))
+        for grid in (torch.from_numpy(sums.data) * even, weight * even, weight * even**2)
+    )
+    signal = kernel.real.clamp_min(0)
+    level = torch.where(variance.real > 0, signal / variance.real.clamp_min(1e-300), 0.0)
+    level = level * inside
+    data, kernel = data * level / box**2, signal * level / box**4
     return DiagonalEquations(
-        data=(data * from_first * inside).to(torch.complex64),
-        kernel=(kernel * inside).float(),
+        data=(data * torch.from_numpy(_half_box_phase(box))).to(torch.complex64),
+        kernel=kernel.float(),
         weight=inside,
         noise=2.0 * box**3,
         shell=shell,
         pixel_size=pixel_size,
     )
+
+
+def _ring_means(weight: Tensor) -> Tensor:
+    """The mean of a half grid over all nodes at the same distance from the origin, at each node."""
+    edge = weight.shape[0]
+    axis = torch.fft.fftfreq(edge, 1 / edge, dtype=torch.float64)
+    last = torch.arange(edge // 2 + 1, dtype=torch.float64)
+    ring = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + last**2).sqrt().round().long()
+    return (torch.bincount(ring.flatten(), weight.flatten()) / torch.bincount(ring.flatten()))[ring]
 
 
 def signal_power(sums: RelionSums) -> Tensor:
