@@ -77,7 +77,7 @@ def read_relion_external(path: str | Path) -> RelionSums:
     box_size, size = (_integer(general, f"rln{name}ImageSize", path) for name in ("Original", "Current"))
     padding = _number(general, "rlnPaddingFactor", path)
     edge = round(padding * box_size)
-    if not (box_size >= 4 and box_size % 2 == 0 and 0 < size <= box_size and padding >= 1 and edge % 2 == 0):
+    if not (box_size >= 4 and box_size % 2 == 0 and 0 < size <= box_size and padding in (1, 2, 3, 4)):
         raise InputError(
             f"a box of {box_size} px, padded {padding:g} times, at size {size} is not understood", file=path
         )
@@ -121,15 +121,12 @@ def relion_equations(sums: RelionSums, pixel_size: float = 1.0) -> DiagonalEquat
     weight = torch.from_numpy(sums.weight).double()
     even = 1 / (weight + _FLAT * _ring_means(weight)).clamp_min(1e-300)
     even[weight == 0] = 0
+    counted = weight * even
+    step = round(sums.padding)
+    level = (_blurred(counted) / _blurred(counted * even).clamp_min(1e-300))[::step, ::step, ::step] * inside
     # Both sums are real maps about voxel 0; transforms over D^2 on the image's side and on the map's leave D^-2, D^-4.
-    data, kernel, variance = (
-        torch.fft.rfftn(_voxels(grid, lags))
-        for grid in (torch.from_numpy(sums.data) * even, weight * even, weight * even**2)
-    )
-    signal = kernel.real.clamp_min(0)
-    level = torch.where(variance.real > 0, signal / variance.real.clamp_min(1e-300), 0.0)
-    level = level * inside
-    data, kernel = data * level / box**2, signal * level / box**4
+    data = torch.fft.rfftn(_voxels(torch.from_numpy(sums.data) * even, lags)) * level / box**2
+    kernel = torch.fft.rfftn(_voxels(counted, lags)).real.clamp_min(0) * level / box**4
     return DiagonalEquations(
         data=(data * torch.from_numpy(_half_box_phase(box))).to(torch.complex64),
         kernel=kernel.float(),
@@ -147,6 +144,16 @@ def _ring_means(weight: Tensor) -> Tensor:
     last = torch.arange(edge // 2 + 1, dtype=torch.float64)
     ring = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + last**2).sqrt().round().long()
     return (torch.bincount(ring.flatten(), weight.flatten()) / torch.bincount(ring.flatten()))[ring]
+
+
+def _blurred(grid: Tensor) -> Tensor:
+    """Each node of a real half grid with its neighbours, by weights of 1, 2, 1 along each axis."""
+    mate = (-torch.arange(grid.shape[0])) % grid.shape[0]
+    for axis in (0, 1):
+        grid = 2 * grid + grid.roll(1, axis) + grid.roll(-1, axis)
+    before = grid[mate][:, mate][:, :, 1:2]  # the mirrored plane x = -1
+    after = grid[mate][:, mate][:, :, -2:-1]
+    return 2 * grid + torch.cat([before, grid[:, :, :-1]], 2) + torch.cat([grid[:, :, 1:], after], 2)
 
 
 def signal_power(sums: RelionSums) -> Tensor:
