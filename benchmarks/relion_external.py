@@ -6,9 +6,9 @@ Simulates particles of two molecules, turns and shifts their poses at random, an
 class, all particles) and relion_refine_mpi (gold standard, three processes): RELION alone, and RELION with
 `gsworkbench external-reconstruct`. Measured are the angles between refined and true poses, after the one rotation of
 the whole that fits best; the mean FSC to the truth, over all shells but k = 0, of the linear map that our
-backprojection makes of all particles in the refined poses, turned by that rotation; and processor time. `--write` puts the tables into
-docs/measured/relion.md. `--keep` keeps what was made, and goes on where an earlier call ended. Choices were made on
-other seeds of the spliceosome. It takes about half an hour on one core.
+backprojection makes of all particles in the refined poses, turned by that rotation; and processor time. `--write` puts
+the tables into docs/measured/relion.md. `--keep` keeps what was made, and goes on where an earlier call ended. Choices
+were made on other seeds of the spliceosome. It takes about half an hour on one core.
 """
 
 from __future__ import annotations
@@ -198,12 +198,17 @@ def page(results: list[Result]) -> str:
         change = np.array([b.fsc - a.fsc for a, b in pairs])
         angle = np.array([b.median / a.median for a, b in pairs])
         tenth = np.array([b.worst / a.worst for a, b in pairs])
-        lines.append(
+        ninth = np.array([b.ninth / a.ninth for a, b in pairs])
+        alone, ours, common = (sum(n) for n in zip(*((a.lost, b.lost, b.lost_by_both) for a, b in pairs), strict=True))
+        lines += [
             f"{mode}, {len(pairs)} refinements: linear FSC {change.min():+.3f} to {change.max():+.3f}, mean "
-            f"{change.mean():+.3f}, {np.count_nonzero(change < -0.01)} worse by more than .01; median angle times "
-            f"{np.median(angle):.2f} ({angle.min():.2f} to {angle.max():.2f}); worst tenth times "
-            f"{np.median(tenth):.2f} ({tenth.min():.2f} to {tenth.max():.2f}), higher in {np.count_nonzero(tenth > 1)}.\n"
-        )
+            f"{change.mean():+.3f}, {np.count_nonzero(change < -0.01)} worse by more than .01.",
+            f"The median angle is {np.median(angle):.2f} of RELION's ({angle.min():.2f} to {angle.max():.2f}), the angle "
+            f"that a tenth exceed {np.median(ninth):.2f} ({ninth.min():.2f} to {ninth.max():.2f}), the mean of that tenth "
+            f"{np.median(tenth):.2f} ({tenth.min():.2f} to {tenth.max():.2f}), larger in {np.count_nonzero(tenth > 1)}.",
+            f"More than {LOST:.0f} degrees off are {alone} particles of RELION alone, {ours} with Gaussians, of these "
+            f"{common} in both.\n",
+        ]
     return "\n".join(lines)
 
 
