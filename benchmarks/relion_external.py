@@ -203,13 +203,16 @@ def page(results: list[Result]) -> str:
         lines += [
             f"{mode}, {len(pairs)} refinements: linear FSC {change.min():+.3f} to {change.max():+.3f}, mean "
             f"{change.mean():+.3f}, {np.count_nonzero(change < -0.01)} worse by more than .01.",
-            f"The median angle is {np.median(angle):.2f} of RELION's ({angle.min():.2f} to {angle.max():.2f}), the angle "
-            f"that a tenth exceed {np.median(ninth):.2f} ({ninth.min():.2f} to {ninth.max():.2f}), the mean of that tenth "
-            f"{np.median(tenth):.2f} ({tenth.min():.2f} to {tenth.max():.2f}), larger in {np.count_nonzero(tenth > 1)}.",
+            f"The median angle is {spread(angle)} of RELION's, the angle that a tenth exceed {spread(ninth)}, the mean of "
+            f"that tenth {spread(tenth)}, larger in {np.count_nonzero(tenth > 1)}.",
             f"More than {LOST:.0f} degrees off are {alone} particles of RELION alone, {ours} with Gaussians, of these "
             f"{common} in both.\n",
         ]
     return "\n".join(lines)
+
+
+def spread(ratios: NDArray[np.float64]) -> str:
+    return f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
 
 
 if __name__ == "__main__":
