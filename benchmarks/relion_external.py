@@ -77,8 +77,8 @@ class Result:
 class Tail:
     """Particles more than LOST degrees off: n at the end; far after the first iteration; both; and what truth says.
 
-    fit_better : of the n, how many fit the true map better where they ended than in their true pose. missed : (n,) by how
-    much the logarithm of their likelihood under the true map is lower there.
+    fit_better : of the n, how many fit the true map better where they ended than in their true pose. missed : (n,) by
+    how much the logarithm of their likelihood under the true map is lower there.
     """
 
     n: int
@@ -187,9 +187,9 @@ def worst_tenth(tails: dict[tuple[str, str], list[Tail]]) -> str:
         n, far, both, better = (sum(getattr(t, k) for t in parts) for k in ("n", "far", "both", "fit_better"))
         missed = np.concatenate([t.missed for t in parts])
         lines.append(
-            f"- {mode}, {arm}: {far} of {PARTICLES * len(parts):,} particles are more than {LOST:.0f} degrees off after the "
-            f"first iteration, and {n} at the end, {both} of them among the former. {better} of the {n} fit the true map "
-            f"better where they ended than in their true pose; the median logarithm of the likelihood ratio is "
+            f"- {mode}, {arm}: {far} of {PARTICLES * len(parts):,} particles are more than {LOST:.0f} degrees off "
+            f"after the first iteration, and {n} at the end, {both} of them among the former. {better} of the {n} fit the "
+            f"true map better where they ended than in their true pose; the median logarithm of the likelihood ratio is "
             f"{np.median(missed):.0f} in favour of the true pose."
         )
     return "\n".join(lines) + "\n"
