@@ -2,7 +2,7 @@
 
 With `--external_reconstruct`, relion_refine (3.1 and later) writes what it has backprojected, instead of dividing it
 itself: the numerator, sum of CTF times image, and the weight, sum of CTF^2, both over the variance of the noise and
-over orientations by their probability. They stand on the half grid of the box padded `rlnPaddingFactor` times, spread
+over orientations by their probability. They stand on the half grid of the box padded twice (`--pad 2`, RELION's default), spread
 trilinearly, with nothing from the current resolution of the refinement on. They are b and K of equations.py: those of
 one iteration, whose poses RELION has just determined.
 
@@ -26,6 +26,7 @@ from gsworkbench.imaging.fourier import map_shells
 from gsworkbench.io.mrc import read_header, read_images
 from gsworkbench.io.star_tables import read_tables
 from gsworkbench.normal_equations.diagonal import DiagonalEquations
+from gsworkbench.normal_equations.insertion import PADDING
 
 GENERAL, SPECTRA = "external_reconstruct_general", "external_reconstruct_tau2"
 _FLAT = 0.2  # of the mean weight at a radius: nodes with more count alike, nodes with less by their weight
@@ -36,7 +37,7 @@ _SYMMETRIC = 1e-3  # of the largest weight: planes x = 0 of RELION are symmetric
 class RelionSums:
     """What RELION wrote for one map.
 
-    data : (E, E, E // 2 + 1) complex64 numerator on the padded grid, E = padding D, laid out as by rfftn, of maps
+    data : (E, E, E // 2 + 1) complex64 numerator on the padded grid, E = 2 D, laid out as by rfftn, of maps
     about their centre; a Friedel pair counts once, but on the plane x = 0 both stand there, each the sum of both.
     weight : the same of the weight, float32. box_size : D. radius : shells from here on hold nothing.
     tau2 : (D / 2 + 1,) RELION's power of the signal per shell, in its units, times rlnTau2FudgeFactor.
@@ -47,7 +48,6 @@ class RelionSums:
     data: NDArray[np.complex64]
     weight: NDArray[np.float32]
     box_size: int
-    padding: float
     radius: int
     tau2: NDArray[np.float64]
     fsc: NDArray[np.float64]
@@ -76,11 +76,11 @@ def read_relion_external(path: str | Path) -> RelionSums:
         raise InputError("these are the sums of 2D classes", file=path, remedy="leave --external_reconstruct away")
     box_size, size = (_integer(general, f"rln{name}ImageSize", path) for name in ("Original", "Current"))
     padding = _number(general, "rlnPaddingFactor", path)
-    edge = round(padding * box_size)
-    if not (box_size >= 4 and box_size % 2 == 0 and 0 < size <= box_size and padding in (1, 2, 3, 4)):
-        raise InputError(
-            f"a box of {box_size} px, padded {padding:g} times, at size {size} is not understood", file=path
-        )
+    edge = PADDING * box_size
+    if padding != PADDING:
+        raise InputError(f"the box is padded {padding:g} times", file=path, remedy="run relion_refine with --pad 2")
+    if not (box_size >= 4 and box_size % 2 == 0 and 0 < size <= box_size):
+        raise InputError(f"a box of {box_size} px at size {size} is not understood", file=path)
     shape = (edge, edge, edge // 2 + 1)
     real, imaginary, weight = (
         _volume(general, f"rlnExtRecons{name}", shape, path) for name in ("DataReal", "DataImag", "Weight")
@@ -99,7 +99,7 @@ def read_relion_external(path: str | Path) -> RelionSums:
     data = np.empty(shape, np.complex64)
     data.real, data.imag = real, imaginary
     return RelionSums(
-        *_hermitian(data, weight), box_size, padding, size // 2, fudge * tau2, fsc,
+        *_hermitian(data, weight), box_size, size // 2, fudge * tau2, fsc,
         _place(_value(general, "rlnExtReconsResult", path), path),
     )  # fmt: skip
 
@@ -108,10 +108,11 @@ def relion_equations(sums: RelionSums, pixel_size: float = 1.0) -> DiagonalEquat
     """Return the normal equations of RELION's sums: their map has the scale of RELION's own.
 
     Lags of K beyond D/2 are cut off, as in `diagonal`, and so are places of b: both mix neighbouring components. RELION
-    weighs shells by the noise that it finds in them, a hundred times more in one than in the next where that changes
-    (the first shells, after the first iteration), and what little a component has would drown in what its neighbours
-    leave there. So each radius is divided by its mean weight on the padded grid, and multiplied by it again afterwards.
-    A shell of sums.radius or beyond weighs nothing.
+    weighs shells by the noise that it finds in them, at times a hundred times more in one than in the next (the first
+    shells, after the first iteration), and what little a component has would drown in what its neighbours leave there.
+    So numerator and weight of each node of the padded grid are divided by its weight plus a part of the mean at its
+    radius, and multiplied by the level of the node and its neighbours when the box has been cut. A shell of sums.radius
+    or beyond weighs nothing.
     """
     box = sums.box_size
     places = torch.arange(box)
@@ -122,8 +123,7 @@ def relion_equations(sums: RelionSums, pixel_size: float = 1.0) -> DiagonalEquat
     even = 1 / (weight + _FLAT * _ring_means(weight)).clamp_min(1e-300)
     even[weight == 0] = 0
     counted = weight * even
-    step = round(sums.padding)
-    level = (_blurred(counted) / _blurred(counted * even).clamp_min(1e-300))[::step, ::step, ::step] * inside
+    level = (_blurred(counted) / _blurred(counted * even).clamp_min(1e-300))[::PADDING, ::PADDING, ::PADDING] * inside
     # Both sums are real maps about voxel 0; transforms over D^2 on the image's side and on the map's leave D^-2, D^-4.
     data = torch.fft.rfftn(_voxels(torch.from_numpy(sums.data) * even, lags)) * level / box**2
     kernel = torch.fft.rfftn(_voxels(counted, lags)).real.clamp_min(0) * level / box**4
