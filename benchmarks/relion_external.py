@@ -187,10 +187,10 @@ def worst_tenth(tails: dict[tuple[str, str], list[Tail]]) -> str:
         n, far, both, better = (sum(getattr(t, k) for t in parts) for k in ("n", "far", "both", "fit_better"))
         missed = np.concatenate([t.missed for t in parts])
         lines.append(
-            f"- {mode}, {arm}: {far} of {PARTICLES * len(parts):,} particles are more than {LOST:.0f} degrees off after "
-            f"the first iteration, and {n} at the end, {both} of them among the former. {better} of the {n} fit the true "
-            "map better where they ended than in their true pose; the median logarithm of the likelihood ratio is "
-            f"{np.median(missed):.0f} in favour of the true pose."
+            f"- {mode}, {arm}: {far} of {PARTICLES * len(parts):,} particles are more than {LOST:.0f} degrees off "
+            f"after the first iteration, and {n} at the end, {both} of them among the former. {better} of the {n} fit "
+            "the true map better where they ended than in their true pose; the median logarithm of the likelihood "
+            f"ratio is {np.median(missed):.0f} in favour of the true pose."
         )
     return "\n".join(lines) + "\n"
 

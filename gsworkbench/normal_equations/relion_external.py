@@ -2,9 +2,9 @@
 
 With `--external_reconstruct`, relion_refine (3.1 and later) writes what it has backprojected, instead of dividing it
 itself: the numerator, sum of CTF times image, and the weight, sum of CTF^2, both over the variance of the noise and
-over orientations by their probability. They stand on the half grid of the box padded twice (`--pad 2`, RELION's default), spread
-trilinearly, with nothing from the current resolution of the refinement on. They are b and K of equations.py: those of
-one iteration, whose poses RELION has just determined.
+over orientations by their probability. They stand on the half grid of the box padded twice (`--pad 2`, RELION's
+default), spread trilinearly, with nothing from the current resolution of the refinement on. They are b and K of
+equations.py: those of one iteration, whose poses RELION has just determined.
 
 RELION divides the transform of an image by its pixels, D^2, and calls sigma^2 the variance of the real part alone.
 """
