@@ -38,6 +38,8 @@ def add(commands: Any) -> None:
 
 
 def _external_reconstruct(options: argparse.Namespace) -> None:
+    import contextlib
+    import sys
     import time
 
     start, cpu = time.perf_counter(), time.process_time()
@@ -46,10 +48,13 @@ def _external_reconstruct(options: argparse.Namespace) -> None:
     from gsworkbench.methods.one_pass_fit import FitContext
     from gsworkbench.methods.relion_map import relion_map
     from gsworkbench.normal_equations.relion_external import read_relion_external
+    from gsworkbench.system.progress import reporting
 
     config = _settings(options.settings)
     sums = read_relion_external(options.star)
-    made = relion_map(sums, config, FitContext(options.seed, label=options.star.stem))
+    bars = contextlib.nullcontext() if sys.stderr.isatty() else reporting(lambda *_: None)  # RELION's log needs none
+    with bars:
+        made = relion_map(sums, config, FitContext(options.seed, label=options.star.stem))
     n = 0 if made.gaussians is None else len(made.gaussians)
     report = {
         "made_by": "Gaussians" if n else "the filter of RELION, as the Gaussians explained no held-out component",

@@ -94,12 +94,20 @@ def relion_map(sums: RelionSums, config: OnePass = DEFAULT, context: FitContext 
     half = box_size // 2
     return RelionMap(
         from_transform(taken).float().numpy(),
-        replace(
-            gaussians, means=gaussians.means / equations.pixel_size, scales=gaussians.scales / equations.pixel_size
-        ),
+        _in_voxels(gaussians, equations.pixel_size),
         share[:half].double().numpy(),
         (power / own)[:half].double().numpy(),
         signal,
+    )
+
+
+def _in_voxels(model: Gaussians, pixel_size: float) -> Gaussians:
+    """A mixture in the nominal A of the equations, of the same density per voxel, in voxels."""
+    return replace(
+        model,
+        means=model.means / pixel_size,
+        scales=model.scales / pixel_size,
+        weights=model.weights / pixel_size**3,
     )
 
 

@@ -17,6 +17,7 @@ from relion_files import STEM, write_external
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.cli.main import main
 from gsworkbench.io.mrc import read_map
+from gsworkbench.methods.one_pass import OnePass
 from gsworkbench.methods.relion_map import held_out_components, relion_filter, relion_map
 from gsworkbench.normal_equations.classical_map import backproject
 from gsworkbench.normal_equations.equations import accumulate
@@ -51,6 +52,16 @@ def test_the_map_has_the_scale_of_relion(clean_set, tmp_path):
     classical = backproject(clean_set.stack)  # in the units of the images, which are those of the truth times a factor
     scale = (classical * truth).sum() / (truth * truth).sum()
     assert (made.volume * truth).sum() / (truth * truth).sum() == pytest.approx(12 * scale, rel=0.03)
+
+
+def test_without_a_background_shells_are_shares_of_the_mixture(external):
+    made = relion_map(external, OnePass(background=False))
+    assert made.gaussians is not None
+    mixture = made.gaussians.voxelize(32, 1.0)
+    ours, whole = (torch.fft.rfftn(torch.as_tensor(volume)) for volume in (made.volume, mixture))
+    shell = relion_equations(external).shell
+    for k in range(1, 16):
+        assert torch.allclose(ours[shell == k], float(made.share[k]) * whole[shell == k], atol=1e-3 * whole.abs().max())
 
 
 def test_there_is_nothing_from_the_current_size_on(noisy_set, tmp_path):
