@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsworkbench.gaussians.mixture import Gaussians
+from gsworkbench.gaussians.parameters import in_angstrom
 from gsworkbench.methods.one_pass import DEFAULT, OnePass
 from gsworkbench.methods.one_pass_fit import DEFAULT_CONTEXT, FitContext, final_settings, fit_mixture, gain, sample
 from gsworkbench.normal_equations.diagonal import (
@@ -103,12 +104,7 @@ def relion_map(sums: RelionSums, config: OnePass = DEFAULT, context: FitContext 
 
 def _in_voxels(model: Gaussians, pixel_size: float) -> Gaussians:
     """A mixture in the nominal A of the equations, of the same density per voxel, in voxels."""
-    return replace(
-        model,
-        means=model.means / pixel_size,
-        scales=model.scales / pixel_size,
-        weights=model.weights / pixel_size**3,
-    )
+    return in_angstrom(model, edge=1 / pixel_size, weight_unit=pixel_size**-3)
 
 
 def relion_filter(equations: DiagonalEquations, sums: RelionSums) -> Tensor:
