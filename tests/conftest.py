@@ -26,7 +26,7 @@ SLOW = {
     "inspection": ["findings"],
     "io": ["disk", "properties"],
     "lab": ["fits", "page", "web_surface"],
-    "methods": ["determinism", "methods_page", "presets", "registry", "splatting_3dgs"],
+    "methods": ["determinism", "methods_page", "presets", "registry", "relion_map", "splatting_3dgs"],
     "normal_equations": ["accumulate_jobs"],
     "particles": ["empiar", "real_particles"],
     "rendering": ["cpu_kernels", "gpu"],

@@ -17,7 +17,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gsworkbench import __version__
-from gsworkbench.cli import accumulate_commands, judge_commands, lab_commands, particle_commands, reconstruct_command
+from gsworkbench.cli import (
+    accumulate_commands,
+    judge_commands,
+    lab_commands,
+    particle_commands,
+    reconstruct_command,
+    relion_commands,
+)
 from gsworkbench.cli.crash_log import UNEXPECTED, unexpected
 from gsworkbench.errors import InputError, Note
 from gsworkbench.system import distributed
@@ -30,7 +37,7 @@ NOT_ENOUGH = (
 
 
 # The commands, in the order in which --help lists them.
-GROUPS = (particle_commands, reconstruct_command, accumulate_commands, judge_commands, lab_commands)
+GROUPS = (particle_commands, reconstruct_command, accumulate_commands, relion_commands, judge_commands, lab_commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -157,7 +157,7 @@ def fit_one_pass(
         raise InputError("a background, and a number of Gaussians chosen by the data, need held-out particles")
     if test is None or not tested:
         whole = diagonal(train if test is None else train + test)
-        gaussians, _ = _descend(softened(whole), None, config, context)
+        gaussians, _ = fit_mixture(softened(whole), None, config, context)
         return OnePassFit(gaussians, None, sample(gaussians, whole, context.backend).numpy(), None, None, whole)
     train.require_addable(test)
     first, unseen = diagonal(train), diagonal(test)
@@ -167,7 +167,7 @@ def fit_one_pass(
     if config.n_gaussians == "auto":
         number, ladder = choose_number(soft_first, unseen, config, context)
         config = replace(config, n_gaussians=number)
-    trial, curve = _descend(soft_first, unseen, config, context.labelled("trial"))
+    trial, curve = fit_mixture(soft_first, unseen, config, context.labelled("trial"))
     seen = to_transform(sample(trial, first, context.backend))
     power = misfit_power(unseen, seen)
     signal, missed = _found_and_missed(unseen, seen, power)
@@ -177,7 +177,7 @@ def fit_one_pass(
     report = HeldOutReport(signal, missed, curve, ladder)
     used = power if config.background else torch.zeros_like(power)
     weighted = replace(soft, weight=soft.weight / (1 + soft.kernel * used[soft.shell] / soft.noise))
-    gaussians, _ = _descend(weighted, None, _final(config), context, start=trial)
+    gaussians, _ = fit_mixture(weighted, None, final_settings(config), context, start=trial)
     mixture = sample(gaussians, whole, context.backend)
     own = shell_mean(whole, seen.abs().square()).clamp_min(1e-300)
     misfit = (power / own)[: whole.box_size // 2].double().numpy()
@@ -209,7 +209,7 @@ def preview(
     """A quick fit of a mixture alone, for a map to look at while settings are being chosen (one_pass.PREVIEW)."""
     equations = softened(diagonal(sums))
     chosen = replace(config, n_gaussians=n_gaussians, background=False)
-    gaussians, _ = _descend(equations, None, chosen, context)
+    gaussians, _ = fit_mixture(equations, None, chosen, context)
     return OnePassFit(gaussians, None, sample(gaussians, equations, context.backend).numpy(), None, None, equations)
 
 
@@ -238,7 +238,7 @@ def choose_number(
     ladder: list[tuple[int, float, float]] = []
     while number <= _MOST_GAUSSIANS:
         chosen = replace(short, n_gaussians=number)
-        model, _ = _descend(train, None, chosen, context.labelled(f"{number:,} Gaussians"))
+        model, _ = fit_mixture(train, None, chosen, context.labelled(f"{number:,} Gaussians"))
         volume, error = _tested(train, test, model, config, context.backend)
         noise = 0.0 if best is None else _standard_error(test, volume - best[1])
         ladder.append((number, error, noise))
@@ -273,14 +273,18 @@ def _found_and_missed(test: DiagonalEquations, seen: Tensor, power: Tensor) -> t
 
     The images' signal is the sum of K |V|^2, of which the sum of K S is missed.
     """
-    volume = from_transform(seen)
-    error = error_and_gradient(objective(test), volume)[0]
     missed = float(shell_sum(test, test.kernel * power[test.shell]).sum())
     found = float(shell_sum(test, test.kernel * seen.abs().square()).sum())
-    return -error / max(_standard_error(test, volume), 1e-300), missed / max(found + missed, 1e-300)
+    return gain(test, from_transform(seen)), missed / max(found + missed, 1e-300)
 
 
-def _final(config: OnePass) -> OnePass:
+def gain(test: DiagonalEquations, volume: Tensor) -> float:
+    """By how many standard errors a map lowers the error of equations that it was not fitted to."""
+    error = error_and_gradient(objective(test), volume)[0]
+    return -error / max(_standard_error(test, volume), 1e-300)
+
+
+def final_settings(config: OnePass) -> OnePass:
     """Settings of the second fit, which goes on from the first."""
     return replace(config, n_boosted_steps=0, n_steps=config.n_final_steps, learning_rate=config.learning_rate / 2)
 
@@ -290,7 +294,7 @@ def sample(gaussians: Gaussians, equations: DiagonalEquations, backend: str | No
     return gaussians.voxelize(equations.box_size, equations.pixel_size, backend=backend)
 
 
-def _descend(
+def fit_mixture(
     equations: DiagonalEquations,
     test: DiagonalEquations | None,
     config: OnePass,
@@ -298,7 +302,7 @@ def _descend(
     *,
     start: Gaussians | None = None,
 ) -> tuple[Gaussians, Curve]:
-    """Adam on all particles at once, from a mixture in A or as configured. The equations are softened by the caller.
+    """Adam on all components at once, from a mixture in A or as configured. The equations are softened by the caller.
 
     Return the mixture in A and (step, error, error under `test`) along the way.
     """

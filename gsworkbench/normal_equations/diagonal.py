@@ -67,6 +67,13 @@ def added(first: DiagonalEquations, second: DiagonalEquations, n_first: int, n_s
     return replace(first, data=first.data + second.data, kernel=first.kernel + second.kernel, noise=noise)
 
 
+def restricted(equations: DiagonalEquations, part: Tensor) -> DiagonalEquations:
+    """The equations of some components alone. part : (D, D, D // 2 + 1) which."""
+    kept = part.float()
+    arrays = {name: getattr(equations, name) * kept for name in ("data", "kernel", "weight")}
+    return replace(equations, **arrays)
+
+
 def softened(equations: DiagonalEquations, part: float = SOFTENING) -> DiagonalEquations:
     """The equations to solve in place of others: the kernel plus a part of its mean in each shell, data alike.
 
