@@ -36,6 +36,11 @@ class NeuralField:
 
 DEFAULT = NeuralField()
 
+PRESETS: dict[str, NeuralField] = {
+    # As the papers' baselines were run: three hidden layers 1024 wide, 50 epochs, all components, one rate.
+    "cryodrgn": NeuralField(width=1024, n_epochs=50, learning_rate=1e-4, schedule="constant", n_components=None),
+}
+
 
 def halved(settings: NeuralField) -> NeuralField | None:
     """The same with half the epochs; None where there is one alone."""
@@ -49,6 +54,8 @@ def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
 
     for part, stack in task.parts.items():
         with task.stage(part):
-            result = fit_neural_field(stack, task.config.settings, seed=task.seed(part), label=part.label)
+            result = fit_neural_field(
+                stack, task.config.settings, seed=task.seed(part), device=task.device, label=part.label
+            )
         report = {"losses": list(result.losses), "n_parameters": result.n_parameters}
         yield part, Solution(result.volume, report=report)

@@ -22,6 +22,7 @@ from gsworkbench.gaussians.parameters import cosine
 from gsworkbench.imaging.fourier import centred_irfftn, centred_rfft2, disc, half_plane_frequencies
 from gsworkbench.imaging.transfer import transfer
 from gsworkbench.particles.stack import ParticleStack
+from gsworkbench.system.device import to_device
 from gsworkbench.system.progress import track
 
 if TYPE_CHECKING:
@@ -66,54 +67,63 @@ def encoding_factors(box_size: int) -> Tensor:
 
 
 def fit_neural_field(
-    stack: ParticleStack, config: NeuralField, *, seed: int = 0, label: str = "neural field"
+    stack: ParticleStack,
+    config: NeuralField,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    label: str = "neural field",
 ) -> NeuralFit:
-    """Fit a field to all particles of a stack and sample its map."""
+    """Fit a field to all particles of a stack, on a device, and sample its map, which is on the CPU."""
+    device = torch.device(device)
     torch.manual_seed(seed)
-    field = Field(stack.box_size, config)
+    field = Field(stack.box_size, config).to(device)  # drawn on the CPU: the start is the same wherever the fit runs
     optimizer = torch.optim.Adam(field.parameters(), lr=config.learning_rate)
     unit = _unit(stack)
     rng = np.random.default_rng(seed)
     steps = config.n_epochs * math.ceil(len(stack) / config.batch_size)
     losses, done = [], 0
     for epoch in range(config.n_epochs):
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=device)  # looking at it would wait for the device
         order = rng.permutation(len(stack))
         batches = np.array_split(order, math.ceil(len(order) / config.batch_size))
         for batch in track(batches, f"{label}: epoch {epoch + 1}/{config.n_epochs}", unit="batch"):
             if config.schedule == "cosine":
                 optimizer.param_groups[0]["lr"] = config.learning_rate * cosine(done / steps)
-            k, ctf, data = components(stack[batch], config, rng)
+            k, ctf, data = components(stack[batch], config, rng, device)
             loss = (ctf * transform(field, k, config) - data / unit).abs().square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total, done = total + float(loss.detach()) * len(batch), done + 1
-        losses.append(total / len(stack))
+            total, done = total + loss.detach().double() * len(batch), done + 1
+        losses.append(float(total) / len(stack))
     n_parameters = sum(p.numel() for p in field.parameters())
     volume = sample(field, stack.box_size, config) * (unit / stack.pixel_size)
     return NeuralFit(volume.numpy(), tuple(losses), n_parameters)
 
 
-def components(part: ParticleStack, config: NeuralField, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def components(
+    part: ParticleStack, config: NeuralField, rng: np.random.Generator, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Frequencies A^T (kx, ky, 0) (m, 3), CTF (m,) and data (m,) of particles: complex transforms or Hartley values.
 
     All inside 0 < |k| < D / 2 (Hartley: of both k and -k), or config.n_components of them, drawn anew for each image.
     """
-    box_size = part.box_size
-    inside = disc(box_size).clone()
+    box_size, device = part.box_size, torch.device(device)
+    inside = disc(box_size, device=device).clone()
     inside[0, 0] = False  # the background of the images decides it
-    ky, kx = (k[inside] for k in half_plane_frequencies(box_size))
-    images = torch.from_numpy(part.images())
+    ky, kx = (k[inside] for k in half_plane_frequencies(box_size, device=device))
+    images = to_device(torch.from_numpy(part.images()), device)
     ctf, phases = transfer(part, kx, ky)
     data = centred_rfft2(images)[:, inside] * phases
     plane = torch.stack([kx, ky, torch.zeros_like(kx)], -1) / box_size
-    k = (plane.float() @ torch.from_numpy(part.require_poses()).float()).contiguous()  # rows: (A^T k)^T = k^T A
+    views = to_device(torch.from_numpy(part.require_poses()).float(), device)
+    k = (plane.float() @ views).contiguous()  # rows: (A^T k)^T = k^T A
     if config.domain == "hartley":
         data = torch.cat([data.real - data.imag, data.real + data.imag], 1)
         k, ctf = torch.cat([k, -k], 1), torch.cat([ctf, ctf], 1)
     if config.n_components is not None and config.n_components < k.shape[1]:
-        chosen = torch.from_numpy(rng.integers(k.shape[1], size=(len(part), config.n_components)))
+        chosen = to_device(torch.from_numpy(rng.integers(k.shape[1], size=(len(part), config.n_components))), device)
         k = k.gather(1, chosen[..., None].expand(-1, -1, 3))
         ctf, data = ctf.gather(1, chosen), data.gather(1, chosen)
     return k.flatten(0, 1), ctf.flatten(), data.flatten()
@@ -134,7 +144,9 @@ def sample(field: Field, box_size: int, config: NeuralField) -> Tensor:
     k = torch.fft.fftfreq(box_size, 1 / box_size)
     grid = torch.stack(torch.meshgrid(k, k, torch.arange(box_size // 2 + 1.0), indexing="ij")[::-1], -1)  # x, y, z
     inside = grid.square().sum(-1) < (box_size / 2) ** 2
-    values = torch.cat([_complex(field, part, config) for part in (grid[inside] / box_size).split(_CHUNK)])
+    device = next(field.parameters()).device
+    parts = (grid[inside] / box_size).split(_CHUNK)
+    values = torch.cat([_complex(field, to_device(part, device), config).cpu() for part in parts])
     half = torch.zeros(inside.shape, dtype=torch.complex64)
     half[inside] = values
     return centred_irfftn(half)

@@ -3,6 +3,8 @@
 Two renderers over the same lists, one list for each tile of 16 x 16 pixels: sums in which contributions below a
 threshold are skipped (GEM's "gradient computation"), and 3DGS's alpha compositing. float32, one thread, compiled from
 tiles.cpp. `rendering.project` is what everything else uses, and faster.
+
+What is on a GPU is brought to the CPU, and images and gradients go back: slow, but a recipe that needs tiles runs there.
 """
 
 from __future__ import annotations
@@ -48,14 +50,15 @@ def project_tiled(
     A Gaussian counts in every pixel of the tiles that its footprint of `cutoff` standard deviations touches, except
     where its contribution is below `skip_below` (image units, weight / A^2).
     """
-    centres, conics, heights, reach = splats(means, covariances, weights, rotations, box_size, pixel_size, cutoff)
-    depths = (rotations[:, 2] @ means.mT).detach()
+    packed = splats(means, covariances, weights, rotations, box_size, pixel_size, cutoff)
+    centres, conics, heights, reach = (part.cpu() for part in packed)
+    depths = (rotations[:, 2] @ means.mT).detach().cpu()
     scheme = Scheme(skip_below, order, backward)
     images = [
         _Sum.apply(centre, conic, height, half, depth, box_size, scheme)
         for centre, conic, height, half, depth in zip(centres, conics, heights, reach, depths, strict=True)
     ]
-    return torch.stack(images).to(means.dtype)
+    return torch.stack(images).to(means.device, means.dtype)
 
 
 def list_length(
@@ -63,7 +66,7 @@ def list_length(
 ) -> int:
     """Number of (tile, Gaussian) pairs in all images: what lists hold, 4 bytes each (a GPU sorts 16 bytes for each)."""
     ones = torch.ones_like(means[:, 0])
-    packed = splats(means, covariances, ones, rotations, box_size, pixel_size, cutoff)
+    packed = [part.cpu() for part in splats(means, covariances, ones, rotations, box_size, pixel_size, cutoff)]
     image, listed = torch.empty(box_size, box_size), torch.arange(len(means))
     total = 0
     for centre, conic, height, half in zip(*packed, strict=True):
@@ -104,7 +107,8 @@ def composite(
         torch.stack([conics[:, 2], conics[:, 0]], -1) / (conics[:, 0] * conics[:, 2] - conics[:, 1] ** 2)[:, None]
     )
     reach = 3.33 * variances.detach().sqrt()  # beyond it alpha < 1/255 at any opacity
-    return _Composite.apply(centres, conics, opacities, colours, reach, depths.detach(), box_size)
+    given = (part.cpu() for part in (centres, conics, opacities, colours, reach, depths.detach()))
+    return _Composite.apply(*given, box_size).to(centres.device)
 
 
 class _Sum(torch.autograd.Function):
@@ -176,6 +180,9 @@ def _table(centres: Tensor, conics: Tensor, heights: Tensor, reach: Tensor) -> T
 
 
 def _pointers(*tensors: Tensor) -> list[int]:
+    """Addresses for C++, which can follow those of the CPU alone."""
+    if elsewhere := [t.device for t in tensors if t.device.type != "cpu"]:
+        raise TypeError(f"tiles.cpp was given a tensor on {elsewhere[0]}")
     return [t.data_ptr() for t in tensors]
 
 

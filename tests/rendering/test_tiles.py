@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gsworkbench.geometry.rotations import random_rotations
-from gsworkbench.rendering import project
+from gsworkbench.rendering import project, tiles
 from gsworkbench.rendering.tiles import composite, list_length, project_tiled
 
 BOX, PIXEL = 40, 2.0  # 40 is not a multiple of the tiles' 16
@@ -98,3 +98,41 @@ def test_compositing_equals_its_definition_values_and_gradients():
     torch.testing.assert_close(image, expected_image, rtol=1e-4, atol=1e-5)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3 * float(b.abs().max()))
+
+
+class Away(torch.Tensor):
+    """A tensor that stands for one on a GPU, as does all that is computed from it, until it is brought to the CPU."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_what_is_on_a_gpu_is_brought_to_the_cpu_before_cpp_gets_its_address(monkeypatch):
+    address = tiles._pointers
+    given = []
+    monkeypatch.setattr(tiles, "_pointers", lambda *tensors: (given.extend(map(type, tensors)), address(*tensors))[1])
+    inputs, grid = mixture(), {"box_size": BOX, "pixel_size": PIXEL, "cutoff": 3.0}
+    away = [t.as_subclass(Away) for t in inputs]
+    assert isinstance(away[0] @ away[3][0], Away)
+    torch.testing.assert_close(
+        project_tiled(*away, skip_below=1e-5, **grid), project_tiled(*inputs, skip_below=1e-5, **grid)
+    )
+    means, covariances, _, views = away
+    assert list_length(means, covariances, views, **grid) == list_length(inputs[0], inputs[1], inputs[3], **grid)
+    assert given and set(given) == {torch.Tensor}
+
+
+def test_an_address_of_another_device_is_refused():
+    with pytest.raises(TypeError, match="given a tensor on meta"):
+        tiles._pointers(torch.empty(3), torch.empty(3, device="meta"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_values_and_gradients_on_a_gpu_are_those_of_the_cpu():
+    inputs, grid = mixture(), {"box_size": BOX, "pixel_size": PIXEL, "cutoff": 3.0, "skip_below": 1e-3}
+    cotangent = torch.randn(3, BOX, BOX, generator=torch.Generator().manual_seed(1))
+    image, expected = gradients(lambda *a: project_tiled(*a, **grid), inputs, cotangent)
+    on_gpu, found = gradients(lambda *a: project_tiled(*a, **grid), [t.cuda() for t in inputs], cotangent.cuda())
+    torch.testing.assert_close(on_gpu.cpu(), image, rtol=1e-4, atol=1e-6)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=5e-3, atol=2e-4 * float(b.abs().max()))
