@@ -73,17 +73,29 @@ def _add_fetch(commands: Any) -> None:
         help="download an EMPIAR entry that the papers used",
         description="Download the particles of an EMPIAR entry, with the poses that were refined for them. A transfer "
         "that broke goes on when the command is repeated; sums are checked, and those that nobody states are noted in "
-        "checksums.json.",
+        "checksums.json. The environment variable GSWORKBENCH_MIRROR names a server to ask in place of all others.",
     )
-    command.add_argument("entry", help="10028, 10049, 10076 or 10180")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    command.add_argument("entry", help="10028, 10049, 10076 or 10180; with --write-card also 10005 or 10492")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, metavar="DIR", help="folder to write")
+    what.add_argument(
+        "--write-card",
+        type=Path,
+        metavar="YAML",
+        help="download nothing: write a card of your own, with a blank for all that is not known of the entry; inspect "
+        "checks it",
+    )
     command.add_argument("--archive", default=ARCHIVE, metavar="URL", help=f"a mirror in place of {ARCHIVE}")
     command.set_defaults(run=_fetch)
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from gsworkbench.particles.empiar import fetch, find_card, listed_images
+    from gsworkbench.particles.empiar import fetch, listed_images
+    from gsworkbench.particles.entry_card import find_card
 
+    if options.write_card is not None:
+        _write_card(options.entry, options.write_card)
+        return
     card = find_card(options.entry)
     print("\n".join(card.report()), flush=True)
     table, *others = fetch(card, options.out, archive=options.archive)
@@ -94,13 +106,27 @@ def _fetch(options: argparse.Namespace) -> None:
     print(f"next: gsworkbench inspect {card.options(options.out)}")
 
 
+def _write_card(entry: str, path: Path) -> None:
+    from gsworkbench.io.files import write_text
+    from gsworkbench.particles.entry_card import BLANK, OWN_CARDS, card_with_blanks, find_shipped_card
+
+    if path.exists():
+        raise InputError("a file of this name exists already", file=path, remedy="name another")
+    text = card_with_blanks(find_shipped_card(entry))
+    write_text(path, text)
+    n = sum(line.endswith(f": {BLANK}") for line in text.split("\n"))
+    print(f"{path}: {n} blanks to fill; then gsworkbench inspect {path}")
+    print(f"the workflow takes the cards of the folder that {OWN_CARDS} names")
+
+
 def _add_inspect(commands: Any) -> None:
     command = commands.add_parser(
         "inspect",
         help="say what particles are, and whether their poses and contrast make sense",
         description="Read particle metadata, measure the images (background, noise, hot pixels, outliers), and make "
         "quick maps, by which poses, shifts, contrast and the strength of each particle's signal are judged. What "
-        "reconstruct does about each finding is said beside it. Nothing is written unless --out is given.",
+        "reconstruct does about each finding is said beside it. Nothing is written unless --out is given. In place of "
+        "particles, a card of an EMPIAR entry (.yaml, of fetch --write-card) is checked, and then what it names.",
     )
     add_particles(command)
     command.add_argument(
@@ -151,6 +177,9 @@ def _add_copy(commands: Any) -> None:
     add_particles(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     command.add_argument("--half-precision", action="store_true", help="half the size: MRC mode 12, as of RELION 4")
+    command.add_argument(
+        "--box-size", type=int, metavar="PX", help="the same field of view in fewer pixels, by Fourier cropping"
+    )
     command.set_defaults(run=_copy)
 
 
@@ -163,7 +192,7 @@ def _copy(options: argparse.Namespace) -> None:
         if (out / name).exists():
             raise InputError("a file of this name exists already", file=out / name, remedy="name another folder")
     with outputs(out):
-        write_particles(stack, out, half_precision=options.half_precision)
+        written = write_particles(stack, out, half_precision=options.half_precision, box_size=options.box_size)
     print_notes(stack.notes)
     size = (out / IMAGES).stat().st_size / 1e9
-    print(f"{len(stack):,} particles of {stack.box_size} px, {size:.3g} GB, in {out}")
+    print(f"{len(stack):,} particles of {written.box_size} px, {size:.3g} GB, in {out}")

@@ -110,6 +110,11 @@ def add_checkpoints(command: Any) -> None:
 def read_stack(options: argparse.Namespace) -> Any:
     from gsworkbench.particles.read import read_particles
 
+    if options.particles.suffix == ".yaml":
+        from gsworkbench.particles.entry_card import read_own_card
+        from gsworkbench.particles.entry_particles import read_entry
+
+        return read_entry(read_own_card(options.particles), options.particles.parent)
     return read_particles(
         options.particles,
         stack=options.stack,

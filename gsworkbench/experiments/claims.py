@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from gsworkbench.experiments import figures, tables
 from gsworkbench.experiments.convergence import Gate
 from gsworkbench.experiments.measures import assess_run, why_not_run
-from gsworkbench.experiments.plan import EXPERIMENTS, Experiment, Registry, Run, read_registry, same_fit
+from gsworkbench.experiments.plan import Experiment, Registry, Run, read_registry, same_fit
 from gsworkbench.experiments.results import Result, frame, rows_of, write_results
+from gsworkbench.experiments.sizes import size_of
 from gsworkbench.experiments.store import key_in
 from gsworkbench.experiments.verdicts import NOT_RUN, Finding, choose, verdict, with_factors
 from gsworkbench.io.files import remove_strays_of, write_json, write_text
 from gsworkbench.io.locks import held
+from gsworkbench.particles.entry_card import EntryParticles
+from gsworkbench.simulation.simulation_config import Simulation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +72,7 @@ class Claim:
         return "\n".join(lines) + "\n"
 
 
-def examine(experiment: str, scale: str, folder: str | Path, *, path: str | Path = EXPERIMENTS) -> Claim:
+def examine(experiment: str, scale: str, folder: str | Path, *, path: str | Path | None = None) -> Claim:
     """Examine an experiment below `folder`, results/SCALE; runs that are not there are made first."""
     registry, folder = read_registry(scale, path), Path(folder)
     chosen = registry.experiments[experiment]
@@ -121,7 +124,8 @@ def _steps(settings: Any, run: Run) -> str:
         return f"{n_steps:,} steps"
     if (n_epochs := getattr(settings, "n_epochs", None)) is None:
         return "its steps"
-    n = n_epochs * getattr(settings, "passes_per_epoch", 1) * run.config.dataset.n_particles
+    n_particles = size_of(run.config.dataset)[0]
+    n = n_epochs * getattr(settings, "passes_per_epoch", 1) * n_particles
     return f"{n // getattr(settings, 'batch_size', 1):,} steps"
 
 
@@ -165,17 +169,25 @@ def seen(claim: Claim) -> str:
     runs = claim.experiment.runs
     if not runs:
         return ""
-    sizes = sorted({(r.config.dataset.n_particles, r.config.dataset.box_size) for r in runs})
-    data = ", ".join(f"{n:,} x {box}^2" for n, box in sizes[:3]) + (" ..." if len(sizes) > 3 else "")
-    snrs = sorted({r.config.dataset.snr for r in runs})
-    snr = f"{snrs[0]:g}" if len(snrs) == 1 else f"{snrs[0]:g} to {snrs[-1]:g}"
     seeds = len({r.seed for r in runs})
-    text = f"Simulated particles: {data}, SNR {snr}; {seeds} seed{'s' if seeds > 1 else ''}."
+    text = f"{_particles([r.config.dataset for r in runs])}; {seeds} seed{'s' if seeds > 1 else ''}."
     measured = [gate for gate in claim.gates if gate.changes]
     if not measured:
         return text
     worst = max(measured, key=lambda gate: gate.worst)
     return f"{text} Fits of {', '.join(dict.fromkeys(g.steps for g in measured))}; least converged: {worst}."
+
+
+def _particles(datasets: Sequence[Simulation | EntryParticles]) -> str:
+    """Say what the particles are and how many."""
+    entries = sorted({d.entry for d in datasets if isinstance(d, EntryParticles)})
+    sizes = sorted({size_of(d) for d in datasets})
+    data = ", ".join(f"{n:,} x {box}^2" for n, box in sizes[:3]) + (" ..." if len(sizes) > 3 else "")
+    if entries:
+        return f"Particles of EMPIAR {', '.join(map(str, entries))}: {data}, no truth"
+    snrs = sorted({d.snr for d in datasets if isinstance(d, Simulation)})
+    snr = f"{snrs[0]:g}" if len(snrs) == 1 else f"{snrs[0]:g} to {snrs[-1]:g}"
+    return f"Simulated particles: {data}, SNR {snr}"
 
 
 def _subject(claim: Claim) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gsworkbench import __version__
 from gsworkbench.errors import InputError
-from gsworkbench.experiments.plan import EXPERIMENTS, ROOT
+from gsworkbench.experiments.plan import ROOT, experiments_folder
 from gsworkbench.io.files import atomic_path
 
 if TYPE_CHECKING:
@@ -31,11 +31,7 @@ PROFILES = {
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": ("Workflow RO-Crate", "1.0"),
 }
 PARAMETER_PROFILE = "https://bioschemas.org/profiles/FormalParameter/1.0-RELEASE"
-SOURCES = (
-    *(f"paper_figures/experiments/{p.name}" for p in sorted(EXPERIMENTS.glob("*.yaml"))),
-    "notebooks/10_claim.ipynb",
-    "env/requirements.txt",
-)
+SOURCES = ("notebooks/10_claim.ipynb", "env/requirements.txt")  # beside the experiments of the scale
 FORMATS = {
     ".json": "application/json", ".ipynb": "application/x-ipynb+json", ".csv": "text/csv", ".md": "text/markdown",
     ".html": "text/html", ".png": "image/png", ".svg": "image/svg+xml", ".yaml": "application/yaml",
@@ -60,7 +56,8 @@ def write_crate(scale: str, results: Path, output: Path) -> Path:
     _describe(crate, scale)
     workflow = _workflow(crate)
     _conform(crate)
-    inputs = [_file(crate, ROOT / name, name) for name in SOURCES]
+    files = [*sorted(experiments_folder(scale).glob("*.yaml")), *(ROOT / name for name in SOURCES)]
+    inputs = [_file(crate, file, file.relative_to(ROOT).as_posix()) for file in files]
     inputs.append(_setting(crate, "scale", scale))
     made = [_file(crate, path, f"outputs/{path.name}") for path in _outputs(results, output)]
     notebooks = sorted((results / "notebooks").glob("*.ipynb"))

@@ -1,5 +1,8 @@
 """Make the runs that an experiment owns: python -m gsworkbench.experiments.make_runs SCALE EXPERIMENT FOLDER STAMP.
 
+The name of a run in place of EXPERIMENT makes that run alone; the name of a data set, with --dataset in place of STAMP,
+makes that data set. Where they are large, the workflow makes each by itself, and deletes images when their runs are done.
+
 Each run goes in a process of its own, forked from one that has imported everything: so its peak memory is its own, it
 owes nothing to the runs before it, and one that fails takes no other with it. Finished runs are not made again; what
 was killed goes on from its checkpoint. Maps are made here and judged elsewhere (experiments/measures.py).
@@ -23,9 +26,12 @@ from gsworkbench.errors import InputError, NotRun
 from gsworkbench.experiments.digest import imports
 from gsworkbench.experiments.plan import Run, read_registry
 from gsworkbench.experiments.run_keys import dataset_key, run_key
-from gsworkbench.experiments.store import made
+from gsworkbench.experiments.store import KEY, key_in, made
 from gsworkbench.io.files import write_json, write_text
 from gsworkbench.methods.registry import Method
+from gsworkbench.particles.copy import IMAGES
+from gsworkbench.particles.entry_card import EntryParticles
+from gsworkbench.particles.entry_particles import prepare
 from gsworkbench.particles.read import read_particles
 from gsworkbench.reconstruction.run import make_maps
 from gsworkbench.simulation.simulate import simulate
@@ -46,7 +52,9 @@ def make_runs(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     _import_for([run.config.reconstruction.row for run in runs])
     for run in runs:
         dataset = folder / "datasets" / run.dataset
-        error = _forked(partial(_dataset, run.config.dataset, dataset))
+        error = ""
+        if key_in(folder / "runs" / run.name) != run_key(run):
+            error = _forked(partial(_dataset, run.config.dataset, dataset))
         error = error or _forked(partial(_run, run, dataset, folder / "runs" / run.name))
         print(f"{run.name}: {error or 'done'}", flush=True)
         if error:
@@ -89,14 +97,35 @@ def _import_for(methods: Sequence[Method]) -> None:
         torch.optim.Adam([torch.zeros(1)])
 
 
-def _dataset(config: Simulation, folder: Path) -> None:
+def make_dataset(config: Simulation | EntryParticles, folder: Path) -> str:
+    """Make a data set in the folder of its name below results/SCALE/datasets; return what went wrong, or "".
+
+    The file of its images is there then in any case: empty, where the data set could not be made here.
+    """
+    error = _forked(partial(_dataset, config, folder))
+    if not error:
+        (folder / IMAGES).touch()
+    return error
+
+
+def _dataset(config: Simulation | EntryParticles, folder: Path) -> None:
     def make(out: Path) -> None:
         try:
-            simulate(config, out)
+            if isinstance(config, EntryParticles):
+                prepare(config, out, entry_folder(folder.parents[1], config.entry))
+            else:
+                simulate(config, out)
         except NotRun as absent:
             write_text(out / NOT_RUN, f"{absent.because}\n")
 
+    if not (folder / IMAGES).is_file() and not (folder / NOT_RUN).is_file():  # deleted since, to make room
+        (folder / KEY).unlink(missing_ok=True)
     made(folder, dataset_key(config), make)
+
+
+def entry_folder(results: Path, entry: int) -> Path:
+    """Return where the files of an EMPIAR entry lie below results/SCALE."""
+    return results / str(entry)
 
 
 def _run(run: Run, dataset: Path, folder: Path) -> None:
@@ -145,7 +174,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 1 if a run failed, after all others were made."""
     keep_freed_memory()
     scale, experiment, folder, stamp = sys.argv[1:] if arguments is None else arguments
-    runs = read_registry(scale).owned[experiment]
+    if stamp == "--dataset":
+        error = make_dataset(read_registry(scale).made_of(experiment), Path(folder) / "datasets" / experiment)
+        print(error, file=sys.stderr)
+        return bool(error)
+    registry = read_registry(scale)
+    runs = (registry.runs[experiment],) if experiment in registry.runs else registry.owned[experiment]
     failed = make_runs(runs, Path(folder))
     if failed:
         print(json.dumps(failed, indent=2), file=sys.stderr)

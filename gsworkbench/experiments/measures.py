@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gsworkbench.assessment.assess import Assessment, assess
+from gsworkbench.assessment.assess import SUBSTITUTED, Assessment, assess, assess_substituted
 from gsworkbench.assessment.definitions import judge
 from gsworkbench.assessment.directional import directional_fsc
 from gsworkbench.assessment.fsc import FscCurve, fourier_shell_correlation, write_fsc_csv
@@ -27,9 +27,11 @@ from gsworkbench.errors import InputError
 from gsworkbench.experiments.digest import source_digest
 from gsworkbench.experiments.plan import Run
 from gsworkbench.experiments.results import Measurement, of_mean, of_resolution, read_measurements, write_measurements
+from gsworkbench.experiments.sizes import images_read
 from gsworkbench.experiments.store import KEY, key_in, key_of, made
 from gsworkbench.io.mrc import Volume, read_map
 from gsworkbench.methods.part import ALL
+from gsworkbench.simulation.simulation_config import Simulation
 
 SCHEMES = "gsworkbench.methods.gradient_schemes"
 
@@ -38,7 +40,8 @@ SCHEMES = "gsworkbench.methods.gradient_schemes"
 class Maps:
     """What a run made in `folder`, beside its truth: (D, D, D) maps, the half maps or None; voxel_size in A.
 
-    linear : least-squares maps of the half sets, where the run wrote them.
+    linear : least-squares maps of the half sets, where the run wrote them. truth : None of real particles.
+    substituted : half maps of particles whose phases are random beyond a resolution, where the run made them.
     """
 
     run: Run
@@ -46,9 +49,10 @@ class Maps:
     volume: Volume
     halves: tuple[Volume, Volume] | None
     linear: tuple[Volume, Volume] | None
-    truth: Volume
+    truth: Volume | None
     voxel_size: float
     record: dict[str, Any]
+    substituted: tuple[Volume, Volume] | None = None
 
 
 def assess_run(run: Run, kinds: Sequence[str], folder: Path) -> list[Measurement]:
@@ -91,15 +95,23 @@ def _judge(kind: str, run: Run, folder: Path, out: Path) -> None:
         if found is None:
             raise InputError("the run has no half maps", file=made_run, remedy="run snakemake")
         halves = read_map(found[0])[0], read_map(found[1])[0]
-    linear = None
-    if halves is not None and all((made_run / name).is_file() for name in LINEAR):
-        linear = read_map(made_run / LINEAR[0])[0], read_map(made_run / LINEAR[1])[0]
-    truth, _ = read_map(folder / "datasets" / run.dataset / "truth.mrc")
+    linear = None if halves is None else _pair(made_run, LINEAR)
+    substituted = None if halves is None else _pair(made_run, SUBSTITUTED)
+    simulated = isinstance(run.config.dataset, Simulation)
+    truth = read_map(folder / "datasets" / run.dataset / "truth.mrc")[0] if simulated else None
     record = json.loads((made_run / "run.json").read_text(encoding="utf-8"))
-    curves, measurements = KINDS[kind](Maps(run, made_run, volume, halves, linear, truth, voxel_size, record))
+    maps = Maps(run, made_run, volume, halves, linear, truth, voxel_size, record, substituted)
+    curves, measurements = KINDS[kind](maps)
     if curves:
         write_fsc_csv(out / "fsc.csv", curves)
     write_measurements(out / "metrics.json", measurements)
+
+
+def _pair(folder: Path, names: tuple[str, str]) -> tuple[Volume, Volume] | None:
+    """Read two maps, None where they are not both there."""
+    if not all((folder / name).is_file() for name in names):
+        return None
+    return read_map(folder / names[0])[0], read_map(folder / names[1])[0]
 
 
 Judged = tuple[Sequence[FscCurve], list[Measurement]]
@@ -119,12 +131,12 @@ def _fsc(maps: Maps) -> Judged:
     measurements += [of_resolution(r) for r in found.resolutions if r.curve not in estimated]
     measurements += _estimates(maps, found)
     measurements += [_high(curve) for curve in curves if curve.name in ("fsc_unmasked", "fsc_unmasked_truth")]
-    measurements += [_power(maps), *_costs(maps), *_in_masks(maps)]
+    measurements += [*_power(maps), *_costs(maps), *_in_masks(maps)]
     if maps.halves is not None:
         half = next(c for c in curves if c.name == "fsc_unmasked")
         measurements += _honesty(found, half)
-        measurements += _other_definitions(maps)
-        beyond = config.dataset.random_phases_beyond
+        measurements += [*_other_definitions(maps), *_substitution(maps)]
+        beyond = config.dataset.random_phases_beyond if isinstance(config.dataset, Simulation) else 0.0
         if beyond:
             shell = round(half.box_size * half.voxel_size / beyond) + 2
             text = f"half-map FSC, mean over shells {shell} to Nyquist - 1, where phases are random"
@@ -141,10 +153,6 @@ def _estimates(maps: Maps, found: Assessment) -> list[Measurement]:
         told = estimate.told
         if not told.any() or maps.halves is None:
             continue
-        to_truth = [
-            fourier_shell_correlation(half, maps.truth, voxel_size=maps.voxel_size, mask=mask) for half in maps.halves
-        ]
-        true = (to_truth[0].values + to_truth[1].values) / 2
         where = f"mean over the {told.sum()} shells that have an estimate, mask: {estimate.half.mask}"
         measurements += [
             Measurement(
@@ -155,13 +163,6 @@ def _estimates(maps: Maps, found: Assessment) -> list[Measurement]:
                 1 / told.sum(),
             ),
             Measurement(
-                f"fsc_{name}_error",
-                float(np.abs(estimate.half.values - true)[told].mean()),
-                "1",
-                f"its distance from the FSC to the known truth, {where}",
-                None,
-            ),
-            Measurement(
                 f"fsc_{name}_overstatement",
                 estimate.overstatement[0],
                 "1",
@@ -169,6 +170,15 @@ def _estimates(maps: Maps, found: Assessment) -> list[Measurement]:
                 None,
             ),
         ]
+        if maps.truth is None:
+            continue
+        to_truth = [
+            fourier_shell_correlation(half, maps.truth, voxel_size=maps.voxel_size, mask=mask) for half in maps.halves
+        ]
+        true = (to_truth[0].values + to_truth[1].values) / 2
+        text = f"its distance from the FSC to the known truth, {where}"
+        error = float(np.abs(estimate.half.values - true)[told].mean())
+        measurements.append(Measurement(f"fsc_{name}_error", error, "1", text, None))
     return measurements
 
 
@@ -181,12 +191,11 @@ def _high(curve: FscCurve) -> Measurement:
 def _in_masks(maps: Maps) -> list[Measurement]:
     """Mean FSC, of all shells and of the last third, inside a sphere as the papers' baselines have it, and inside a
     soft mask of the truth, which is the same for all methods."""
-    made = automatic_mask(maps.truth, maps.voxel_size)
-    masks = {
-        "in_sphere": spherical_mask(len(maps.volume), maps.voxel_size),
-        "in_soft_mask": Mask(made.values, f"of the truth, {made.description}"),
-    }
-    pairs = {"truth": (maps.volume, maps.truth)} | ({} if maps.halves is None else {"half": maps.halves})
+    masks = {"in_sphere": spherical_mask(len(maps.volume), maps.voxel_size)}
+    pairs = {} if maps.halves is None else {"half": maps.halves}
+    if maps.truth is not None:
+        masks["in_soft_mask"] = _truth_mask(maps.truth, maps.voxel_size)
+        pairs = {"truth": (maps.volume, maps.truth), **pairs}
     measurements = []
     for name, mask in masks.items():
         for subject, pair in pairs.items():
@@ -197,20 +206,28 @@ def _in_masks(maps: Maps) -> list[Measurement]:
     return measurements
 
 
+def _truth_mask(truth: Volume, voxel_size: float) -> Mask:
+    made = automatic_mask(truth, voxel_size)
+    return Mask(made.values, f"of the truth, {made.description}")
+
+
 def _mean_over(curve: FscCurve, name: str, first: int, definition: str) -> Measurement:
     values = np.nan_to_num(curve.values[first : curve.box_size // 2])
     return Measurement(name, float(values.mean()), "1", definition, 1 / len(values))
 
 
-def _power(maps: Maps) -> Measurement:
+def _power(maps: Maps) -> list[Measurement]:
     """How much of the truth's power the map has where detail is: below 1, it looks smooth."""
+    if maps.truth is None:
+        return []
     n = len(maps.volume)
     k = np.fft.fftfreq(n, 1 / n)
     radius = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + np.arange(n // 2 + 1) ** 2)
     high = (radius >= n // 3) & (radius < n // 2 - 1)
     power, true_power = (float((np.abs(transform(v)[high]) ** 2).sum()) for v in (maps.volume, maps.truth))
     ratio = power / true_power if true_power else None
-    return Measurement("power_ratio_high", ratio, "1", "power of the map over the truth's, last third of the shells")
+    text = "power of the map over the truth's, last third of the shells"
+    return [Measurement("power_ratio_high", ratio, "1", text)]
 
 
 def _honesty(found: Assessment, half: FscCurve) -> list[Measurement]:
@@ -231,8 +248,9 @@ def _other_definitions(maps: Maps) -> list[Measurement]:
     measurements = []
     for name in ("cryoDRGN", "GEM/CryoNeRF"):
         judged = judge(*maps.halves, name, voxel_size=maps.voxel_size, seed=maps.run.seed)
-        read = next(r for r in judged.resolutions if r.curve == "fsc_unmasked")
-        measurements.append(of_resolution(read, f"resolution_half_0.143_{name.split('/')[0].lower()}"))
+        metric = f"resolution_half_0.143_{name.split('/')[0].lower()}"
+        for curve, ending in (("fsc_unmasked", ""), ("fsc_sphere", "_sphere")):
+            measurements += [of_resolution(r, metric + ending) for r in judged.resolutions if r.curve == curve]
         masked, corrected = judged.curve("fsc_masked"), judged.curve("fsc_corrected")
         if masked is not None and corrected is not None:
             start = (judged.randomised_from or 0) + 1
@@ -241,6 +259,23 @@ def _other_definitions(maps: Maps) -> list[Measurement]:
             if np.isfinite(gaps).any():
                 measurements.append(Measurement("correction_gap", float(np.nanmean(gaps)), "1", text, 1 / len(gaps)))
     return measurements
+
+
+def _substitution(maps: Maps) -> list[Measurement]:
+    """Half maps of particles with random phases beyond a resolution: how far they agree there, and what is left."""
+    beyond = maps.run.config.reconstruction.noise_substitute_beyond
+    if maps.substituted is None or maps.halves is None or beyond is None:
+        return []
+    found = assess_substituted(maps.halves, maps.substituted, maps.voxel_size, beyond)
+    curves = {c.name: c for c in found.curves}
+    noise = curves["fsc_substituted"]
+    shell = round(noise.box_size * noise.voxel_size / beyond) + 2
+    text = f"FSC of half maps of random phases beyond {beyond:g} A, mean over shells {shell} to Nyquist - 1, no mask"
+    left = next(r for r in found.resolutions if r.curve == "fsc_corrected")
+    return [
+        _mean_over(noise, "fsc_substituted_beyond", shell, text),
+        of_resolution(left, "resolution_half_less_substituted_0.143"),
+    ]
 
 
 def _costs(maps: Maps) -> list[Measurement]:
@@ -254,8 +289,16 @@ def _costs(maps: Maps) -> list[Measurement]:
     seconds, cpu_seconds = (
         record[t].get(fit, 0.0) + record[t].get("accumulate", 0.0) for t in ("seconds", "cpu_seconds")
     )
-    steps = _images_read(maps.run, record["n_particles"][ALL.label])
+    steps = images_read(maps.run.config.reconstruction, record["n_particles"][ALL.label])
+    device = record["device"]
+    on_gpu = record["results"].get("gpu_peak_bytes")
+    text = "torch's allocations on the GPU at their peak, without what its runtime takes"
+    memory = [] if on_gpu is None else [Measurement("gpu_peak_bytes", float(on_gpu), "bytes", text)]
     return [
+        *memory,
+        Measurement(
+            "images_per_second", steps / max(seconds, 1e-3), "1/s", f"images read per second of wall time, {device}, {what}"
+        ),
         Measurement("train_seconds", seconds, "s", f"wall time, {what}"),
         Measurement("train_cpu_seconds", cpu_seconds, "s", f"CPU time, {what}"),
         Measurement(
@@ -265,20 +308,13 @@ def _costs(maps: Maps) -> list[Measurement]:
     ]
 
 
-def _images_read(run: Run, n_particles: int) -> int:
-    """How many images a fit looks at: one pass, or as many epochs or steps as it has."""
-    settings = run.config.reconstruction.settings
-    n_steps, batch_size = (getattr(settings, name, None) for name in ("n_steps", "batch_size"))
-    if n_steps and batch_size:
-        return n_steps * batch_size
-    return n_particles * getattr(settings, "n_epochs", 1) * getattr(settings, "passes_per_epoch", 1)
-
-
 def _local(maps: Maps) -> Judged:
-    """Local resolution inside the automatic mask: of the half maps, and of the map to the truth."""
-    made = automatic_mask(maps.truth, maps.voxel_size)
-    mask = Mask(made.values, f"of the truth, {made.description}")
-    pairs = {"local_truth_mean": (maps.volume, maps.truth)}
+    """Local resolution inside the automatic mask of the truth, or of the map: of half maps, and of the map to the
+    truth."""
+    if maps.truth is None:
+        mask, pairs = automatic_mask(maps.volume, maps.voxel_size), {}
+    else:
+        mask, pairs = _truth_mask(maps.truth, maps.voxel_size), {"local_truth_mean": (maps.volume, maps.truth)}
     if maps.halves is not None:
         pairs["local_half_mean"] = maps.halves
     found = {metric: local_resolution(*pair, voxel_size=maps.voxel_size, mask=mask) for metric, pair in pairs.items()}
@@ -287,7 +323,7 @@ def _local(maps: Maps) -> Judged:
 
 def _directional(maps: Maps) -> Judged:
     """Sphericity of the conical FSC: of the half maps at 0.143, of the map to the truth at 0.5."""
-    pairs = {"sphericity_truth": ((maps.volume, maps.truth), 0.5)}
+    pairs = {} if maps.truth is None else {"sphericity_truth": ((maps.volume, maps.truth), 0.5)}
     if maps.halves is not None:
         pairs["sphericity_half"] = (maps.halves, 0.143)
     measurements = []

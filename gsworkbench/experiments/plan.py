@@ -22,12 +22,16 @@ from gsworkbench.config import from_mapping, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig, general_settings
 from gsworkbench.methods.registry import METHODS, find_method
+from gsworkbench.particles.entry_card import EntryParticles
 from gsworkbench.simulation.simulation_config import Simulation
 
 ROOT = Path(__file__).parents[2]
 # In C where PyYAML has it: every job reads paper_figures/experiments, and in Python that takes half a second.
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 EXPERIMENTS = ROOT / "paper_figures" / "experiments"
+# Scales whose particles are EMPIAR's, or stand in for them, have experiments of their own: there is no truth.
+EMPIAR_EXPERIMENTS = ROOT / "paper_figures" / "empiar"
+EMPIAR_SCALES = ("empiar", "rehearsal")
 _SHORT = {"n_gaussians": "n", "n_particles": "p"}  # in names of runs
 _NOT_FACTORS = ("seed",)
 PAPERS = ("CryoSplat", "GEM", "CryoGS")
@@ -49,9 +53,9 @@ class Method:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run of the workflow: simulate, reconstruct, assess."""
+    """One run of the workflow: simulate, or take the particles of an EMPIAR entry; reconstruct; assess."""
 
-    dataset: Simulation
+    dataset: Simulation | EntryParticles
     reconstruction: ReconstructionConfig
 
 
@@ -176,7 +180,7 @@ class Registry:
 
     scale: str
     decides: bool
-    datasets: dict[str, Simulation]
+    datasets: dict[str, Simulation | EntryParticles]
     methods: dict[str, Method]
     experiments: dict[str, Experiment]
     runs: dict[str, Run]
@@ -187,15 +191,33 @@ class Registry:
         names = {run.name for run in self.experiments[experiment].all_runs}
         return [owner for owner, runs in self.owned.items() if names & {run.name for run in runs}]
 
+    def made_of(self, dataset: str) -> Simulation | EntryParticles:
+        """Return what a data set is made of, by the folder of its particles."""
+        return next(run.config.dataset for run in self.runs.values() if run.dataset == dataset)
+
+    def entries(self, experiment: str) -> list[int]:
+        """Return the EMPIAR entries of the runs that an experiment owns."""
+        datasets = (run.config.dataset for run in self.owned[experiment])
+        return sorted({dataset.entry for dataset in datasets if isinstance(dataset, EntryParticles)})
+
     def parameters(self, kind: str, name: str) -> dict[str, Any]:
         """Return the plain data of one of the "datasets" (by folder) or "runs"."""
         if kind == "datasets":
-            return to_mapping(next(run.config.dataset for run in self.runs.values() if run.dataset == name))
+            return to_mapping(self.made_of(name))
         return {"run": to_mapping(self.runs[name].config)}
 
 
-def read_registry(scale: str, path: str | Path = EXPERIMENTS) -> Registry:
-    """Read the YAML files of a folder, or one file, at one of their scales; InputError for a name that is not known."""
+def experiments_folder(scale: str) -> Path:
+    """Return the folder of the experiments of a scale."""
+    return EMPIAR_EXPERIMENTS if scale in EMPIAR_SCALES else EXPERIMENTS
+
+
+def read_registry(scale: str, path: str | Path | None = None) -> Registry:
+    """Read the YAML files of a folder, or one file, at one of their scales; InputError for a name that is not known.
+
+    path : by default the folder of the scale.
+    """
+    path = experiments_folder(scale) if path is None else path
     sections = read_sections(path)
     try:
         return _resolve(sections, scale)
@@ -233,7 +255,7 @@ def _resolve(content: dict[str, Any], scale: str) -> Registry:
     if scale not in content["scales"]:
         raise InputError(f"there is no scale {scale!r}", remedy=f"choose {', '.join(content['scales'])}")
     sizes = {name: _at_scale(row, scale, name) for name, row in content["datasets"].items()}
-    datasets = {name: from_mapping(Simulation, settings) for name, settings in sizes.items()}
+    datasets = {name: from_mapping(_kind_of(settings), settings) for name, settings in sizes.items()}
     methods = {name: from_mapping(Method, row) for name, row in content["methods"].items()}
     experiments = {
         name: _experiment(
@@ -276,11 +298,16 @@ class ExperimentRow:
     see: str = ""
 
 
+def _kind_of(settings: Any) -> type[Simulation | EntryParticles]:
+    """A data set that names an entry is of its particles; any other is simulated."""
+    return EntryParticles if isinstance(settings, Mapping) and "entry" in settings else Simulation
+
+
 def _experiment(
     name: str,
     content: Any,
     scale: str,
-    datasets: dict[str, Simulation],
+    datasets: dict[str, Simulation | EntryParticles],
     methods: dict[str, Method],
     lists: Mapping[str, Any],
     *,
@@ -339,7 +366,10 @@ def _with_lists(block: Mapping[str, Any], lists: Mapping[str, Any]) -> dict[str,
 
 
 def _runs(
-    block: Mapping[str, Any], scale: str, datasets: dict[str, Simulation], methods: dict[str, Method]
+    block: Mapping[str, Any],
+    scale: str,
+    datasets: dict[str, Simulation | EntryParticles],
+    methods: dict[str, Method],
 ) -> list[Run]:
     """Return a run for every combination of the values of a block of factors."""
     values = {name: _at_scale(given, scale, name, default=[]) for name, given in block.items()}
@@ -350,13 +380,15 @@ def _runs(
     return [_run(factors, datasets, methods) for factors in combinations]
 
 
-def _run(factors: dict[str, Any], datasets: dict[str, Simulation], methods: dict[str, Method]) -> Run:
+def _run(
+    factors: dict[str, Any], datasets: dict[str, Simulation | EntryParticles], methods: dict[str, Method]
+) -> Run:
     """Resolve one combination; a setting that its method does not have is left out."""
     base, method = _named(datasets, factors["dataset"], "dataset"), _named(methods, factors["method"], "method")
     seed = factors.get("seed", 0)
     usual = ReconstructionConfig(method.method, _settings(method), seed=seed)
     rest = {k: v for k, v in factors.items() if k not in ("dataset", "method", "seed", "data_seed")}
-    simulated = {f.name for f in dataclasses.fields(Simulation)} - set(_NOT_FACTORS)
+    simulated = {f.name for f in dataclasses.fields(base)} - set(_NOT_FACTORS)
     general = set(general_settings()) - set(_NOT_FACTORS)
     of_methods = {name for row in METHODS.values() for name in row.setting_names}
     if unknown := sorted(set(rest) - simulated - general - of_methods):
@@ -364,12 +396,14 @@ def _run(factors: dict[str, Any], datasets: dict[str, Simulation], methods: dict
     of_data = {k: v for k, v in rest.items() if k in simulated}
     of_run = {k: v for k, v in rest.items() if k in general}
     of_method = {k: v for k, v in rest.items() if k in usual.row.setting_names and k not in of_data}
-    simulation = from_mapping(Simulation, to_mapping(base) | of_data | {"seed": factors.get("data_seed", seed)})
+    seeded = isinstance(base, Simulation)  # particles of an entry are what they are
+    of_seed = {"seed": factors.get("data_seed", seed)} if seeded else {}
+    simulation = from_mapping(type(base), to_mapping(base) | of_data | of_seed)
     plain = to_mapping(usual)
     reconstruction = from_mapping(ReconstructionConfig, plain | of_run | {"settings": plain["settings"] | of_method})
     data_name = [factors["dataset"], *_spelt(of_data, to_mapping(base))]
-    data_seed = [] if simulation.seed == seed else [f"d{simulation.seed}"]
-    dataset = "-".join([*data_name, f"s{simulation.seed}"])
+    data_seed = [f"d{of_seed['seed']}"] if of_seed and of_seed["seed"] != seed else []
+    dataset = "-".join([*data_name, *(f"s{value}" for value in of_seed.values())])
     spelt = _spelt(of_method | of_run, plain | plain["settings"])
     name = "-".join([*data_name, *data_seed, factors["method"], *spelt, f"s{seed}"])
     n_gaussians = getattr(reconstruction.settings, "n_gaussians", None)

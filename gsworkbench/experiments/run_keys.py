@@ -13,6 +13,7 @@ from gsworkbench.experiments.digest import source_digest
 from gsworkbench.experiments.plan import Run
 from gsworkbench.experiments.store import key_of
 from gsworkbench.methods.registry import METHODS
+from gsworkbench.particles.entry_card import EntryParticles, find_shipped_card, own_card
 from gsworkbench.simulation.deposited_poses import DEPOSITED, is_installed
 from gsworkbench.simulation.simulation_config import Simulation
 
@@ -30,8 +31,21 @@ def simulation_digest() -> str:
     return source_digest("gsworkbench.simulation.simulate")
 
 
-def dataset_key(config: Simulation) -> str:
+def entry_digest() -> str:
+    """Return the digest of the code that reads and crops the particles of EMPIAR entries."""
+    return source_digest("gsworkbench.particles.entry_particles")
+
+
+def card_text(entry: int) -> str:
+    """Return what is known of an entry, as text: a card of one's own, filled or not, comes before ours."""
+    own = own_card(entry)
+    return repr(find_shipped_card(entry)) if own is None else own.read_text(encoding="utf-8")
+
+
+def dataset_key(config: Simulation | EntryParticles) -> str:
     """Return the key of a data set; one that needs optional files is another once they are installed."""
+    if isinstance(config, EntryParticles):
+        return key_of(repr(to_mapping(config)), card_text(config.entry), entry_digest())
     optional = [is_installed()] if config.poses == DEPOSITED else []
     return key_of(repr(to_mapping(config)), simulation_digest(), *optional)
 
@@ -45,5 +59,7 @@ def run_key(run: Run) -> str:
 
 def code_of(runs: Iterable[Run]) -> str:
     """Return a digest of the code that makes these runs and their data sets."""
+    runs = list(runs)
     methods = sorted({run.config.reconstruction.method for run in runs})
-    return key_of(simulation_digest(), *map(method_digest, methods))
+    of_entries = any(isinstance(run.config.dataset, EntryParticles) for run in runs)
+    return key_of(entry_digest() if of_entries else simulation_digest(), *map(method_digest, methods))

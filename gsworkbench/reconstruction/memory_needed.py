@@ -6,7 +6,6 @@ are bounds for one structure at the default settings on a CPU, Python and its li
 
 from __future__ import annotations
 
-from gsworkbench.methods.error_map import KEPT_BYTES, MEMORY, PARTS, WHILE_RUNNING
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.particles.stack import ParticleStack
 from gsworkbench.system.memory import available_memory
@@ -24,11 +23,16 @@ def accumulate_bytes(box_size: int) -> int:
 
 def reconstruct_bytes(stack: ParticleStack, config: ReconstructionConfig) -> int | None:
     """Peak memory of a reconstruction; None for methods whose memory is not ours to know."""
+    return bytes_of(len(stack), stack.box_size, config)
+
+
+def bytes_of(n_particles: int, box_size: int, config: ReconstructionConfig) -> int | None:
+    """`reconstruct_bytes` of so many particles in such a box."""
     row = config.row
     if row.bytes_per_voxel is None:
         return None
-    total = START + row.bytes_per_voxel * stack.box_size**3
-    images = 4 * len(stack) * stack.box_size**2
+    total = START + row.bytes_per_voxel * box_size**3
+    images = 4 * n_particles * box_size**2
     if row.keeps_images and images <= CACHE:
         total += images
     total += GAUSSIAN * (config.n_gaussians or 0)
@@ -37,6 +41,8 @@ def reconstruct_bytes(stack: ParticleStack, config: ReconstructionConfig) -> int
 
 def error_map_words(stack: ParticleStack) -> str:
     """Say what an error map takes: reading, memory and disk."""
+    from gsworkbench.methods.error_map import KEPT_BYTES, MEMORY, PARTS, WHILE_RUNNING
+
     voxels = stack.box_size**3
     memory = beside_what_is_free(int(START + MEMORY * voxels))
     return (

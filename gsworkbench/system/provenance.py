@@ -78,6 +78,10 @@ class RunRecord:
         """Note the peak memory and the time, and write run.json, atomically."""
         self.ended = _now()
         self.peak_memory_bytes = peak_memory()
+        if self.device.startswith("cuda"):
+            import torch
+
+            self.results["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
         write_json(path, asdict(self))
 
 

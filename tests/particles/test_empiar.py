@@ -19,8 +19,9 @@ import pytest
 from gsworkbench.cli import main as cli
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.plan import ROOT
-from gsworkbench.particles import empiar
-from gsworkbench.particles.empiar import LOCK, Card, fetch, find_card, read_cards
+from gsworkbench.particles import entry_card
+from gsworkbench.particles.empiar import LOCK, MIRROR, fetch
+from gsworkbench.particles.entry_card import Card, find_card, read_cards
 
 pytest.importorskip("pooch", reason="downloads need pooch, of the extra `data`")
 
@@ -232,6 +233,14 @@ def test_files_get_the_names_that_the_card_gives_and_poses_come_from_elsewhere(a
     assert stack == tmp_path / "data/y.mrcs" and stack.read_bytes() == STACK[:99]
 
 
+def test_a_mirror_is_asked_in_place_of_every_server(archive, tmp_path, monkeypatch):
+    moved = {f"/ftp.ebi.ac.uk/empiar/world_availability{path}": body for path, body in archive.files.items()}
+    archive.files = moved | {"/example.org/a/poses.pkl": b"poses"}
+    monkeypatch.setenv(MIRROR, archive.url)
+    table, poses, stack = fetch(replace(CARD, poses="https://example.org/a/poses.pkl"), tmp_path, wait=0.0)
+    assert table.read_bytes() == TABLE and poses.read_bytes() == b"poses" and stack.read_bytes() == STACK
+
+
 def test_a_file_that_does_not_fit_is_not_begun(archive, get, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100_000})())
     with pytest.raises(InputError, match="300,000 bytes do not fit on this disk"):
@@ -240,7 +249,7 @@ def test_a_file_that_does_not_fit_is_not_begun(archive, get, tmp_path, monkeypat
 
 
 def test_the_command_says_what_it_fetched_and_what_nobody_knows(archive, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(empiar, "read_cards", lambda *_: {99999: CARD, 10005: read_cards()[10005]})
+    monkeypatch.setattr(entry_card, "read_cards", lambda *_: {99999: CARD, 10005: read_cards()[10005]})
     assert cli.main(["fetch", "EMPIAR-99999", "--out", str(tmp_path), "--archive", archive.url]) == 0
     assert "2 files in" in (said := capsys.readouterr().out) and "lists 3 particles" in said and "note:" not in said
     assert said.endswith(f"inspect {tmp_path}/data/x.star --datadir {tmp_path}/data\n")
