@@ -60,6 +60,14 @@ def to_mapping(config: Any) -> dict[str, Any]:
     }
 
 
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a value is plainly meant as one kind of a union: a text of a Literal, or a record with these names."""
+    if dataclasses.is_dataclass(kind):
+        names = {f.name for f in dataclasses.fields(kind)}
+        return isinstance(value, kind) or (isinstance(value, Mapping) and set(value) <= names)  # type: ignore[arg-type]
+    return typing.get_origin(kind) is Literal and value in typing.get_args(kind)
+
+
 def _checked(kind: Any, value: Any, name: str) -> Any:
     """Return `value` if it is of type `kind`, else raise InputError."""
     origin = typing.get_origin(kind)
@@ -70,7 +78,7 @@ def _checked(kind: Any, value: Any, name: str) -> Any:
         if value is None and type(None) in options:
             return None
         kinds = [o for o in options if o is not type(None)]
-        fitting = (o for o in kinds if typing.get_origin(o) is Literal and value in typing.get_args(o))
+        fitting = (o for o in kinds if _fits(o, value))
         return _checked(next(fitting, kinds[0]), value, name)
     if origin is Literal:
         if value in typing.get_args(kind):

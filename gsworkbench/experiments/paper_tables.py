@@ -127,7 +127,7 @@ def _value(
     metric: str, factors: dict[str, Any], registry: Registry, results: pd.DataFrame, reasons: Mapping[str, str]
 ) -> float | str:
     """Return the mean over seeds of a metric of runs with these factors; a sentence where there is none."""
-    runs = [run for run in registry.runs.values() if _fits(run, factors)]
+    runs = [run for e in registry.experiments.values() for run in e.runs if _fits(run, factors)]  # but for twins
     if not runs:
         return f"{NOT_RUN}scale {registry.scale} has no such run"
     names = {run.name for run in runs}

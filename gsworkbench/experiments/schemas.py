@@ -20,6 +20,7 @@ from gsworkbench.experiments.plan import ExperimentRow, Method, Rule
 from gsworkbench.io.files import write_json
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.registry import METHODS
+from gsworkbench.particles.entry_card import EntryParticles
 from gsworkbench.simulation.simulation_config import Simulation
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -92,7 +93,7 @@ def experiments_schema() -> dict[str, Any]:
         "remarks": {"type": "array", "items": schema_of(Rule)},
     }
     experiment["required"] = [name for name in experiment["required"] if name != "factors"]
-    by_scale = {"type": "object", "additionalProperties": schema_of(Simulation)}
+    by_scale = {"type": "object", "additionalProperties": schema_of(Simulation | EntryParticles)}
     return {
         "$schema": DIALECT,
         "title": "experiments of gsworkbench",

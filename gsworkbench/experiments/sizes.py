@@ -160,8 +160,18 @@ def forecast(registry: Registry) -> list[str]:
         f"memory: up to {_gb(memory)} for a run",
         f"time: {sum(hours):,.0f} hours of one GPU at the rates that the papers print (ours was not measured), in "
         f"{len(hours)} runs, the longest of {max(hours):,.0f} hours",
+        f"of these hours: {_by_method(registry)}",
     ]
     return lines
+
+
+def _by_method(registry: Registry) -> str:
+    """Hours of each method that has one at least, twins with half the steps among them."""
+    hours: dict[str, float] = {}
+    for run in registry.runs.values():
+        hours[run.method] = hours.get(run.method, 0.0) + run_hours(run)
+    listed = sorted(hours.items(), key=lambda item: -item[1])
+    return ", ".join(f"{method} {spent:,.0f}" for method, spent in listed if spent >= 1) or "less than one of any method"
 
 
 def _gb(size: float) -> str:

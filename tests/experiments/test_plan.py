@@ -11,14 +11,16 @@ from gsworkbench.config import from_mapping, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.figures import KINDS
 from gsworkbench.experiments.measures import KINDS as MEASURES
+from gsworkbench.experiments.plan import EMPIAR_EXPERIMENTS, EMPIAR_SCALES
 from gsworkbench.experiments.plan import EXPERIMENTS as FOLDER
 from gsworkbench.experiments.plan import RunConfig, read_registry, read_sections
 from gsworkbench.experiments.verdicts import RULES
 from gsworkbench.methods.stochastic import PRESETS
+from gsworkbench.particles.entry_card import read_cards
 from gsworkbench.simulation.simulation_config import Simulation
 
 CONTENT = read_sections()
-REGISTRIES = {scale: read_registry(scale) for scale in CONTENT["scales"]}
+REGISTRIES = {scale: read_registry(scale) for scale in (*CONTENT["scales"], *EMPIAR_SCALES)}
 EXPERIMENTS = [pytest.param(r, e, id=f"{s}-{n}") for s, r in REGISTRIES.items() for n, e in r.experiments.items()]
 
 CLAIMS = """
@@ -47,7 +49,7 @@ def test_every_experiment_has_runs_and_a_rule_or_a_reason(registry, experiment):
     assert set(experiment.measures) <= set(MEASURES)
     for rule in experiment.rules:
         for factors in (rule.of, rule.than):
-            assert any(_has(run.factors, factors) for run in experiment.runs) or registry.scale == "smoke", factors
+            assert any(_has(run.factors, factors) for run in experiment.runs) or registry.scale in ("smoke", "rehearsal"), factors
 
 
 def _has(run: dict, factors: dict) -> bool:
@@ -64,8 +66,15 @@ def test_every_run_resolves_to_a_config_that_survives_yaml(scale):
         text = yaml.safe_dump(registry.parameters("runs", run.name), sort_keys=False)
         config = from_mapping(RunConfig, yaml.safe_load(text)["run"])
         assert config == run.config
-        assert config.dataset.molecule in MOLECULES
+        if isinstance(config.dataset, Simulation):
+            assert config.dataset.molecule in MOLECULES
+        else:
+            assert config.dataset.entry in read_cards()
         assert config.reconstruction.method in METHODS
+
+
+def test_empiar_scales_are_those_of_their_folder():
+    assert set(read_sections(EMPIAR_EXPERIMENTS)["scales"]) == set(EMPIAR_SCALES)
 
 
 @pytest.mark.parametrize("scale", REGISTRIES)
@@ -190,7 +199,7 @@ def test_one_name_in_two_files_is_refused(tmp_path):
 
 
 def test_files_can_be_read():
-    for file in FOLDER.glob("*.yaml"):
+    for file in (*FOLDER.glob("*.yaml"), *EMPIAR_EXPERIMENTS.glob("*.yaml")):
         assert max(map(len, file.read_text(encoding="utf-8").splitlines())) <= 120
 
 

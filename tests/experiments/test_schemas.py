@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from gsworkbench.config import to_mapping
-from gsworkbench.experiments.plan import EXPERIMENTS, ROOT, read_registry
+from gsworkbench.experiments.plan import EMPIAR_EXPERIMENTS, EXPERIMENTS, ROOT, read_registry
 from gsworkbench.experiments.schemas import main, reconstruction_schema, schemas
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 
 FOLDER = ROOT / "docs" / "reference"
-FILES = sorted(EXPERIMENTS.glob("*.yaml"))
+FILES = [*sorted(EXPERIMENTS.glob("*.yaml")), *sorted(EMPIAR_EXPERIMENTS.glob("*.yaml"))]
 
 
 def test_the_files_in_the_documentation_are_the_generated_ones(tmp_path):
@@ -28,7 +28,7 @@ def test_they_are_schemas(schema):
     jsonschema.Draft202012Validator.check_schema(schema)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_our_experiments_pass(file):
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     jsonschema.validate(content, schemas()["experiments.schema.json"], jsonschema.Draft202012Validator)
