@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 SLOW = {
     "browser": ["explore"],
     "cli": ["every_case"],
-    "experiments": ["make_runs", "tables_figures", "workflow"],
+    "experiments": ["make_runs", "rehearse", "tables_figures", "workflow"],
     "house": ["crash", "documentation", "fuzz", "notebooks", "public_face"],
     "inspection": ["findings"],
     "io": ["disk", "properties"],

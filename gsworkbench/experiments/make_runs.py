@@ -1,7 +1,7 @@
 """Make the runs that an experiment owns: python -m gsworkbench.experiments.make_runs SCALE EXPERIMENT FOLDER STAMP.
 
 The name of a run in place of EXPERIMENT makes that run alone; the name of a data set, with --dataset in place of STAMP,
-makes that data set. Where they are large, the workflow makes each by itself, and deletes images when their runs are done.
+makes that data set. Where they are large, the workflow makes each by itself, and deletes images after their runs.
 
 Each run goes in a process of its own, forked from one that has imported everything: so its peak memory is its own, it
 owes nothing to the runs before it, and one that fails takes no other with it. Finished runs are not made again; what

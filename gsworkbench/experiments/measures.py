@@ -292,13 +292,12 @@ def _costs(maps: Maps) -> list[Measurement]:
     steps = images_read(maps.run.config.reconstruction, record["n_particles"][ALL.label])
     device = record["device"]
     on_gpu = record["results"].get("gpu_peak_bytes")
+    per_second = f"images read per second of wall time, {device}, {what}"
     text = "torch's allocations on the GPU at their peak, without what its runtime takes"
     memory = [] if on_gpu is None else [Measurement("gpu_peak_bytes", float(on_gpu), "bytes", text)]
     return [
         *memory,
-        Measurement(
-            "images_per_second", steps / max(seconds, 1e-3), "1/s", f"images read per second of wall time, {device}, {what}"
-        ),
+        Measurement("images_per_second", steps / max(seconds, 1e-3), "1/s", per_second),
         Measurement("train_seconds", seconds, "s", f"wall time, {what}"),
         Measurement("train_cpu_seconds", cpu_seconds, "s", f"CPU time, {what}"),
         Measurement(

@@ -85,10 +85,11 @@ def read_tables(path: Path = PRINTED) -> dict[str, tuple[PrintedTable, dict[str,
         table = from_mapping(PrintedTable, content)
         rows = {label: from_mapping(PrintedRow, row) for label, row in table.rows.items()}
         for label, row in rows.items():
-            if len(row.printed) != len(table.columns):
-                raise InputError(f"{name}, {label}: {len(row.printed)} texts for {len(table.columns)} columns", file=path)
+            where, n = f"{name}, {label}", len(table.columns)
+            if len(row.printed) != n:
+                raise InputError(f"{where}: {len(row.printed)} texts for {n} columns", file=path)
             if bool(row.ours and row.metric) == bool(row.not_run):
-                raise InputError(f"{name}, {label}: give runs with a metric, or a reason why there are none", file=path)
+                raise InputError(f"{where}: give runs with a metric, or a reason why there are none", file=path)
         tables[name] = (table, rows)
     return tables
 

@@ -256,7 +256,7 @@ def _resolve(content: dict[str, Any], scale: str) -> Registry:
         raise InputError(f"there is no scale {scale!r}", remedy=f"choose {', '.join(content['scales'])}")
     sizes = {name: _at_scale(row, scale, name) for name, row in content["datasets"].items()}
     datasets = {name: from_mapping(_kind_of(settings), settings) for name, settings in sizes.items()}
-    methods = {name: from_mapping(Method, row) for name, row in content["methods"].items()}
+    methods = {name: _method(row, scale) for name, row in content["methods"].items()}
     experiments = {
         name: _experiment(
             name, row, scale, datasets, methods, content.get("lists", {}), decides=scale in content["decided_at"]
@@ -296,6 +296,14 @@ class ExperimentRow:
     remarks: list = field(default_factory=list)
     about_cost: bool = False
     see: str = ""
+
+
+def _method(row: Any, scale: str) -> Method:
+    """Return a row of `methods`, whose label and preset may differ by scale."""
+    if not isinstance(row, Mapping):
+        raise InputError(f"a method needs named values, got {row!r}")
+    chosen = {key: _at_scale(row[key], scale, key, default=None) for key in ("label", "preset") if key in row}
+    return from_mapping(Method, {**row, **chosen})
 
 
 def _kind_of(settings: Any) -> type[Simulation | EntryParticles]:
@@ -380,9 +388,7 @@ def _runs(
     return [_run(factors, datasets, methods) for factors in combinations]
 
 
-def _run(
-    factors: dict[str, Any], datasets: dict[str, Simulation | EntryParticles], methods: dict[str, Method]
-) -> Run:
+def _run(factors: dict[str, Any], datasets: dict[str, Simulation | EntryParticles], methods: dict[str, Method]) -> Run:
     """Resolve one combination; a setting that its method does not have is left out."""
     base, method = _named(datasets, factors["dataset"], "dataset"), _named(methods, factors["method"], "method")
     seed = factors.get("seed", 0)

@@ -1,8 +1,8 @@
-"""A rehearsal of scale empiar, from download to table, without a network: python -m gsworkbench.experiments.rehearse OUT.
+"""Scale empiar rehearsed without a network, from download to table: python -m gsworkbench.experiments.rehearse OUT.
 
-A server on 127.0.0.1 serves entries that simulated_entries.py makes up; one transfer breaks off on the way. The workflow
-then runs at scale rehearsal, with the same rules as at scale empiar, in OUT. What must have come out is checked: every
-cell of the papers' tables has a number of ours or a reason, the four entries have numbers, and images are deleted.
+A server on 127.0.0.1 serves entries that simulated_entries.py makes up; one transfer breaks off on the way. Then the
+workflow runs at scale rehearsal, with the same rules as at scale empiar, in OUT. What must have come out is checked:
+every cell of the papers' tables has a number of ours or a reason, the four entries have numbers, images are deleted.
 """
 
 from __future__ import annotations
@@ -74,7 +74,11 @@ def _must_run(cell: Cell) -> bool:
     """Whether a cell can have a number here: of an entry that is served, of our methods, not of a GPU's memory."""
     entries = [f"EMPIAR-{entry}" for entry in MADE_UP]
     rows = ("CryoSplat", "GEM", "backprojection", "cryoDRGN's architecture, our code", "full", "one width")
-    return cell.table.endswith(("resolution", "speed", "local", "ablation")) and cell.column in entries and cell.row in rows
+    return (
+        cell.table.endswith(("resolution", "speed", "local", "ablation"))
+        and cell.column in entries
+        and cell.row in rows
+    )
 
 
 def _spelt(cell: Cell) -> str:

@@ -93,6 +93,11 @@ def experiments_schema() -> dict[str, Any]:
         "remarks": {"type": "array", "items": schema_of(Rule)},
     }
     experiment["required"] = [name for name in experiment["required"] if name != "factors"]
+    method = schema_of(Method)
+    method["properties"] |= {
+        name: {"anyOf": [method["properties"][name], {"type": "object", "additionalProperties": {"type": "string"}}]}
+        for name in ("label", "preset")
+    }
     by_scale = {"type": "object", "additionalProperties": schema_of(Simulation | EntryParticles)}
     return {
         "$schema": DIALECT,
@@ -103,7 +108,7 @@ def experiments_schema() -> dict[str, Any]:
             "scales": {"type": "array", "items": {"type": "string"}},
             "decided_at": {"type": "array", "items": {"type": "string"}},
             "datasets": {"type": "object", "additionalProperties": by_scale},
-            "methods": {"type": "object", "additionalProperties": schema_of(Method)},
+            "methods": {"type": "object", "additionalProperties": method},
             "lists": {"type": "object"},
             "experiments": {"type": "object", "additionalProperties": experiment},
         },

@@ -3,8 +3,8 @@ real ones, as far as these are known (particles/empiar.yaml).
 
 Alike: names of tables and folders, RELION 1 and 3 tables, cryoDRGN's pickles beside the archive, which are of the
 cropped images; the sign of the contrast; the stack of 10076 as .mrc; a stray 9 in the table of 10028; the field of view
-in A. Different: a few hundred images, boxes of 32 to 48 px with pixels as much larger, simulated molecules (a chaperonin
-for RAG1-RAG2), more signal than real images have; names of image stacks and columns that no card states.
+in A. Different: a few hundred images, boxes of 32 to 48 px with pixels as much larger, simulated molecules (a
+chaperonin for RAG1-RAG2), more signal than real images have; names of image stacks and columns that no card states.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MadeUp:
 MADE_UP = {
     10028: MadeUp(
         {"molecule": "ribosome", "optics": "empiar_10028"}, 48, 34,
-        ("Particles/MRC_0601/001_particles_shiny_nb50_new.mrcs", "Particles/MRC_0601/002_particles_shiny_nb50_new.mrcs"),
+        tuple(f"Particles/MRC_0601/{k:03d}_particles_shiny_nb50_new.mrcs" for k in (1, 2)),
     ),
     10049: MadeUp({"molecule": "chaperonin", "optics": "empiar_10049"}, 32, 32, ("particles/allimg.mrcs",)),
     10076: MadeUp(
@@ -89,8 +89,8 @@ def _write_entry(card: Card, made_up: MadeUp, stack: ParticleStack, server: Path
     names = []
     for name, rows in zip(stacks, parts, strict=True):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        with new_image_stack(root / name, len(rows), stack.box_size, stack.pixel_size) as file:
-            file[:] = images[rows]
+        with new_image_stack(root / name, len(rows), stack.box_size, stack.pixel_size) as written:
+            written[:] = images[rows]
         names += [f"{k:06d}@{name}" for k in range(1, len(rows) + 1)]
     columns = _columns(stack, names)
     if card.poses == "table":
@@ -98,15 +98,15 @@ def _write_entry(card: Card, made_up: MadeUp, stack: ParticleStack, server: Path
     else:
         small = stack.box_size * stack.pixel_size / made_up.cropped_to
         of_crops = dataclasses.replace(stack, box_size=made_up.cropped_to, pixel_size=small)
-        files = [_place(server, str(url)) for url in (card.poses, card.ctf)]
-        for file in files:
+        poses, ctf = (_place(server, str(url)) for url in (card.poses, card.ctf))
+        for file in (poses, ctf):
             file.parent.mkdir(parents=True, exist_ok=True)
-        write_cryodrgn_pickles(*files, of_crops)
-    rows = [" ".join(row) for row in zip(*columns.values(), strict=True)]
+        write_cryodrgn_pickles(poses, ctf, of_crops)
+    lines = [" ".join(row) for row in zip(*columns.values(), strict=True)]
     if card.stray:
-        rows.insert(len(rows) // 2, card.stray)
+        lines.insert(len(lines) // 2, card.stray)
     labels = [f"_{label} #{k}" for k, label in enumerate(columns, 1)]
-    write_text(archive / str(card.table), "\n".join(["", "data_", "", "loop_", *labels, *rows, ""]))
+    write_text(archive / str(card.table), "\n".join(["", "data_", "", "loop_", *labels, *lines, ""]))
 
 
 def _place(server: Path, url: str) -> Path:

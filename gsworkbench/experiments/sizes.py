@@ -171,7 +171,9 @@ def _by_method(registry: Registry) -> str:
     for run in registry.runs.values():
         hours[run.method] = hours.get(run.method, 0.0) + run_hours(run)
     listed = sorted(hours.items(), key=lambda item: -item[1])
-    return ", ".join(f"{method} {spent:,.0f}" for method, spent in listed if spent >= 1) or "less than one of any method"
+    return (
+        ", ".join(f"{method} {spent:,.0f}" for method, spent in listed if spent >= 1) or "less than one of any method"
+    )
 
 
 def _gb(size: float) -> str:

@@ -27,8 +27,8 @@ BLANK = "___"
 class Card:
     """What is known of an entry; None is "not known here". empiar.yaml says what the fields mean.
 
-    box_size in px, pixel_size in A, as deposited. data_sign : the factor that makes protein white. gigabytes : of its
-    files. folder : where they lie on this machine, of a card of one's own. stray : text that is in the table by mistake.
+    box_size in px, pixel_size in A, as deposited. data_sign : the factor that makes protein white. folder : where its
+    files lie on this machine, of a card of one's own. stray : text that is in the table by mistake.
     """
 
     entry: int

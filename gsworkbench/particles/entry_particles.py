@@ -45,7 +45,8 @@ def known_card(entry: int) -> Card:
     try:
         card = find_card(entry)
     except InputError as blanks:
-        raise NotRun(what, str(blanks)) from blanks
+        name = "its card" if blanks.file is None else f"of {Path(blanks.file).name}"
+        raise NotRun(what, f"{name} {blanks.problem}") from blanks
     if card.table is None:
         raise NotRun(what, f"its files are not known here; gsworkbench fetch {entry} --write-card {entry}.yaml")
     return card

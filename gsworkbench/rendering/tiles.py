@@ -4,7 +4,7 @@ Two renderers over the same lists, one list for each tile of 16 x 16 pixels: sum
 threshold are skipped (GEM's "gradient computation"), and 3DGS's alpha compositing. float32, one thread, compiled from
 tiles.cpp. `rendering.project` is what everything else uses, and faster.
 
-What is on a GPU is brought to the CPU, and images and gradients go back: slow, but a recipe that needs tiles runs there.
+What is on a GPU is brought to the CPU, and images and gradients go back: slow, but a recipe that needs tiles runs.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.paper_tables import PRINTED, cells_of, markdown, read_tables
@@ -46,7 +47,9 @@ def test_what_has_runs_in_the_file_has_runs_at_both_scales():
 def test_numbers_are_means_over_seeds_in_the_unit_of_the_table():
     experiment = read_registry("empiar").experiments["empiar_gem"]
     whole = [run for run in experiment.runs if run.method == "gem" and run.dataset == "rag"]
-    results = rows_of("x", experiment.twins[whole[0].name], [Measurement("resolution_half_0.143_gem", 9.0, "A", "twin")])
+    results = rows_of(
+        "x", experiment.twins[whole[0].name], [Measurement("resolution_half_0.143_gem", 9.0, "A", "twin")]
+    )
     for run, value in zip(whole, (2.5, 2.6, 2.7), strict=True):
         found = Measurement("resolution_half_0.143_gem", value, "A", "x [y]")
         results += rows_of("empiar_gem", run, [found])

@@ -11,9 +11,8 @@ from gsworkbench.config import from_mapping, to_mapping
 from gsworkbench.errors import InputError
 from gsworkbench.experiments.figures import KINDS
 from gsworkbench.experiments.measures import KINDS as MEASURES
-from gsworkbench.experiments.plan import EMPIAR_EXPERIMENTS, EMPIAR_SCALES
+from gsworkbench.experiments.plan import EMPIAR_EXPERIMENTS, EMPIAR_SCALES, RunConfig, read_registry, read_sections
 from gsworkbench.experiments.plan import EXPERIMENTS as FOLDER
-from gsworkbench.experiments.plan import RunConfig, read_registry, read_sections
 from gsworkbench.experiments.verdicts import RULES
 from gsworkbench.methods.stochastic import PRESETS
 from gsworkbench.particles.entry_card import read_cards
@@ -49,7 +48,10 @@ def test_every_experiment_has_runs_and_a_rule_or_a_reason(registry, experiment):
     assert set(experiment.measures) <= set(MEASURES)
     for rule in experiment.rules:
         for factors in (rule.of, rule.than):
-            assert any(_has(run.factors, factors) for run in experiment.runs) or registry.scale in ("smoke", "rehearsal"), factors
+            assert any(_has(run.factors, factors) for run in experiment.runs) or registry.scale in (
+                "smoke",
+                "rehearsal",
+            ), factors
 
 
 def _has(run: dict, factors: dict) -> bool:
