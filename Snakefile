@@ -20,7 +20,7 @@ from gsworkbench.simulation.deposited_poses import DEPOSITED, is_installed
 from gsworkbench.particles.empiar import ARCHIVE
 from gsworkbench.particles.entry_card import EntryParticles, find_card, read_cards
 from gsworkbench.io.locks import lock_folder
-from gsworkbench.experiments import sizes
+from gsworkbench.experiments import forecast
 from gsworkbench.experiments.digest import notebook_digest, source_digest
 from gsworkbench.experiments.paper_tables import PRINTED
 from gsworkbench.experiments.plan import EMPIAR_SCALES, read_registry
@@ -39,7 +39,7 @@ atexit.register(ours.close)
 # In place of Snakemake's own lock, which outlives a process that was killed (env/profiles has nolock).
 onstart:
     if is_large:
-        print("\n".join(sizes.forecast(registry)), flush=True)
+        print("\n".join(forecast.forecast(registry)), flush=True)
     try:
         ours.enter_context(lock_folder(Path(results), "notebooks"))
         ours.enter_context(lock_folder(Path(paper)))
@@ -121,9 +121,9 @@ if is_large:
         params:
             made_from=lambda w: data_text(w.dataset),
         resources:
-            mem_mb=lambda w: sizes.needs_of_dataset(registry.made_of(w.dataset)).mem_mb,
-            disk_mb=lambda w: sizes.needs_of_dataset(registry.made_of(w.dataset)).disk_mb,
-            runtime=lambda w: sizes.needs_of_dataset(registry.made_of(w.dataset)).runtime,
+            mem_mb=lambda w: forecast.needs_of_dataset(registry.made_of(w.dataset)).mem_mb,
+            disk_mb=lambda w: forecast.needs_of_dataset(registry.made_of(w.dataset)).disk_mb,
+            runtime=lambda w: forecast.needs_of_dataset(registry.made_of(w.dataset)).runtime,
         shell:
             "TQDM_DISABLE=1 python -m gsworkbench.experiments.make_runs"
             " {registry.scale} {wildcards.dataset} {results} --dataset > {log} 2>&1"
@@ -139,9 +139,9 @@ if is_large:
             runs=lambda w: yaml.safe_dump(registry.parameters("runs", w.run)),
             digest=lambda w: code_of([registry.runs[w.run]]),
         resources:
-            mem_mb=lambda w: sizes.needs_of_run(registry.runs[w.run]).mem_mb,
-            disk_mb=lambda w: sizes.needs_of_run(registry.runs[w.run]).disk_mb,
-            runtime=lambda w: sizes.needs_of_run(registry.runs[w.run]).runtime,
+            mem_mb=lambda w: forecast.needs_of_run(registry.runs[w.run]).mem_mb,
+            disk_mb=lambda w: forecast.needs_of_run(registry.runs[w.run]).disk_mb,
+            runtime=lambda w: forecast.needs_of_run(registry.runs[w.run]).runtime,
         shell:
             "TQDM_DISABLE=1 NUMPY_MADVISE_HUGEPAGE=0 python -m gsworkbench.experiments.make_runs"
             " {registry.scale} {wildcards.run} {results} {output} > {log} 2>&1"
@@ -190,7 +190,7 @@ for name, experiment in registry.experiments.items():
             digest=claim_digest,
             executed=f"{results}/notebooks/{name}.ipynb",
         resources:
-            **(sizes.needs_of_judging(registry, name)._asdict() if is_large else {}),
+            **(forecast.needs_of_judging(registry, name)._asdict() if is_large else {}),
         shell:
             "python -m gsworkbench.experiments.run_notebook {notebook} {params.executed} --set experiment={params.name}"
             " scale={registry.scale} results_dir={results} output_dir={paper} > {log} 2>&1"

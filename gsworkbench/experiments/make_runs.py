@@ -103,8 +103,8 @@ def make_dataset(config: Simulation | EntryParticles, folder: Path) -> str:
     The file of its images is there then in any case: empty, where the data set could not be made here.
     """
     error = _forked(partial(_dataset, config, folder))
-    if not error:
-        (folder / IMAGES).touch()
+    if not error and not (folder / IMAGES).is_file():
+        write_text(folder / IMAGES, "")
     return error
 
 
