@@ -39,7 +39,7 @@ atexit.register(ours.close)
 # In place of Snakemake's own lock, which outlives a process that was killed (env/profiles has nolock).
 onstart:
     if is_large:
-        print("\n".join(forecast.forecast(registry)), flush=True)
+        print("\n".join([*forecast.forecast(registry), forecast.short_of_disk(registry, Path(results))]), flush=True)
     try:
         ours.enter_context(lock_folder(Path(results), "notebooks"))
         ours.enter_context(lock_folder(Path(paper)))
@@ -135,6 +135,7 @@ if is_large:
             f"{results}/made/{{run}}.json",
         log:
             f"{results}/logs/run_{{run}}.log",
+        priority: 1  # before further images are made
         params:
             runs=lambda w: yaml.safe_dump(registry.parameters("runs", w.run)),
             digest=lambda w: code_of([registry.runs[w.run]]),

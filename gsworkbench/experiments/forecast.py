@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from gsworkbench.experiments.plan import Registry, Run, read_registry
@@ -143,6 +144,18 @@ def forecast(registry: Registry) -> list[str]:
         f"of these hours: {_by_method(registry)}",
     ]
     return lines
+
+
+def short_of_disk(registry: Registry, folder: Path) -> str:
+    """Return a sentence where the disk of a folder has less room than the maps and the largest data set take, or ""."""
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    sets = {run.dataset: image_bytes(run.config.dataset) for run in registry.runs.values()}
+    needed, free = sum(map(map_bytes, registry.runs.values())) + max(sets.values()), shutil.disk_usage(there).free
+    if free >= needed:
+        return ""
+    return f"{_gb(free)} are free on the disk of {there}: they do not suffice for maps and images, {_gb(needed)}"
 
 
 def _by_method(registry: Registry) -> str:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class NeuralField:
     """Settings of a neural field of the map's transform (methods/neural_field.py), sized for a laptop.
 
-    As published (Zhong et al. 2021): width 1024, 20 epochs, learning rate 1e-4, constant, all components.
+    As published (Zhong et al. 2021): width 1024, 20 epochs, learning rate 1e-4, constant, all components. The preset
+    "cryodrgn" has 50 epochs, as the papers ran it.
 
     Examples
     --------

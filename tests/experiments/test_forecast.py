@@ -73,3 +73,11 @@ def test_the_number_of_particles_of_an_unfilled_card_is_not_made_up(tmp_path, mo
     assert size_of(Simulation(n_particles=7, box_size=32)) == (7, 32)
     said = forecast.forecast(read_registry("empiar"))
     assert any("10005.yaml: 8 blanks are not filled" in line for line in said)
+
+
+def test_a_disk_that_is_too_small_is_said(tmp_path, monkeypatch):
+    registry = read_registry("rehearsal")
+    folder = tmp_path / "not" / "there" / "yet"
+    assert forecast.short_of_disk(registry, folder) == ""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**6})())
+    assert f"0.001 GB are free on the disk of {tmp_path}" in forecast.short_of_disk(registry, folder)
