@@ -15,12 +15,13 @@ import pytest
 
 from gsworkbench.experiments import make_runs, run_keys
 from gsworkbench.experiments.expected import differences, read_expected, write_expected
-from gsworkbench.experiments.make_runs import make_runs_apart
+from gsworkbench.experiments.make_runs import make_dataset, make_runs_apart
 from gsworkbench.experiments.plan import ROOT, Run, RunConfig
 from gsworkbench.experiments.run_keys import run_key
 from gsworkbench.experiments.store import KEY, made
 from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.registry import METHODS
+from gsworkbench.particles.entry_card import EntryParticles
 from gsworkbench.simulation import deposited_poses as deposited
 from gsworkbench.simulation.simulation_config import Simulation
 
@@ -43,6 +44,29 @@ def test_a_folder_is_made_once_per_key(tmp_path):
     folder = tmp_path / "a"
     assert made(folder, "k1", make) and not made(folder, "k1", make)
     assert made(folder, "k2", make) and len(calls) == 2
+
+
+def test_images_that_were_deleted_come_again_where_a_run_needs_them(tmp_path):
+    """As the workflow deletes them at the large scales; a run that is made needs none."""
+    folder = tmp_path / "datasets" / "blob-s0"
+    images = folder / "particles.mrcs"
+    assert make_dataset(DATA, folder) == "" and images.stat().st_size > 40 * 16**2 * 4
+    before = images.read_bytes()
+    assert make_runs_apart([run_of("a")], tmp_path) == {}
+    images.unlink()
+    assert make_runs_apart([run_of("a")], tmp_path) == {} and not images.exists()
+    assert make_runs_apart([run_of("a"), run_of("b")], tmp_path) == {}
+    assert images.read_bytes() == before
+
+
+def test_a_data_set_that_cannot_be_made_here_has_an_empty_file_of_images_and_runs_say_why(tmp_path):
+    config = EntryParticles(10492, 256)
+    assert make_dataset(config, tmp_path / "datasets" / "blob-s0") == ""
+    assert (tmp_path / "datasets" / "blob-s0" / "particles.mrcs").read_bytes() == b""
+    run = run_of("a")
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, dataset=config))
+    assert make_runs_apart([run], tmp_path) == {}
+    assert "its files are not known here" in (tmp_path / "runs" / "a" / "not_run.txt").read_text()
 
 
 def test_what_a_broken_attempt_left_is_kept_for_the_same_key_alone(tmp_path):
