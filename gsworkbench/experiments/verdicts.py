@@ -55,6 +55,7 @@ _MARGIN_SAID = {
     "1/s": "5 % of it",
     "bytes": "5 % of it",
 }
+_OF_TWO = ("higher", "lower", "equal")  # comparisons of two groups of runs
 # Where a mask comes into the name of a metric: fsc_truth_mean -> fsc_truth_in_sphere_mean.
 MASKS = {"none": "", "sphere": "_in_sphere", "soft": "_in_soft_mask"}
 
@@ -136,7 +137,7 @@ def _found(rule: Rule, rows: pd.DataFrame, registry: Registry, gates: tuple[Gate
 
 def _spoken_of(rule: Rule, rows: pd.DataFrame) -> set[str]:
     """The names of the runs that a rule compares."""
-    chosen = [choose(rows, factors) for factors in (rule.of, rule.than) if factors or rule.along or rule.value]
+    chosen = [choose(rows, rule.of), *([choose(rows, rule.than)] if rule.compare in _OF_TWO else [])]
     return {name for table in chosen for name in table.run}
 
 
