@@ -253,8 +253,8 @@ def _resolve(content: dict[str, Any], scale: str) -> Registry:
 class ExperimentRow:
     """An experiment as paper_figures/experiments has it; factors, figure and not_run may differ by scale.
 
-    ungated : whether it asks for time, memory or convergence itself, so that no fit has to have converged. see : the experiment that has
-    the verdict, where this one has another picture of the same claim.
+    ungated : whether it asks for time, memory or convergence itself, so that no fit has to have converged. see : the
+    experiment that has the verdict, where this one has another picture of the same claim.
     """
 
     source: str
