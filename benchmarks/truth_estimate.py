@@ -248,7 +248,8 @@ def row(
     said, estimate = np.sqrt(np.clip(found.agreement, 0, None))[told], found.half.values[told]
     return Row(
         of, method, name, int(told.sum()), true.mean(), said.mean(), estimate.mean(),
-        np.abs(said - true).mean(), np.abs(estimate - true).mean(), float(found.error[told].mean() * np.sqrt(2 / np.pi)),
+        np.abs(said - true).mean(), np.abs(estimate - true).mean(),
+        float(found.error[told].mean() * np.sqrt(2 / np.pi)),
         float((np.abs(estimate - true) < 2 * found.error[told]).mean()),
         float((np.abs(estimate - true) < 2 * found.bootstrap[told]).mean()), (true, estimate),
     )  # fmt: skip
@@ -269,9 +270,9 @@ def summary(rows: list[Row]) -> str:
             f"{(errors > limit).sum()} rows above {limit}; half maps: mean error "
             f"{np.mean([r.half_maps_error for r in chosen]):.4f}, largest "
             f"{max(r.half_maps_error for r in chosen):.4f}; {100 * covered:.1f} % of {shells:,} shells within two "
-            f"standard errors ({100 * by_bootstrap:.1f} % by bootstrap). The standard errors let expect a mean error of "
-            f"{np.mean([r.expected_error for r in chosen]):.4f}; {unexpected} rows above {limit} where they let expect "
-            "less than half of that."
+            f"standard errors ({100 * by_bootstrap:.1f} % by bootstrap). The standard errors let expect a mean error "
+            f"of {np.mean([r.expected_error for r in chosen]):.4f}; {unexpected} rows above {limit} where they let "
+            "expect less than half of that."
         )
     return "\n\n".join(lines)
 

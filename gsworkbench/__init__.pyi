@@ -34,6 +34,7 @@ from gsworkbench.rendering import voxelize as voxelize
 from gsworkbench.simulation.simulate import simulate as simulate
 from gsworkbench.simulation.simulation_config import Simulation as Simulation
 
+_PUBLIC: dict[str, str]
 __version__: str
 __all__ = [
     "DEFINITIONS",

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from gsworkbench import _PUBLIC as PUBLIC
+
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -99,13 +101,25 @@ def imports_of(source: str) -> frozenset[str]:
 def _imported_names(source: str) -> frozenset[str]:
     """Names in the import statements of Python source; methods share most of their code, which is parsed once."""
     names: set[str] = set()
-    for node in _statements(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
+            short = {alias.asname or alias.name for alias in node.names if alias.name == PACKAGE.name}
+            if short:  # gs.simulate: the module that the public name is loaded from when it is used
+                used = (a for a in ast.walk(tree) if isinstance(a, ast.Attribute) and isinstance(a.value, ast.Name))
+                names |= {_public_module(a.attr) for a in used if isinstance(a.value, ast.Name) and a.value.id in short}
         elif isinstance(node, ast.ImportFrom) and node.module:
             # `from package import name`: the name may be a module of the package.
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            if node.module == PACKAGE.name:
+                names |= {_public_module(alias.name) for alias in node.names}
     return frozenset(names)
+
+
+def _public_module(name: str) -> str:
+    """Return the module that a public name of the package comes from; the package's own for others."""
+    return PUBLIC.get(name, PACKAGE.name).partition(":")[0]
 
 
 def module_file(module: str) -> Path:

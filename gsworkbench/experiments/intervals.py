@@ -36,8 +36,12 @@ class Interval:
 
     def __str__(self) -> str:
         if not self.bounded:
-            return f"{self.mean:+.4g} ({self.n} seed{'s' if self.n != 1 else ''}, no interval)"
-        return f"{self.mean:+.4g}, between {self.low:+.4g} and {self.high:+.4g} ({self.n} seeds)"
+            return f"{self.mean:+.3g} ({self.n} seed{'s' if self.n != 1 else ''}, no interval)"
+        return f"{self.mean:+.3g} ({self.low:+.3g} to {self.high:+.3g}, {self.n} seeds)"
+
+    def turned(self) -> Interval:
+        """Return the interval of the negative."""
+        return Interval(-self.mean, -self.high, -self.low, self.sd, self.n)
 
 
 def interval(values: Sequence[float]) -> Interval:

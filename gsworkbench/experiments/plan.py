@@ -275,8 +275,8 @@ def _resolve(content: dict[str, Any], scale: str) -> Registry:
 class ExperimentRow:
     """An experiment as paper_figures/experiments has it; factors, figure and not_run may differ by scale.
 
-    about_cost : whether it asks for time or memory alone, so that no fit has to converge. see : the experiment that has
-    the verdict, where this one has another picture of the same claim.
+    ungated : whether it asks for time, memory or convergence itself, so that no fit has to have converged. see : the
+    experiment that has the verdict, where this one has another picture of the same claim.
     """
 
     source: str
@@ -294,7 +294,7 @@ class ExperimentRow:
     measures: tuple[str, ...] = ()
     verdict: list = field(default_factory=list)
     remarks: list = field(default_factory=list)
-    about_cost: bool = False
+    ungated: bool = False
     see: str = ""
 
 
@@ -332,7 +332,7 @@ def _experiment(
         for block in [blocks] if isinstance(blocks, Mapping) else blocks:
             runs |= {run.name: run for run in _runs(_with_lists(block, lists), scale, datasets, methods)}
         figure = from_mapping(Figure, row.figure) if row.figure else None
-        rules, remarks = (tuple(from_mapping(Rule, rule) for rule in rules) for rules in (row.verdict, row.remarks))
+        rules, remarks = (tuple(_rule(given, scale) for given in listed) for listed in (row.verdict, row.remarks))
     except InputError as error:
         raise InputError(f"experiment {name!r}: {error.problem}", remedy=error.remedy) from error
     if not runs and not reason:
@@ -340,8 +340,17 @@ def _experiment(
     return Experiment(
         name, row.source, row.question, row.claim, row.printed, row.definition, row.notes, reason or None,
         tuple(runs.values()), figure, row.table, row.measures, rules, remarks,
-        _twins(runs.values()) if decides and rules and not row.about_cost else {}, row.see,
+        _twins(runs.values()) if decides and rules and not row.ungated else {}, row.see,
     )  # fmt: skip
+
+
+def _rule(content: Mapping[str, Any], scale: str) -> Rule:
+    """Return a rule; the values of factors that it chooses runs by may differ by scale."""
+    plain = dict(content)
+    for side in ("of", "than"):
+        if side in plain:
+            plain[side] = {name: _at_scale(value, scale, name) for name, value in plain[side].items()}
+    return from_mapping(Rule, plain)
 
 
 def _twins(runs: Iterable[Run]) -> dict[str, Run]:

@@ -50,6 +50,7 @@ HEADINGS = {
     "scheme_depth_gather_seconds": "tiles, sorted by depth, gather",
     "rise_after_dip": "rise after a dip",
     "fsc_half_in_sphere_high": "the same in a sphere",
+    "fsc_half_masked_mean": "mean FSC of half maps in the automatic mask",
     "power_ratio_high": "power over the truth's, last third",
 }
 HIDDEN = ("method", "seed", "data_seed")

@@ -28,6 +28,7 @@ from gsworkbench.experiments.intervals import (
     spread_limits,
 )
 from gsworkbench.experiments.plan import Experiment, Registry, Rule
+from gsworkbench.experiments.tables import HEADINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +55,7 @@ _MARGIN_SAID = {
     "1/s": "5 % of it",
     "bytes": "5 % of it",
 }
+_OF_TWO = ("higher", "lower", "equal")  # comparisons of two groups of runs
 # Where a mask comes into the name of a metric: fsc_truth_mean -> fsc_truth_in_sphere_mean.
 MASKS = {"none": "", "sphere": "_in_sphere", "soft": "_in_soft_mask"}
 
@@ -135,7 +137,7 @@ def _found(rule: Rule, rows: pd.DataFrame, registry: Registry, gates: tuple[Gate
 
 def _spoken_of(rule: Rule, rows: pd.DataFrame) -> set[str]:
     """The names of the runs that a rule compares."""
-    chosen = [choose(rows, factors) for factors in (rule.of, rule.than) if factors or rule.along or rule.value]
+    chosen = [choose(rows, rule.of), *([choose(rows, rule.than)] if rule.compare in _OF_TWO else [])]
     return {name for table in chosen for name in table.run}
 
 
@@ -242,6 +244,11 @@ def _room(found: Interval, outcome: Outcome, test: Callable[[Interval], Outcome]
     return low
 
 
+def named(metric: str) -> str:
+    """Return a metric in words, as tables head it."""
+    return HEADINGS.get(metric, metric)
+
+
 def masked(metric: str, mask: str) -> str:
     """Return the metric of an FSC inside a mask: fsc_truth_mean, sphere -> fsc_truth_in_sphere_mean."""
     stem, _, last = metric.rpartition("_")
@@ -280,25 +287,33 @@ def _two_in(rule: Rule, rows: pd.DataFrame, registry: Registry, masks: str) -> F
     than = by_seed(rows, masked(rule.metric, than_mask), rule.than, registry)
     labels = spelt_all(rule.of, registry), spelt_all(rule.than, registry)
     if any(math.isnan(v) for v in (*of.values(), *than.values())):
-        text = f"{rule.metric}: {labels[0]} {_spell(of)}; {labels[1]} {_spell(than)}"
+        text = f"{named(rule.metric)}: {labels[0]} {_spell(of)}; {labels[1]} {_spell(than)}"
         why = "limited by Nyquist: without a crossing below it nothing can be ranked"
         return Finding(f"{text}: {why}", "undecided", why)
     shared = [key for key in of if key in than]
     if not shared:
         raise NothingMeasured(f"{labels[0]} and {labels[1]} share no seed")
-    sign = -1 if rule.compare == "lower" else 1
-    found = interval([sign * (of[key] - than[key]) for key in shared])
-    margin = margin_of(rule, rows)
+    found, margin = interval([of[key] - than[key] for key in shared]), margin_of(rule, rows)
 
     def test(at: Interval) -> Outcome:
-        return is_equal(at, margin) if rule.compare == "equal" else is_more(at, margin)
+        if rule.compare == "equal":
+            return is_equal(at, margin)
+        return is_more(at.turned() if rule.compare == "lower" else at, margin)
 
     outcome = test(found)
+    wanted = {"equal": "no difference", "higher": "a positive difference", "lower": "a negative difference"}
     text = (
-        f"{rule.metric}: {labels[0]} {_spell(of)}; {labels[1]} {_spell(than)}; "
-        f"{rule.compare} by {found}, what counts {margin:.2g}"
+        f"{named(rule.metric)}: {labels[0]} {_spell(of)}; {labels[1]} {_spell(than)}. The difference is {found}; "
+        f"claimed is {wanted[rule.compare]}, and {margin:.2g} counts"
     )
-    if outcome == "undecided" and found.bounded and found.low > 0 and found.high < margin:
+    claimed = found.turned() if rule.compare == "lower" else found
+    if (
+        outcome == "undecided"
+        and found.bounded
+        and rule.compare != "equal"
+        and claimed.low > 0
+        and claimed.high < margin
+    ):
         why = f"in the direction that was claimed, by less than counts ({margin:.2g})"
         return Finding(f"{text}: undecided, {why}", outcome, why)
     return _worded(rule, found, outcome, test, text)
@@ -328,7 +343,7 @@ def _trend(rule: Rule, rows: pd.DataFrame, registry: Registry) -> Finding:
     points, groups = series_of(rule, rows, registry)
     sign, margin = 1 if rule.compare == "rising" else -1, margin_of(rule, rows)
     listed = ", ".join(f"{x:g}: {_spell(g)}" for x, g in zip(points, groups, strict=True))
-    text = f"{rule.metric} along {rule.along} ({listed}; {spelt_all(rule.of, registry)})"
+    text = f"{named(rule.metric)} along {rule.along} ({listed}; {spelt_all(rule.of, registry)})"
     if any(math.isnan(v) for g in groups for v in g.values()):
         why = "limited by Nyquist: without a crossing below it nothing can be ranked"
         return Finding(f"{text}: {why}", "undecided", why)
@@ -366,18 +381,18 @@ def _exponent(rule: Rule, rows: pd.DataFrame, registry: Registry) -> Finding:
     if not shared:
         raise NothingMeasured(f"no seed has every value of {rule.along}")
     found = interval([growth(points, [g[key] for g in groups]) for key in shared])
-    text = f"{rule.metric} grows as {rule.along} to the power of {found} from {points[0]:g} to {points[-1]:g}"
+    text = f"{named(rule.metric)} grows as {rule.along} to the power of {found} from {points[0]:g} to {points[-1]:g}"
     text = f"{text} ({spelt_all(rule.of, registry)}); limit {rule.limit:g}"
 
     def test(at: Interval) -> Outcome:
-        return is_above(Interval(-at.mean, -at.high, -at.low, at.sd, at.n), -rule.limit)
+        return is_above(at.turned(), -rule.limit)
 
     return _worded(rule, found, test(found), test, text)
 
 
 def _bound(rule: Rule, rows: pd.DataFrame, registry: Registry) -> Finding:
     values = by_seed(rows, rule.metric, rule.of, registry)
-    text = f"{rule.metric}: {spelt_all(rule.of, registry)} {_spell(values)}"
+    text = f"{named(rule.metric)}: {spelt_all(rule.of, registry)} {_spell(values)}"
     if any(math.isnan(v) for v in values.values()):
         why = "limited by Nyquist: there is no crossing below it"
         return Finding(f"{text}: {why}", "undecided", why)
@@ -385,8 +400,7 @@ def _bound(rule: Rule, rows: pd.DataFrame, registry: Registry) -> Finding:
     found = interval(list(values.values()))
 
     def test(at: Interval) -> Outcome:
-        turned = at if sign == 1 else Interval(-at.mean, -at.high, -at.low, at.sd, at.n)
-        return is_above(turned, sign * rule.limit)
+        return is_above(at if sign == 1 else at.turned(), sign * rule.limit)
 
     return _worded(rule, found, test(found), test, f"{text}; {rule.compare} {rule.limit:g}")
 
@@ -408,7 +422,7 @@ def _together(rule: Rule, rows: pd.DataFrame, registry: Registry) -> Finding:
     """Seeds agree: twice their standard deviation, and what it may be with so few of them, is below the value."""
     values = list(by_seed(rows, rule.metric, rule.of, registry).values())
     low, high = (2 * limit for limit in spread_limits(values))
-    text = f"{rule.metric}: {spelt_all(rule.of, registry)}, twice the sd over {len(values)} seeds"
+    text = f"{named(rule.metric)}: {spelt_all(rule.of, registry)}, twice the sd over {len(values)} seeds"
     text = f"{text} between {low:.2g} and {high:.2g}; limit {rule.limit:g}"
     outcome: Outcome = "holds" if high < rule.limit else "contradicted" if low > rule.limit else "undecided"
     why = "too few seeds" if outcome == "undecided" else ""

@@ -116,7 +116,8 @@ def halved(settings: Stochastic) -> Stochastic | None:
 
 def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
     """Fit Gaussians to the images of each part and sample their map."""
-    from gsworkbench.methods.stochastic_fit import fit
+    from gsworkbench.methods.part import HALVES
+    from gsworkbench.methods.stochastic_fit import error_on_others, fit
     from gsworkbench.methods.task import Solution
 
     config = task.config
@@ -134,5 +135,10 @@ def solve(task: Task) -> Iterator[tuple[Part, Solution]]:
             )
             g = result.gaussians
             volume = g.voxelize(stack.box_size, stack.pixel_size, backend=config.backend)
-        report = {"losses": list(result.losses), "image_scale": result.image_scale, "n_gaussians": len(g)}
+            report = {"losses": list(result.losses), "image_scale": result.image_scale, "n_gaussians": len(g)}
+            report["steps"] = result.steps
+            other = next((p for p in task.parts if p in HALVES and part in HALVES and p != part), None)
+            if other is not None:
+                others = task.parts[other]
+                report["held_out_error"] = error_on_others(result, others, config.settings, backend=config.backend)
         yield part, Solution(volume.numpy(), g, report=report)

@@ -49,6 +49,7 @@ from gsworkbench.system.progress import progress
 if TYPE_CHECKING:
     from gsworkbench.methods.stochastic import Stochastic
 
+_OTHERS = 500  # particles of the other half set that the held-out error is measured on, at most
 _CHECKPOINT_SECONDS = 5.0  # between checkpoints inside an epoch of many passes
 
 
@@ -56,12 +57,14 @@ _CHECKPOINT_SECONDS = 5.0  # between checkpoints inside an epoch of many passes
 class Fit:
     """A fitted mixture in A and image units, and how it went.
 
-    image_scale : what the images were divided by. losses : mean squared error per pixel of each epoch, image units^2.
+    image_scale : what the images were divided by. losses : mean squared error per pixel of each pass over the
+    particles, image units^2. steps : of Adam.
     """
 
     gaussians: Gaussians
     image_scale: float
     losses: tuple[float, ...]
+    steps: int
 
 
 def fit(
@@ -125,7 +128,33 @@ def fit(
     scale = state["image_scale"]
     # A projection in box edges and divided images is weight / edge^2 of one in A and image units.
     model = _gaussians(optimizer.parameters, config, stack.box_size)
-    return Fit(in_angstrom(model, edge=edge, weight_unit=scale * edge**2).to("cpu"), scale, tuple(losses))
+    steps = sum(math.ceil(n / config.batch_size) for n in _seen_in_passes(config, len(stack)))
+    return Fit(in_angstrom(model, edge=edge, weight_unit=scale * edge**2).to("cpu"), scale, tuple(losses), steps)
+
+
+def error_on_others(fit: Fit, others: ParticleStack, config: Stochastic, *, backend: str | None = None) -> float:
+    """Mean squared error per pixel, image units^2, on particles that the fit did not see; on some of them if many.
+
+    It is measured as the losses are, and above them by what was fitted to the noise of the particles seen.
+    """
+    step = math.ceil(len(others) / _OTHERS)
+    part = off_the_grid(others[np.arange(0, len(others), step)], config.grid_offset)
+    term = data_term(part, boost=config.boost, band=config.band)
+    edge = part.box_size * part.pixel_size
+    g = fit.gaussians
+    mixture = Mixture(g.means / edge, g.covariances() / edge**2, g.weights / (fit.image_scale * edge**2))
+    rotations, total = torch.from_numpy(part.require_poses()).float(), 0.0
+    with torch.no_grad():
+        for start in range(0, len(part), 50):
+            indices = np.arange(start, min(len(part), start + 50))
+            kernel, filtered, energy = term.batch(indices)
+            images = blurred_in_y(
+                projections(mixture, rotations[indices], config, part.box_size, backend), config.blur_y
+            )
+            scale = fit.image_scale
+            loss, _ = squared_error(images, kernel, filtered / scale, energy / scale**2)
+            total += float(loss) * len(indices)
+    return total / len(part) * fit.image_scale**2
 
 
 def start(config: Stochastic, stack: ParticleStack, seed: int) -> Gaussians:
@@ -262,6 +291,12 @@ def optimiser_of(config: Stochastic, stack: ParticleStack, seed: int = 0) -> Des
 def _optimizer(parameters: Parameters, config: Stochastic, box_size: int) -> Descent:
     rates = Rates(config.rate_means, config.rate_scales, config.rate_quaternions, config.rate_weights)
     return descent(parameters, rates, _meaning(config, box_size))
+
+
+def _seen_in_passes(config: Stochastic, n: int) -> list[int]:
+    """How many particles of n each pass sees: where the number of steps is given, the last pass ends with them."""
+    left = math.ceil(_passes(config, n) * n) if config.n_steps is None else config.n_steps * config.batch_size
+    return [min(n, left - n * number) for number in range(math.ceil(_passes(config, n)))]
 
 
 def _passes(config: Stochastic, n: int) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gsworkbench.experiments.digest import PACKAGE, imports, reached
+from gsworkbench.experiments.digest import PACKAGE, imports, imports_of, reached
 
 MODULES = sorted(
     ".".join(["gsworkbench", *p.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
@@ -115,6 +115,15 @@ BARE = {
         "ipywidgets", "anywidget", "k3d", "nglview", "matplotlib", "tqdm",
     ],
 }  # fmt: skip
+
+
+def test_public_names_lead_to_the_modules_they_come_from():
+    """A notebook that says gs.simulate depends on the simulator, not on the list of names alone."""
+    simulator = {"gsworkbench", "gsworkbench.simulation.simulate"}
+    for source in ("import gsworkbench as gs\ngs.simulate(1)", "import gsworkbench\ngsworkbench.simulate(1)"):
+        assert imports_of(source) == simulator
+    assert imports_of("from gsworkbench import simulate") == simulator
+    assert imports_of("import gsworkbench as gs\nother.simulate(gs.__version__)") == {"gsworkbench"}
 
 
 @pytest.mark.parametrize("modules", BARE)

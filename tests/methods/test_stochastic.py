@@ -1,6 +1,7 @@
 """The stochastic fit: agrees with the truth, repeats itself, resumes to the same bits, refuses what it must."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from gsworkbench.assessment.agreement import agreement
 from gsworkbench.assessment.fsc import fourier_shell_correlation
 from gsworkbench.errors import InputError
 from gsworkbench.gaussians.mixture import Gaussians, random_gaussians, split
+from gsworkbench.methods.reconstruction_config import ReconstructionConfig
 from gsworkbench.methods.stochastic import PRESETS
-from gsworkbench.methods.stochastic_fit import fit
+from gsworkbench.methods.stochastic_fit import error_on_others, fit
+from gsworkbench.reconstruction.run import reconstruct
 
 TINY = dataclasses.replace(PRESETS["tuned"], n_gaussians=64, n_epochs=2)
 
@@ -151,3 +154,17 @@ def test_gaussians_of_other_numbers_are_refused(tmp_path, changes, problem):
 def test_the_floor_is_added_once_and_in_quadrature():
     g = random_gaussians(3, spread=1.0, scale=2.0, total_weight=1.0, seed=0, floor_angstrom=1.5)
     torch.testing.assert_close(g.covariances(), (4 + 2.25) * torch.eye(3).expand(3, 3, 3))
+
+
+def test_steps_are_counted_and_the_error_is_measured_on_the_other_half_set(noisy_set, tmp_path):
+    """Noise of variance 1 and nothing to overfit with: both errors are near that of the noise inside the disc."""
+    settings = dataclasses.replace(PRESETS["tuned"], n_gaussians=60, n_epochs=2, batch_size=50, boost=0.0)
+    made = reconstruct(noisy_set.stack, tmp_path, ReconstructionConfig("stochastic", settings, mask="none"))
+    found = made.record.results
+    assert found["all"]["steps"] == 2 * math.ceil(len(noisy_set.stack) / 50) and "held_out_error" not in found["all"]
+    for half in ("half 1", "half 2"):
+        assert found[half]["held_out_error"] == pytest.approx(found[half]["losses"][-1], rel=0.05)
+    few = dataclasses.replace(settings, n_gaussians=500, n_epochs=40, learning_rate=2e-2)
+    stack = noisy_set.stack[np.arange(40)]
+    seen = fit(stack, few)
+    assert error_on_others(seen, noisy_set.stack[np.arange(300, 400)], few) > 1.02 * seen.losses[-1]
