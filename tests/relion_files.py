@@ -6,7 +6,8 @@ import mrcfile
 import numpy as np
 
 from gsworkbench.normal_equations.diagonal import diagonal, shell_sum
-from gsworkbench.normal_equations.equations import NormalEquations, _nodes
+from gsworkbench.normal_equations.equations import NormalEquations
+from gsworkbench.normal_equations.sums_format import nodes as nodes_of
 
 STEM = "run_it001_class001_external_reconstruct"
 
@@ -15,7 +16,7 @@ def write_external(folder: Path, sums: NormalEquations, *, hermitian: bool = Tru
     """Write sums in RELION's units and layout; return the STAR file. Nothing is written from size / 2 shells on."""
     box = sums.box_size
     size, edge = size or box, 2 * box
-    nodes = _nodes(box, sums.engine)
+    nodes = nodes_of(box, sums.engine)
     real, imaginary, weight = np.zeros((3, *nodes.shape))
     for grid, part in zip((real, imaginary, weight), sums.grid_sums, strict=True):
         grid[nodes] = part

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gsworkbench.experiments import make_runs, run_keys
 from gsworkbench.experiments.expected import differences, read_expected, write_expected
-from gsworkbench.experiments.make_runs import make_dataset, make_runs_apart
+from gsworkbench.experiments.make_runs import make_runs_apart
 from gsworkbench.experiments.plan import ROOT, Run, RunConfig
 from gsworkbench.experiments.run_keys import run_key
 from gsworkbench.experiments.store import KEY, made
@@ -32,6 +34,12 @@ def run_of(name: str, method: str = "backprojection", **settings) -> Run:
     tiny = {"n_gaussians": 16, "n_epochs": 1} if method == "stochastic" else {}
     reconstruction = ReconstructionConfig(method, dataclasses.replace(METHODS[method].default, **tiny, **settings))
     return Run(name, "blob-s0", method, None, None, 0, RunConfig(DATA, reconstruction), {})
+
+
+def make_dataset(config, folder):
+    """As the workflow calls it, in a process of its own: it forks, and this one has threads of other tests."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(make_runs.make_dataset, config, folder).result()
 
 
 def test_a_folder_is_made_once_per_key(tmp_path):

@@ -61,7 +61,8 @@ def test_sums_are_the_same_to_the_bit(alone, several):
 
 
 def test_the_stochastic_fit_is_the_same_to_rounding(alone, several):
-    """Of the map: of Gaussians that are round, rounding turns the axes."""
+    """Of the map: of Gaussians that are round, rounding turns the axes. One process makes its steps in compiled code,
+    several one by one: they round otherwise too."""
     one, together, half = (
         read_map(folder / "fit" / name)[0]
         for folder, name in [
@@ -69,7 +70,7 @@ def test_the_stochastic_fit_is_the_same_to_rounding(alone, several):
         ]
     )  # fmt: skip
     norm = np.linalg.norm(one)
-    assert np.linalg.norm(one - together) < 2e-3 * norm
+    assert np.linalg.norm(one - together) < 5e-3 * norm
     assert np.linalg.norm(one - half) > 2e-2 * norm  # another fit is not that near
 
 
