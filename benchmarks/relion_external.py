@@ -150,7 +150,7 @@ def refined(
     np.save(place / f"{name}.npy", angles)
     start, _ = errors(in_order(gs.read_particles(place / "turned" / "particles.star"), true), true)
     lost = angles > LOST
-    alone = np.load(place / f"{mode}_{ARMS[0]}.npy".replace(" ", "_")) > LOST
+    alone = np.load(place / f"{mode}_{ARMS[0]}.npy".replace(" ", "_"), allow_pickle=False) > LOST
     worst = np.sort(angles)[-len(angles) // 10 :]
     result = Result(
         molecule, seed, mode, arm, float(np.median(angles)), float(worst[0]), float(worst.mean()),
