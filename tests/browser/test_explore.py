@@ -99,7 +99,7 @@ def explore_it(watched, run_folder, tmp_path, name: str) -> None:
     old = curves(page)
     press(page, "Gaussians N", "ArrowLeft", 2)
     wait_for_status(page, "^done")
-    assert curves(page) != old and len(curves(page)) == 4
+    assert curves(page) != old and len(curves(page)) == 6
     command = page.locator(".gsw-text").first.inner_text()
     number = shown_number(page, "fsc_truth_mean")
     watched.screenshot(f"{name}_live_fit")
